@@ -10,7 +10,7 @@ built from; a client that still holds a part does not fetch it again.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -50,13 +50,20 @@ class Segment:
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """Settings of one client's work in one round (PAPER Sec. 3.4)."""
+    """Settings of one client's work in one round (PAPER Sec. 3.4).
+
+    `calibrated` classifiers add the log frequencies of the client's own labels to the logits in
+    training; `proximal` is FedProx's μ; `precision` is that of the matrix products.
+    """
 
     epochs: float
     batch_size: int
     learning_rate: float
     weight_decay: float
     max_grad_norm: float
+    calibrated: bool = False
+    proximal: float = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,9 @@ class Update:
 
     `failure` says why there is nothing to merge; `payload` is then empty.  `losses` has the mean
     training loss of the first and of the last quarter of the steps.  `download_bytes` is what the
-    job's parts took that the client did not hold already; the engine fills it in.
+    job's parts took that the client did not hold already; the engine fills it in.  `layer_scores`
+    is the importance of each of `layers`, as measured while training; `state_bytes` what weights,
+    gradients and optimizer state took on the client.
     """
 
     round: int
@@ -110,6 +119,8 @@ class Update:
     train_seconds: float = 0.0
     download_bytes: int = 0
     upload_bytes: int = 0
+    layer_scores: tuple[float, ...] = ()
+    state_bytes: int = 0
     failure: str | None = None
 
 
