@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tiny_models import tiny
+from tiny_models import LAYERS, tiny
 
-from leff.context import make_context
+from leff.aggregate import Merge
+from leff.context import Bank, Distillation, make_context
 from leff.data.encode import Example, collate
 from leff.engines.local import LocalFleet
 from leff.families import config_to_json, layer_state, shell_state, tail_state
@@ -18,6 +19,7 @@ from leff.methods.leff import Leff
 from leff.methods.method import JobWriter, RoundContext
 from leff.parts import PartStore
 from leff.round import run_round
+from leff.sampling import BlockSampler, Rule
 from leff.spool import Spool
 from leff.types import Job, LocalTraining, Segment
 
@@ -94,8 +96,11 @@ def make_method(name: str, kind: str, store: PartStore, context: str = "drop", *
     writer = JobWriter(store, kind, PAD)
     if name == "fedavg":
         return FedAvg(writer)
-    options = {key: settings.pop(key) for key in ("rate", "steps") if key in settings}
-    return Leff(writer, make_context(context, **options), proxy(kind), **settings)
+    options = {key: settings.pop(key) for key in ("rate", "bits", "suffix") if key in settings}
+    options.setdefault("bits", 8 if context == "quantise" else 32)
+    bank = Bank(Distillation(settings.pop("steps", 40), 1e-3, 0.1))
+    sampler = BlockSampler(Rule(**{"stratified": False, **settings}), proxy(kind), LAYERS)
+    return Leff(writer, sampler, make_context(context, **options), bank, Merge(), proxy(kind))
 
 
 def run_rounds(

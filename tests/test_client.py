@@ -12,7 +12,6 @@ from small_rounds import (
     dropping,
     frozen,
     job_of,
-    proxy,
     random_examples,
     same,
     state_of,
@@ -22,10 +21,11 @@ from tiny_models import DECODERS, LAYERS, batch, tiny
 from torch import nn
 
 from leff import client
-from leff.context import Span
-from leff.context.quantise import Quantise
+from leff.context import quantise
 from leff.data.encode import Example, collate
-from leff.families import blocks, layer_prefix, tail_state, trainable_names
+from leff.families import blocks, half_words, layer_prefix, shell_state, tail_state, trainable_names
+from leff.local_steps import Steps
+from leff.methods.method import JobWriter, RoundContext
 from leff.seeds import numpy_rng
 from leff.types import Segment, unpack
 
@@ -43,15 +43,15 @@ def whole(model, kind, store, block, **options):
     )
 
 
-def quantised(model, kind, store, block, **options):
-    """A job for `block` with every other layer around it in 8 bits."""
-    spans = [Span(0, block.start, block.start), Span(block.stop, LAYERS, LAYERS - block.stop)]
-    made = Quantise().make(model, spans, proxy(kind), {})
-    segments = [
-        Segment(made[span].sources, tuple(store.put(t) for t in made[span].tensors), bits=8)
-        for span in spans
-    ]
-    return job_of(model, kind, store, block, before=segments[0], after=segments[1], **options)
+def quantised(model, kind, store, block, bits=8, **options):
+    """A job for `block` with every other layer around it in few bits."""
+
+    def segment(layers):
+        parts = [store.put(quantise.quantised(blocks(model)[layer], bits)) for layer in layers]
+        return Segment(tuple(layers), tuple(parts), bits=bits) if parts else None
+
+    before, after = segment(range(block.start)), segment(range(block.stop, LAYERS))
+    return job_of(model, kind, store, block, before=before, after=after, **options)
 
 
 def plain_training(model, names, job, examples):
@@ -64,11 +64,14 @@ def plain_training(model, names, job, examples):
         chosen, lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
     torch.manual_seed(job.seed)
-    order = numpy_rng(job.seed, "order", 0).permutation(len(examples))
+    rng, size = numpy_rng(job.seed, "order", 0), settings.batch_size
+    order = list(rng.permutation(len(examples)))  # fits into one window of batches
+    assert len(order) <= 8 * size
+    order.sort(key=lambda i: len(examples[i].input_ids))
+    rows = [order[start : start + size] for start in range(0, len(order), size)]
     losses = []
-    for start in range(0, len(examples), settings.batch_size):
-        rows = [examples[int(i)] for i in order[start : start + settings.batch_size]]
-        loss = model(**collate(rows, PAD)).loss
+    for turn in rng.permutation(len(rows)):
+        loss = model(**collate([examples[i] for i in rows[turn]], PAD)).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(chosen, settings.max_grad_norm)
@@ -117,6 +120,7 @@ def test_what_an_update_says_about_itself(store):
     assert (update.round, update.client, update.layers) == (0, 3, (1, 2))
     assert (update.examples, update.steps, update.failure) == (11, 3, None)
     assert update.upload_bytes == len(update.payload) > 0 and update.download_bytes == 0
+    assert len(update.layer_scores) == 2 and update.state_bytes > update.upload_bytes
     assert client.report(4, 2, examples) == client.Capacity(4, 2, 11)
 
 
@@ -178,30 +182,17 @@ def test_number_of_steps(epochs, examples, steps, store):
     assert update.steps == steps
 
 
-def test_every_epoch_sees_every_example_once_in_an_order_of_its_own(store):
-    model = tiny("gpt2", "generation")
-    examples = random_examples("generation", 9)
-    job = job_of(model, "generation", store, range(1), training=with_settings(epochs=2))
-    rows = [
-        tuple(row[mask.bool()].tolist())
-        for found in client._batches(examples, job, CPU)
-        for row, mask in zip(found["input_ids"], found["attention_mask"], strict=True)
-    ]
-    wanted = sorted(tuple(e.input_ids.tolist()) for e in examples)
-    assert sorted(rows[:9]) == sorted(rows[9:]) == wanted
-    assert rows[:9] != rows[9:]
-
-
 def test_losses_are_means_of_the_first_and_last_quarter(store, monkeypatch):
     model = tiny("gpt2", "generation")
     job = job_of(model, "generation", store, range(1))
-    monkeypatch.setattr(client, "_local_steps", lambda *a: ([8.0, 6, 5, 4, 3, 3, 2, 1], None))
+    monkeypatch.setattr(client, "local_steps", lambda *a: Steps([8.0, 6, 5, 4, 3, 3, 2, 1]))
     update = client.train(job, store.get, random_examples("generation", 6), CPU)
     assert update.losses == (7.0, 1.5)
 
 
 def failed(update):
     assert update.payload == b"" and update.upload_bytes == 0 and update.losses is None
+    assert update.layer_scores == ()
     return update.failure
 
 
@@ -301,21 +292,64 @@ def test_generate_works_on_a_quantised_client_and_says_the_same(name, store):
     assert float((full - small).norm() / full.norm()) < 0.05
 
 
+def moves(job, store, model, examples):
+    """Where one job takes the weights, as one vector."""
+    found = unpack(client.train(job, store.get, examples, CPU).payload)
+    before = model.state_dict()
+    return torch.cat([(found[name] - before[name]).flatten() for name in sorted(found)])
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
 def test_a_block_among_quantised_layers_trains_nearly_as_in_the_full_model(name, store):
     """The first step of AdamW has the size of the rate, so compare where it goes."""
     kind = "generation" if name in DECODERS else "classification"
     model, examples = dropping(name, kind), random_examples(kind, 4)
     settings = with_settings(learning_rate=1e-3, weight_decay=0.0)
-    updates = [
-        unpack(client.train(job, store.get, examples, CPU).payload)
-        for context in (whole, quantised)
-        for job in [context(model, kind, store, range(1, 2), training=settings)]
-    ]
-    before = dict(model.named_parameters())
-    moves = [torch.cat([(u[n] - before[n]).flatten() for n in sorted(u)]) for u in updates]
-    cosine = torch.nn.functional.cosine_similarity(*moves, dim=0)
-    assert float(cosine.detach()) > 0.9
+    jobs = [f(model, kind, store, range(1, 2), training=settings) for f in (whole, quantised)]
+    found = [moves(job, store, model, examples) for job in jobs]
+    assert float(torch.nn.functional.cosine_similarity(*found, dim=0)) > 0.9
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
+def test_bfloat16_passes_through_quantised_layers(name, bits, store):
+    kind = "generation" if name in DECODERS else "classification"
+    model, examples = dropping(name, kind), random_examples(kind, 4)
+    found = []
+    for precision in ("float32", "bfloat16"):
+        settings = with_settings(learning_rate=1e-3, weight_decay=0.0, precision=precision)
+        job = quantised(model, kind, store, range(1, 2), bits, training=settings)
+        found.append(moves(job, store, model, examples))
+    assert not torch.equal(*found)
+    assert float(torch.nn.functional.cosine_similarity(*found, dim=0)) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [*CASES, ("llama-tied", "generation"), ("roberta", "classification")]
+)
+def test_words_in_16_bits_train_as_words_rounded_to_them(name, kind, store):
+    model, examples = tiny(name, kind), random_examples(kind, 9)
+    job = whole(model, kind, store, range(1, 3))
+    half = replace(job, shell=store.put(half_words(model, shell_state(model))))
+    words = model.get_input_embeddings().weight
+    words.data = words.data.half().float()
+    rounded = whole(model, kind, store, range(1, 3))
+    one, two, full = (client.train(j, store.get, examples, CPU) for j in (half, rounded, job))
+    assert one.payload == two.payload != full.payload
+    assert one.losses == two.losses and one.layer_scores == two.layer_scores
+    assert two.state_bytes - one.state_bytes == words.numel() * 2
+    assert job.shell.size_bytes - half.shell.size_bytes == pytest.approx(words.numel() * 2, abs=64)
+
+
+@pytest.mark.parametrize(("bits", "smaller"), [(32, False), (16, True)])
+def test_a_job_writer_sends_words_in_the_bits_asked_for(bits, smaller, store):
+    model = tiny("gpt2", "generation")
+    writer = JobWriter(store, "generation", PAD, shell_bits=bits)
+    segments = {3: (writer.block(model, range(LAYERS)),)}
+    (job,) = writer.jobs(model, RoundContext(0, 0, with_settings()), segments)
+    shell = store.get(job.shell)
+    assert (shell["transformer.wte.weight"].dtype == torch.float16) == smaller
+    assert shell["transformer.wpe.weight"].dtype == torch.float32
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)

@@ -3,12 +3,10 @@
 import json
 
 import pytest
-from torch import nn
 from transformers import BertConfig, GPT2Config, LlamaConfig
-from transformers.pytorch_utils import Conv1D
 
-from leff.context.quantise import quantised_layer
-from leff.cost import CONTEXTS, METHODS, plan, quantised_bytes
+from leff.context import Context, Recipe, make_context
+from leff.cost import METHODS, plan
 from leff.errors import ConfigError, ModelError
 from leff.families import load_config
 
@@ -38,13 +36,24 @@ def test_llama_has_no_biases():
         plan(*load_config("llama-3.1-8b"), "fedbitfit")
 
 
+CONTEXTS = {
+    "none": None,
+    "distil": make_context("distil", rate=0.5),
+    "quantise": make_context("quantise", bits=8),
+}
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("context", CONTEXTS)
-def test_bytes_add_up(method, context):
-    p = plan(TINY, "generation", method, 2, context=context)
+@pytest.mark.parametrize("embedding_bits", [32, 16])
+def test_bytes_add_up(method, context, embedding_bits):
+    p = plan(
+        TINY, "generation", method, 2, context=CONTEXTS[context], embedding_bits=embedding_bits
+    )
     w = p.weights
     assert p.gradients == 4 * p.trainable_parameters == p.upload_bytes
     assert p.optimizer == 8 * p.trainable_parameters
+    assert w.embeddings == (40 * embedding_bits // 32 + 8) * 16 * 4
     assert w.total == w.embeddings + w.block + w.tail + w.stand_in + w.adapters
     assert p.total_bytes == w.total + p.gradients + p.optimizer
     assert p.setup_bytes + p.download_bytes == w.total  # after the first round it is all there
@@ -54,24 +63,31 @@ def test_bytes_add_up(method, context):
 
 
 LAYER = (12 * 16 * 16 + 13 * 16) * 4  # a GPT-2 layer of width 16, in fp32
+EIGHT = 12 * 256 + (9 + 13) * 16 * 4  # 12 D² weights of a byte, 9 D rows with a scale, the rest
+FOUR = 12 * 256 // 2 + 12 * 256 // 64 * 4 + 13 * 16 * 4  # half a byte, a scale for 64
 OUTSIDE = (40 * 16 + 8 * 16) * 4  # its embeddings
 TAIL = 2 * 16 * 4
 
 
 @pytest.mark.parametrize(
-    ("context", "rate", "kept", "stand_in"),
+    ("context", "kept", "stand_in"),
     [
-        ("distil", 0.5, 2, 2 * LAYER),
-        ("drop", 0.25, 1, LAYER),
-        ("drop", 0.26, 2, 2 * LAYER),
-        ("distil", 1.0, 4, 4 * LAYER),
-        ("none", 0.5, 4, 4 * LAYER),
-        # 12 D² weights of a byte, 9 D rows with a scale, 13 D biases and norms
-        ("quantise", 0.5, 4, 4 * (12 * 256 + (9 + 13) * 16 * 4)),
+        (make_context("distil", rate=0.5), 2, 2 * LAYER),
+        (make_context("drop", rate=0.25), 1, LAYER),
+        (make_context("drop", rate=0.26), 2, 2 * LAYER),
+        (make_context("distil", rate=1.0), 4, 4 * LAYER),
+        (make_context("distil", rate=0.5, bits=8), 2, 2 * EIGHT),
+        (make_context("quantise", bits=8), 4, 4 * EIGHT),
+        (make_context("quantise", bits=4), 4, 4 * FOUR),
+        (None, 4, 4 * LAYER),
+        # the block last: all four layers before it, in 8 bits
+        (make_context("quantise", bits=8, rate=0.5, suffix="distil"), 4, 4 * EIGHT),
+        # the block first: all four after it as they are
+        (Context(Recipe(bits=4), Recipe()), 4, 4 * LAYER),
     ],
 )
-def test_stand_ins(context, rate, kept, stand_in):
-    p = plan(TINY, "generation", "leff", 2, context=context, rate=rate)
+def test_stand_ins_are_those_of_the_place_where_most_is_held(context, kept, stand_in):
+    p = plan(TINY, "generation", "leff", 2, context=context)
     assert (p.stand_in_layers, p.weights.stand_in) == (kept, stand_in)
     assert (p.weights.embeddings, p.weights.block, p.weights.tail) == (OUTSIDE, 2 * LAYER, TAIL)
     assert p.model_bytes == OUTSIDE + 6 * LAYER + TAIL
@@ -79,28 +95,34 @@ def test_stand_ins(context, rate, kept, stand_in):
 
 
 def test_all_layers_are_fedavg():
-    all_layers = plan(TINY, "generation", "leff", 6, context="none").to_dict()
+    all_layers = plan(TINY, "generation", "leff", 6, context=CONTEXTS["distil"]).to_dict()
     fedavg = plan(TINY, "generation", "fedavg").to_dict()
     assert {**all_layers, "method": None} == {**fedavg, "method": None}
 
 
-def test_four_bits():
-    p = plan(TINY, "generation", "leff", 5, context="quantise", bits=4)
-    weights = 12 * 256
-    assert p.weights.stand_in == weights // 2 + (weights // 64 + 4 * 16) * 4 + 13 * 16 * 4
+LINEAR = 2 * 12 * 16 * 16 * 6  # of a layer, on 2 × 3 tokens
+ATTENTION = 4 * 2 * 3 * 3 * 16
+HEAD = 2 * 40 * 16 * 6
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Sequential(nn.Linear(100, 7)),
-        nn.Sequential(nn.Linear(9, 5), nn.LayerNorm(5), Conv1D(11, 5)),
-    ],
-    ids=["linear", "mixed"],
-)
-def test_eight_bits_are_those_of_the_tensors_sent(layer):
-    sent = quantised_layer(layer).values()
-    assert quantised_bytes(layer, 8) == sum(t.numel() * t.element_size() for t in sent)
+def test_operations_by_hand():
+    """Forward and inputs of all six layers; weights where they train."""
+    batch = {"batch_size": 2, "length": 3}
+    forward, inputs = 6 * (LINEAR + ATTENTION) + HEAD, 6 * (LINEAR + 2 * ATTENTION) + HEAD
+    through = forward + inputs
+    assert plan(TINY, "generation", "fedavg", **batch).step_flops == through + 6 * LINEAR
+    assert plan(TINY, "generation", "fedbitfit", **batch).step_flops == through
+    adapters = 3 * 6 * (64 + 32 + 80) * 16 // 16  # rank 3 on c_attn and both c_proj
+    lora = plan(TINY, "generation", "fedlora", rank=3, **batch)
+    assert lora.trainable_parameters == adapters
+    assert lora.step_flops == through + 6 * 6 * adapters
+
+
+def test_operations_are_the_mean_over_the_places():
+    """A block at layer k has 6 - k layers to go back through; two that train, at 0 to 4."""
+    p = plan(TINY, "generation", "leff", 2, batch_size=2, length=3)
+    back = (6 + 5 + 4 + 3 + 2) / 5 * (LINEAR + 2 * ATTENTION)
+    assert p.step_flops == 6 * (LINEAR + ATTENTION) + 2 * HEAD + back + 2 * LINEAR
 
 
 def test_lora_by_hand():
@@ -116,13 +138,10 @@ def test_lora_by_hand():
     ("change", "message"),
     [
         ({"method": "fedag"}, "did you mean 'fedavg'"),
-        ({"context": "distill"}, "did you mean 'distil'"),
         ({"layers": 0}, "layers must be 1 to 6 for this gpt2, got 0"),
         ({"layers": 7}, "got 7"),
-        ({"rate": 0.0}, "rate must be above 0 and at most 1, got 0.0"),
-        ({"rate": 1.5}, "got 1.5"),
-        ({"rate": float("nan")}, "got nan"),
-        ({"bits": 5}, "bits must be 8 or 4"),
+        ({"embedding_bits": 8}, "embedding bits must be 32 or 16, got 8"),
+        ({"length": 0}, "length must be at least 1, got 0"),
         ({"rank": 0, "method": "fedlora"}, "rank must be at least 1"),
         ({"rank": 17, "method": "fedlora"}, "rank must be at most 16"),
     ],

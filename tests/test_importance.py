@@ -11,7 +11,16 @@ from small_rounds import CASES, proxy, same, state_of
 from tiny_models import tiny
 
 from leff.families import blocks, layer_prefix
-from leff.importance import block_probabilities, draw_block, entropy, layer_scores
+from leff.importance import (
+    RunningScores,
+    block_probabilities,
+    draw_block,
+    entropy,
+    layer_scores,
+    sampling_entropy,
+    uniforms,
+)
+from leff.types import Update, pack, unpack
 
 score = st.floats(0, 10)
 scores_and_layers = st.lists(score, min_size=1, max_size=12).flatmap(
@@ -80,29 +89,55 @@ def test_scores_have_to_be_finite(bad):
         block_probabilities(np.array([1.0, bad]), 1)
 
 
-@given(scores_and_layers, scale, st.integers(0, 99))
-def test_a_drawn_block_is_inside_the_model(case, scale, turn):
+@given(scores_and_layers, scale, st.floats(0, 1))
+def test_exploration_mixes_with_the_uniform_distribution(case, scale, exploration):
+    plain = block_probabilities(*case, scale=scale)
+    mixed = block_probabilities(*case, scale=scale, exploration=exploration)
+    expected = (1 - exploration) * plain + exploration / len(plain)
+    np.testing.assert_allclose(mixed, expected, rtol=1e-12)
+    assert mixed.sum() == pytest.approx(1, abs=1e-12)
+    assert (mixed >= exploration / len(plain) * (1 - 1e-12)).all()
+    assert block_probabilities(*case, scale=scale, exploration=0.0).tolist() == plain.tolist()
+    uniform = block_probabilities(*case, scale=scale, exploration=1.0)
+    assert uniform.tolist() == [1 / len(plain)] * len(plain)
+
+
+@pytest.mark.parametrize("exploration", [-0.1, 1.1, float("nan")])
+def test_exploration_is_a_share(exploration):
+    with pytest.raises(ValueError, match="exploration must be 0 to 1"):
+        block_probabilities(np.ones(3), 1, exploration=exploration)
+
+
+@given(scores_and_layers, scale, st.floats(0, 1, exclude_max=True))
+def test_a_drawn_block_is_inside_the_model(case, scale, uniform):
     scores, layers = case
-    p = block_probabilities(scores, layers, scale=scale)
-    rng = np.random.default_rng(turn)
-    for sampling in ("importance", "round_robin", "random"):
-        first = draw_block(sampling, p, turn, rng)
-        assert first >= 0 and first + layers <= len(scores)
+    first = draw_block(block_probabilities(scores, layers, scale=scale), uniform)
+    assert first >= 0 and first + layers <= len(scores)
 
 
-def test_draws_follow_the_probabilities():
+@pytest.mark.parametrize("stratified", [False, True])
+def test_draws_follow_the_probabilities(stratified):
+    """Also what a single client draws, whoever else there is."""
     p = block_probabilities(np.array([0.1, 0.8, 0.3, 0.5, 0.2]), 2)
     rng = np.random.default_rng(0)
-    drawn = np.bincount([draw_block("importance", p, 0, rng) for _ in range(4000)], minlength=4)
-    assert chisquare(drawn, 4000 * p).pvalue > 0.01
-    drawn = np.bincount([draw_block("random", p, 0, rng) for _ in range(4000)], minlength=4)
-    assert chisquare(drawn).pvalue > 0.01
+    rounds = [uniforms(3, rng, stratified=stratified) for _ in range(4000)]
+    for client in range(3):
+        drawn = np.bincount([draw_block(p, chances[client]) for chances in rounds], minlength=4)
+        assert chisquare(drawn, 4000 * p).pvalue > 0.01
 
 
-def test_round_robin_visits_every_block_in_turn():
-    p, rng = np.ones(5) / 5, np.random.default_rng(0)
-    visited = [draw_block("round_robin", p, turn, rng) for turn in range(3, 13)]
-    assert visited == [3, 4, 0, 1, 2, 3, 4, 0, 1, 2]
+@given(scores_and_layers, st.integers(1, 30), st.integers(0, 99))
+def test_stratified_draws_of_a_round_are_as_many_as_expected(case, clients, seed):
+    p = block_probabilities(*case)
+    chances = uniforms(clients, np.random.default_rng(seed), stratified=True)
+    drawn = np.bincount([draw_block(p, chance) for chance in chances], minlength=len(p))
+    assert (np.abs(drawn - clients * p) < 1 + 1e-9).all()
+
+
+def test_independent_draws_are_not():
+    p, rng = np.full(4, 0.25), np.random.default_rng(0)
+    rounds = [uniforms(4, rng, stratified=False) for _ in range(20)]
+    assert any(len({draw_block(p, c) for c in chances}) < 4 for chances in rounds)
 
 
 @given(scores_and_layers, scale)
@@ -114,6 +149,91 @@ def test_entropy_is_between_certain_and_uniform(case, scale):
 def test_entropy_of_certain_and_uniform():
     assert entropy(np.array([0.0, 1.0])) == 0.0
     assert entropy(np.ones(8) / 8) == pytest.approx(np.log(8))
+
+
+def test_the_entropy_of_a_sampling():
+    p = np.array([0.5, 0.25, 0.25])
+    assert sampling_entropy("round_robin", p) == 0.0
+    assert sampling_entropy("random", p) == pytest.approx(np.log(3))
+    assert sampling_entropy("importance", p) == entropy(p) == pytest.approx(1.5 * np.log(2))
+
+
+# What clients measured
+
+
+def measured(client, layers, scores, examples=1, **other):
+    return Update(0, client, tuple(layers), examples, layer_scores=tuple(scores), **other)
+
+
+def after(scores, *rounds):
+    for updates in rounds:
+        assert list(scores.watch(updates)) == updates
+    return scores.scores()
+
+
+def test_before_any_measurement_all_layers_are_equal():
+    scores = RunningScores(4)
+    assert len(set(scores.scores().tolist())) == 1
+    assert len(set(block_probabilities(scores.scores(), 2).tolist())) == 1
+    assert after(scores, [Update(0, 0, (1,), 5)]).tolist() == scores.scores().tolist()
+
+
+def test_a_round_is_a_mean_by_examples_and_rounds_are_an_exponential_mean():
+    one = [measured(0, (0, 1), (1.0, 2.0), 1), measured(1, (1, 2), (6.0, 3.0), 3)]
+    scores = RunningScores(4)
+    assert after(scores, one).tolist() == [1.0, 5.0, 3.0, 3.0]  # nobody measured layer 3: the mean
+    two = [measured(0, (1,), (1.0,)), measured(2, (3,), (0.0,))]
+    assert after(scores, two).tolist() == [1.0, 3.0, 3.0, 0.0]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1e300), st.integers(1, 10**6)), min_size=1)
+)
+def test_scores_stay_between_the_measured(cases):
+    updates = [measured(i, (layer,), (s,), n) for i, (layer, s, n) in enumerate(cases)]
+    found = after(RunningScores(4), updates, updates[:1])
+    low, high = min(s for _, s, _ in cases), max(s for _, s, _ in cases)
+    assert (found >= low * (1 - 1e-9)).all() and (found <= high * (1 + 1e-9)).all()
+    for layer in {layer for layer, _, _ in cases}:
+        same_layer = [(s, n) for which, s, n in cases if which == layer]
+        mean = np.average([s for s, _ in same_layer], weights=[n for _, n in same_layer])
+        np.testing.assert_allclose(after(RunningScores(4), updates)[layer], mean, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        measured(9, (1,), (np.nan,)),
+        measured(9, (1, 2), (1.0, np.inf)),
+        measured(9, (1,), (-1.0,)),
+        measured(9, (1, 2), (1.0,)),
+        measured(9, (1,), ()),
+        measured(9, (4,), (1.0,)),
+        measured(9, (-1,), (1.0,)),
+        measured(9, (1,), (1.0,), failure="gone"),
+    ],
+)
+def test_scores_that_cannot_be_used_are_passed_over(bad):
+    scores = RunningScores(4)
+    expected = after(scores, [measured(0, (0, 1), (1.0, 2.0))]).tolist()
+    assert after(scores, [bad]).tolist() == expected
+
+
+def test_a_round_that_is_broken_off_leaves_the_scores():
+    scores = RunningScores(4)
+    next(iter(scores.watch([measured(0, (0,), (1.0,)), measured(1, (1,), (2.0,))])))
+    assert len(set(scores.scores().tolist())) == 1
+
+
+def test_running_scores_go_on_exactly_after_a_restart():
+    rounds = [[measured(0, (r % 3,), (0.1 + r,), 3)] for r in range(5)]
+    whole, resumed = RunningScores(4), RunningScores(4)
+    after(whole, *rounds)
+    before = RunningScores(4)
+    after(before, *rounds[:2])
+    resumed.load_state(unpack(pack(before.state())))
+    assert resumed.scores().tolist() == before.scores().tolist()
+    assert after(resumed, *rounds[2:]).tolist() == whole.scores().tolist()
 
 
 def expected_scores(model, kind, batches, seed):

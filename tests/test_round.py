@@ -65,10 +65,12 @@ def test_one_client_is_central_training(case, tmp_path):
     for index in range(rounds):
         optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.01)
         seed = derive_seed(0, "client", index, 0)
-        order = numpy_rng(seed, "order", 0).permutation(11)
-        for chosen in (order[:4], order[4:8], order[8:]):
+        rng = numpy_rng(seed, "order", 0)
+        order = sorted(rng.permutation(11), key=lambda i: len(examples[i].input_ids))
+        chosen = (order[:4], order[4:8], order[8:])  # one window, by length
+        for turn in rng.permutation(3):
             central.zero_grad()
-            central(**collate([examples[i] for i in chosen], PAD)).loss.backward()
+            central(**collate([examples[i] for i in chosen[turn]], PAD)).loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
     expected = state_of(central)

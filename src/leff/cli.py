@@ -176,41 +176,47 @@ def config(
 def plan(
     model: Annotated[str, typer.Argument(help="Hub id, folder, config.json, or a known name.")],
     method: Annotated[str, typer.Option(help="fedavg, leff, fedlora or fedbitfit.")] = "leff",
-    layers: Annotated[int, typer.Option(help="Layers that the client trains (leff).")] = 1,
+    layers: Annotated[
+        int | None, typer.Option(help="Layers that the client trains (leff); 1 if not said.")
+    ] = None,
     context: Annotated[
         str | None, typer.Option(help="distil, drop or quantise (leff); by default a run's own.")
     ] = None,
     rate: Annotated[float | None, typer.Option(help="r of distil and drop.")] = None,
-    bits: Annotated[int, typer.Option(help="Bits of quantise.")] = 8,
-    rank: Annotated[int, typer.Option(help="Rank of fedlora.")] = 8,
+    bits: Annotated[int | None, typer.Option(help="Bits of the context: 32, 8 or 4.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of fedlora; the paper's 8.")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Choose what fits: 64MB for weights, gradients and optimizer."),
+    ] = None,
+    flops: Annotated[
+        str | None, typer.Option(help="Choose what fits: 50G operations in a training step.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Count what a method trains and holds on a client, without loading weights."""
-    from leff import cost
-    from leff.config import RunConfig
-    from leff.families.known import KNOWN_CONFIGS, load_config
-    from leff.report.live import bytes_text, print_rows
-    from leff.sources import model_source
+    """Count what a method trains, holds and computes on a client, without loading weights.
 
-    defaults = RunConfig().context
-    found = cost.plan(
-        *load_config(model if model in KNOWN_CONFIGS else model_source(model)),
-        method,
-        layers,
-        context=context or defaults.name,
-        rate=defaults.rate if rate is None else rate,
-        bits=bits,
-        rank=rank,
-    ).to_dict()
-    if as_json:
-        return _print_json({"model": model, **{k: v for k, v in found.items() if k != "model"}})
-    weights = found.pop("weights")
-    sizes = {f"weights: {role}": value for role, value in weights.items()}
-    sizes |= {key: value for key, value in found.items() if key.endswith("_bytes")}
-    sizes |= {key: found[key] for key in ("gradients", "optimizer")}
-    out.print(f"{model}: {method}, {found['trainable_parameters']:,} parameters train")
-    rows = [{"role": key, "bytes": f"{v:,}", "": bytes_text(v)} for key, v in sizes.items()]
-    return print_rows(out, rows)
+    With --memory or --flops, choose layers and context instead: the least error that fits, going
+    by errors measured on other models.
+    """
+    from leff.config import load_config
+    from leff.planning import chosen, planned
+    from leff.report.plans import print_choice, print_plan
+
+    given = {"context.name": context, "context.rate": rate, "context.bits": bits}
+    given = {key: value for key, value in given.items() if value is not None}
+    counts = {k: v for k, v in (("layers", layers), ("rank", rank)) if v is not None}
+    checked = load_config(None, given)
+    if memory is None and flops is None:
+        found = planned(model, method, checked, **counts)
+        return _print_json(found) if as_json else print_plan(out, found)
+    if method != "leff" or given or counts:
+        raise ConfigError(
+            "--memory and --flops choose layers and context of leff; leave out --method, --layers, "
+            "--context, --rate, --bits and --rank"
+        )
+    choice = chosen(model, checked, memory, flops)
+    return _print_json(choice) if as_json else print_choice(out, choice)
 
 
 @app.command()

@@ -7,9 +7,8 @@ Hugging Face model with fewer layers, trains the block and the tail (PAPER Sec. 
 and sends back those tensors alone.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -17,7 +16,8 @@ from torch import nn
 from leff.context.quantise import install
 from leff.data.encode import Example, collate
 from leff.families import blocks, build_model, config_from_json, family_of, trainable_names
-from leff.seeds import forked, numpy_rng
+from leff.local_steps import local_steps, trained_layers
+from leff.seeds import forked
 from leff.types import Capacity, Job, Part, Update, pack
 
 Fetch = Callable[[Part], Mapping[str, torch.Tensor]]  # what it returns is never changed
@@ -39,11 +39,11 @@ def train(job: Job, fetch: Fetch, examples: Sequence[Example], device: torch.dev
     model = client_model(job, fetch, device)
     trained = _unfreeze(model, job)
     with forked(job.seed):
-        losses, failure = _local_steps(model, list(trained.values()), job, examples, device)
+        done = local_steps(model, list(trained.values()), job, examples, device)
     tensors = {name: parameter.detach().cpu() for name, parameter in trained.items()}
+    failure = done.failure
     if failure is None and not all(torch.isfinite(t).all() for t in tensors.values()):
         failure = "a trained weight is not finite"
-    quarter = max(1, len(losses) // 4)
     payload = b"" if failure else pack(tensors)
     return Update(
         round=job.round,
@@ -51,12 +51,12 @@ def train(job: Job, fetch: Fetch, examples: Sequence[Example], device: torch.dev
         layers=job.block,
         examples=len(examples),
         payload=payload,
-        losses=(_mean(losses[:quarter]), _mean(losses[-quarter:]))
-        if losses and not failure
-        else None,
-        steps=len(losses),
+        losses=None if failure else _ends(done.losses),
+        steps=len(done.losses),
         train_seconds=time.perf_counter() - started,
         upload_bytes=len(payload),
+        layer_scores=() if failure else done.layer_scores,
+        state_bytes=done.state_bytes,
         failure=failure,
     )
 
@@ -118,13 +118,11 @@ def _unfreeze(model: nn.Module, job: Job) -> dict[str, nn.Parameter]:
     """Let block and tail train, nothing else; return them under the full model's names."""
     model.requires_grad_(False)
     path = family_of(model).blocks
-    renamed: dict[str, str] = {}  # prefix in the client's model -> in the full one
-    trains = [segment.trains for segment in job.segments for _ in segment.sources]
-    sources = [source for segment in job.segments for source in segment.sources]
-    for layer, source in enumerate(sources):
-        if trains[layer]:
-            renamed[f"{path}.{layer}."] = f"{path}.{source}."
-    layers = [layer for layer, flag in enumerate(trains) if flag]
+    layers = trained_layers(job)
+    renamed = {  # prefix in the client's model -> in the full one
+        f"{path}.{layer}.": f"{path}.{source}."
+        for layer, source in zip(layers, job.block, strict=True)
+    }
     parameters = dict(model.named_parameters())
     trained = {}
     for name in trainable_names(model, layers):
@@ -135,53 +133,11 @@ def _unfreeze(model: nn.Module, job: Job) -> dict[str, nn.Parameter]:
     return trained
 
 
-def _local_steps(
-    model: nn.Module,
-    trained: list[nn.Parameter],
-    job: Job,
-    examples: Sequence[Example],
-    device: torch.device,
-) -> tuple[list[float], str | None]:
-    """Train in place; return the loss of each step, and why it stopped early, if it did."""
-    settings = job.training
-    if not examples:
-        return [], "the client has no examples"
-    optimizer = torch.optim.AdamW(
-        trained, lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
-    losses: list[float] = []
-    for batch in _batches(examples, job, device):
-        optimizer.zero_grad(set_to_none=True)
-        loss = model(**batch).loss
-        losses.append(float(loss.detach()))
-        if not math.isfinite(losses[-1]):
-            return losses, f"the loss was {losses[-1]} at step {len(losses)}"
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
-        optimizer.step()
-    return losses, None
+def _ends(losses: Sequence[float]) -> tuple[float, float] | None:
+    """Return the means of the first and of the last quarter, if there is anything."""
+    quarter = max(1, len(losses) // 4)
+    return (_mean(losses[:quarter]), _mean(losses[-quarter:])) if losses else None
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _batches(
-    examples: Sequence[Example], job: Job, device: torch.device
-) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield the local epochs' batches, each epoch in an order of its own."""
-    settings = job.training
-    epoch_steps = math.ceil(len(examples) / settings.batch_size)
-    steps = math.ceil(round(settings.epochs * epoch_steps, 9))  # 0.14 · 50 is above 7
-    done, epoch = 0, 0
-    while done < steps:
-        rng = numpy_rng(job.seed, "order", epoch)
-        order = rng.permutation(len(examples))
-        for start in range(0, len(order), settings.batch_size):
-            if done == steps:
-                return
-            chosen = [examples[int(i)] for i in order[start : start + settings.batch_size]]
-            batch = collate(chosen, job.pad_id)
-            yield {name: value.to(device) for name, value in batch.items()}
-            done += 1
-        epoch += 1

@@ -76,7 +76,7 @@ def _explain(problem: Any) -> str:
         for part in problem["loc"][:-1]:
             section = section.model_fields[str(part)].annotation
         known = get_args(section.model_fields[name].annotation)
-        return f"{key} cannot be {value!r}{nearest(str(value), known)}"
+        return f"{key} cannot be {value!r}{nearest(str(value), map(str, known))}"
     if kind == "model_type":
         return f"{key} is a section, got {value!r}; did you mean {key}.{_first_key(key)}?"
     if kind == "value_error" and not key:
@@ -130,25 +130,42 @@ def _first_key(section: str) -> str:
 
 def unused_options(config: RunConfig) -> list[str]:
     """Return the options that were changed and have no effect, given the others."""
-    context, clients, method = config.context.name, config.clients.partition, config.method
-    unused: list[str] = []
-    if method.name == "fedavg":
-        unused += ["clients.layers", "method.sampling", "method.scale", "method.temperature"]
-        unused += [f"context.{name}" for name in type(config.context).model_fields]
-        unused += [f"proxy.{name}" for name in type(config.proxy).model_fields]
-    else:
-        if method.sampling != "importance":
-            unused += ["method.scale", "method.temperature"]
-        if context != "distil":
-            unused += ["context.steps", "context.learning_rate", "context.attention_weight"]
-        if context == "quantise":
-            unused += ["context.rate"]
-    if clients != "dirichlet":
-        unused += ["clients.alpha"]
-    if clients == "iid":
-        unused += ["clients.by"]
-    default = RunConfig()
+    unused = [*_unused_by_method(config), *_unused_by_partition(config.clients.partition)]
+    default = RunConfig(preset=config.preset)
     return [key for key in unused if _value(config, key) != _value(default, key)]
+
+
+def _unused_by_method(config: RunConfig) -> list[str]:
+    if config.method.name == "fedavg":
+        sections = {"method": config.method, "context": config.context, "proxy": config.proxy}
+        every = [f"{key}.{name}" for key, s in sections.items() for name in type(s).model_fields]
+        every += ["clients.layers", "evaluation.gap_clients", "evaluation.gradient_error"]
+        return [key for key in every if key != "method.name"]
+    contexts = {config.context.name, config.context.suffix or config.context.name}
+    unused = [] if config.evaluation.gap_clients else ["evaluation.gradient_error"]
+    if config.method.sampling != "importance":
+        importance = ("scale", "temperature", "source", "exploration")
+        unused += [f"method.{name}" for name in importance]
+    if config.method.sampling == "round_robin":
+        unused += ["method.stratified"]
+    if config.method.sampling != "importance" or config.method.source != "proxy":
+        unused += ["proxy.importance_batches"]
+    if "distil" not in contexts:
+        distillation = (
+            "steps",
+            "learning_rate",
+            "attention_weight",
+            "whole",
+            "target_error",
+            "seconds",
+        )
+        unused += [f"context.{name}" for name in distillation]
+    return unused + (["context.rate"] if contexts == {"quantise"} else [])
+
+
+def _unused_by_partition(partition: str) -> list[str]:
+    unused = [] if partition == "dirichlet" else ["clients.alpha"]
+    return [*unused, "clients.by"] if partition == "iid" else unused
 
 
 def _value(config: RunConfig, key: str) -> Any:

@@ -86,6 +86,10 @@ class Evaluator:
             "texts": texts,
         }
 
+    def examples(self, split: str, count: int) -> list[Example]:
+        """Return that many examples of a split, encoded, drawn with `seed`."""
+        return self._encoded(split, self._rows(split, count))
+
     def _rows(self, split: str, examples: int | None) -> Any:
         return draw_rows(getattr(self.task, split), examples, self.seed, split)
 

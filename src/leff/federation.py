@@ -22,9 +22,12 @@ from leff.data.task import Task
 from leff.errors import DataError, RunError
 from leff.evaluation import Evaluator
 from leff.families import full_state
+from leff.instruments import measure_clients
 from leff.methods.method import Method, Plan, RoundContext
+from leff.parts import PartStore
 from leff.round import Fleet, run_round
 from leff.runs import Checkpoint, RunFolder, config_digest
+from leff.seeds import numpy_rng
 from leff.sources import pinned_threads, torch_device
 from leff.spool import Spool
 from leff.trained import restore, save_model
@@ -64,6 +67,7 @@ class Federation:
     capacities: tuple[int, ...]
     method: Method
     fleet: Fleet
+    store: PartStore
     evaluator: Evaluator
     digests: dict[str, str]  # of what the run learns from, starts from and is measured on
     done: int = 0
@@ -144,10 +148,16 @@ class Federation:
             self.model,
             self.method,
             self.fleet,
-            RoundContext(index, self.config.seed, self._local_training(index)),
+            RoundContext(
+                index,
+                self.config.seed,
+                self._local_training(index),
+                self.folder.decisions(index),
+            ),
             Spool(self.folder.path / "updates"),
             self.config.clients.per_round,
             watch,
+            lambda plan, spool: self._observe(index, plan, spool),
         )
         failures = [client["failure"] for client in record["clients"] if client["failure"]]
         if len(failures) == len(record["clients"]) > 1:
@@ -168,6 +178,21 @@ class Federation:
         )
         progress.measured(record | {"seconds": time.perf_counter() - started})
 
+    def _observe(self, index: int, plan: Plan, spool: Spool) -> dict[str, Any]:
+        """Measure what some clients' training is worth in the full model."""
+        settings = self.config.evaluation
+        return measure_clients(
+            self.model,
+            plan.jobs,
+            spool.accepted(),
+            self.store.get,
+            self.evaluator.examples("validation", settings.examples),
+            clients=settings.gap_clients,
+            batch_size=settings.batch_size,
+            rng=numpy_rng(self.config.seed, "gap", index),
+            gradients=settings.gradient_error,
+        )
+
     def _local_training(self, index: int) -> LocalTraining:
         settings = self.config.training
         rate = settings.learning_rate
@@ -179,6 +204,9 @@ class Federation:
             rate,
             settings.weight_decay,
             settings.max_grad_norm,
+            settings.calibrated,
+            settings.proximal,
+            settings.precision,
         )
 
     def _finish(self) -> dict[str, Any]:

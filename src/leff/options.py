@@ -144,6 +144,23 @@ class MethodConfig(Section):
         description="literal: softmax of the raw importances (Sec. 3.2), which is uniform",
     )
     temperature: AboveZero = Field(default=1.0, description="of the softmax; large is uniform")
+    source: Literal["proxy", "clients"] = Field(
+        default="proxy", description="who measures the importance; the paper leaves it open"
+    )
+    exploration: Share = Field(
+        default=0.1, description="share of uniform sampling in it, so that no layer starves"
+    )
+    stratified: bool = Field(
+        default=True, description="clients' draws spread over the blocks, not independent ones"
+    )
+    relaxation: Annotated[float, Field(ge=0)] = Field(
+        default=2.0,
+        description="a layer moves by so many times the share of data that trained it, the whole "
+        "way at most; 0: always the whole way (Sec. 3.5)",
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="of the server, over rounds (FedAvgM)"
+    )
 
 
 class ContextConfig(Section):
@@ -152,13 +169,33 @@ class ContextConfig(Section):
     name: Literal["distil", "drop", "quantise"] = Field(
         default="quantise", description="the paper: distil"
     )
-    rate: Fraction = Field(default=0.5, description="r: distil and drop keep ⌈n·r⌉ of n layers")
-    steps: Annotated[int, Field(ge=0)] = Field(
-        default=40, description="distillation steps a round and span; not in the paper"
+    suffix: Literal["", "distil", "drop", "quantise"] = Field(
+        default="", description="for the layers after the block, if not as before it"
     )
-    learning_rate: AboveZero = Field(default=1e-3, description="distillation; not in the paper")
+    rate: Fraction = Field(default=0.5, description="r: distil and drop keep ⌈n·r⌉ of n layers")
+    bits: Literal[32, 8, 4] = Field(
+        default=8, description="linear weights: 8 by row, 4 NF4, 32 as they are (the paper)"
+    )
+    embedding_bits: Literal[32, 16] = Field(
+        default=16, description="frozen word embeddings on the client; 32: as they are (the paper)"
+    )
+    steps: Annotated[int, Field(ge=0)] = Field(
+        default=40, description="distillation steps a round; not in the paper"
+    )
+    learning_rate: AboveZero = Field(
+        default=1e-3, description="distillation; falls in the second half; not in the paper"
+    )
     attention_weight: Share = Field(
         default=0.1, description="α of (1-α)·MSE + α·KL (Sec. 3.3); value not in the paper"
+    )
+    whole: bool = Field(
+        default=False, description="distil a span's layers jointly (the paper), not one by one"
+    )
+    target_error: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="distil until this relative error only; 0: all steps"
+    )
+    seconds: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="most time that distilling takes in a round; 0: no limit"
     )
 
 
@@ -175,6 +212,17 @@ class TrainingConfig(Section):
         default="linear",
         description="linear: the rate falls over the rounds, to a tenth in the last",
     )
+    calibrated: bool = Field(
+        default=True,
+        description="classifiers learn with the log frequencies of the client's own labels added "
+        "to the logits (logit adjustment)",
+    )
+    proximal: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="μ of FedProx: pulls weights back to where the round started"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of a client's matrix products"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.01, description="AdamW's default")
     max_grad_norm: AboveZero = Field(default=1.0, description="gradients are clipped to this norm")
 
@@ -190,6 +238,13 @@ class EvaluationConfig(Section):
         default=200, description="test examples measured before and after, or 'all'"
     )
     batch_size: Positive = Field(default=64, description="examples in a batch")
+    gap_clients: Annotated[int, Field(ge=0)] = Field(
+        default=2,
+        description="clients a round whose block is also measured in the full model (plug-in gap)",
+    )
+    gradient_error: bool = Field(
+        default=False, description="measure Δ² of Assumption 4 for them too"
+    )
     beams: Positive = Field(
         default=1, description="beam search width of the final texts; 1 is greedy"
     )
@@ -210,9 +265,39 @@ class EngineConfig(Section):
     checkpoints: Annotated[int, Field(ge=2)] = Field(default=2, description="checkpoints kept")
 
 
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "default": {},
+    "paper": {  # Sec. 3 to the letter, where it says anything
+        "method": {
+            "sampling": "importance",
+            "scale": "literal",
+            "temperature": 1.0,
+            "source": "proxy",
+            "exploration": 0.0,
+            "stratified": False,
+            "relaxation": 0.0,
+            "momentum": 0.0,
+        },
+        "context": {
+            "name": "distil",
+            "rate": 0.5,
+            "bits": 32,
+            "embedding_bits": 32,
+            "whole": True,
+        },
+        "training": {"schedule": "constant", "calibrated": False, "proximal": 0.0},
+    },
+}
+
+
 class RunConfig(Section):
     """A whole run."""
 
+    preset: Literal["default", "paper"] = Field(
+        default="default",
+        description="default: the best we know; paper: its literal procedure, for the options "
+        "that are not set",
+    )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         default=0, description="every draw derives from it"
     )
@@ -226,8 +311,26 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     engine: EngineConfig = EngineConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        """Put the preset's values below those that are given."""
+        if not isinstance(values, Mapping):
+            return values
+        found = dict(values)
+        for name, options in PRESETS.get(found.get("preset", "default"), {}).items():
+            given = found.get(name, {})
+            if isinstance(given, Mapping):
+                found[name] = {**options, **given}
+        return found
+
     @model_validator(mode="after")
     def _check(self) -> "RunConfig":
+        if 0 < self.method.relaxation < 1:
+            raise ValueError(
+                f"method.relaxation must be 0 or at least 1, got {self.method.relaxation}; below "
+                "1 the model would lag behind what all clients agree on"
+            )
         if min(self.clients.layers) < 1:
             raise ValueError(
                 f"clients.layers must be at least 1 each, got {min(self.clients.layers)}; "

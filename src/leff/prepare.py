@@ -8,13 +8,14 @@ import hashlib
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from leff.aggregate import Merge
 from leff.config import RunConfig, unused_options
-from leff.context import make_context
+from leff.context import Bank, Distillation, make_context
 from leff.data.encode import Example, encode
 from leff.data.partition import Partition, partition
 from leff.data.proxy import proxy_batches, proxy_texts
@@ -29,6 +30,7 @@ from leff.methods.leff import Leff
 from leff.methods.method import JobWriter, Method
 from leff.parts import PartStore
 from leff.runs import RunFolder
+from leff.sampling import BlockSampler, Rule
 from leff.sources import evaluator_for, load_start, task_of, torch_device
 
 log = logging.getLogger("leff")
@@ -57,7 +59,8 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     )
     model, tokenizer = load_start(config, task)
     _check_positions(config, model, task.kind)
-    capacities = client_capacities(config.clients.layers, config.clients.count, len(blocks(model)))
+    layers = len(blocks(model))
+    capacities = client_capacities(config.clients.layers, config.clients.count, layers)
     examples = _client_examples(train, split, tokenizer, task.kind, data.max_length)
     few = [client for client, own in enumerate(examples) if not own]
     if few:
@@ -86,8 +89,9 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         model=model,
         split=split,
         capacities=capacities,
-        method=recipe.build(config, writer, proxy),
+        method=recipe.build(config, writer, proxy, layers),
         fleet=LocalFleet(examples, capacities, store, device, workers),
+        store=store,
         evaluator=evaluator_for(config, task, tokenizer),
         digests=digests,
     )
@@ -166,31 +170,42 @@ Batches = Sequence[Mapping[str, torch.Tensor]]
 class Recipe:
     """How a method is built, and whether it needs public proxy data."""
 
-    build: Callable[[RunConfig, JobWriter, Batches], Method]
+    build: Callable[[RunConfig, JobWriter, Batches, int], Method]  # the last: L
     uses_proxy: bool
 
 
-def _leff(config: RunConfig, writer: JobWriter, proxy: Batches) -> Method:
+def _leff(config: RunConfig, writer: JobWriter, proxy: Batches, layers: int) -> Method:
+    context, method = config.context, config.method
+    distillation = Distillation(
+        steps=context.steps,
+        learning_rate=context.learning_rate,
+        attention_weight=context.attention_weight,
+        whole=context.whole,
+        target_error=context.target_error,
+        seconds=context.seconds,
+    )
+    rule = Rule(
+        sampling=method.sampling,
+        scale=method.scale,
+        temperature=method.temperature,
+        source=method.source,
+        exploration=method.exploration,
+        stratified=method.stratified,
+        batches=config.proxy.importance_batches,
+    )
     return Leff(
-        writer,
-        make_context(
-            config.context.name,
-            rate=config.context.rate,
-            steps=config.context.steps,
-            learning_rate=config.context.learning_rate,
-            attention_weight=config.context.attention_weight,
-        ),
+        replace(writer, shell_bits=context.embedding_bits),
+        BlockSampler(rule, proxy, layers),
+        make_context(context.name, rate=context.rate, bits=context.bits, suffix=context.suffix),
+        Bank(distillation),
+        Merge(method.relaxation or None, method.momentum),
         proxy,
-        sampling=config.method.sampling,
-        scale=config.method.scale,
-        temperature=config.method.temperature,
-        importance_batches=config.proxy.importance_batches,
     )
 
 
 METHODS = {
     "leff": Recipe(_leff, uses_proxy=True),
-    "fedavg": Recipe(lambda config, writer, proxy: FedAvg(writer), uses_proxy=False),
+    "fedavg": Recipe(lambda config, writer, proxy, layers: FedAvg(writer), uses_proxy=False),
 }
 
 

@@ -54,11 +54,13 @@ def run_round(
     spool: Spool,
     share: float = 1.0,
     progress: Callable[[Plan, Update | None], None] = lambda plan, update: None,
+    observe: Callable[[Plan, Spool], dict[str, Any]] = lambda plan, spool: {},
 ) -> dict[str, Any]:
     """Run one round with a `share` of the clients; the model is changed in place.
 
     An update that cannot be merged is refused and counted, and the round goes on.  Returns the
-    round's record.  `progress` is called with the plan, then with every update.
+    round's record.  `progress` is called with the plan, then with every update; `observe` before
+    the merge, and what it returns goes into the record.
     """
     started = time.perf_counter()
     rng = numpy_rng(context.seed, "clients", context.index)
@@ -74,13 +76,16 @@ def run_round(
         spool.add(update)
         progress(plan, update)
     trained = time.perf_counter()
+    observed = observe(plan, spool)
+    before_merge = time.perf_counter()
     method.merge(model, spool.accepted())  # 4
     seconds = {
         "plan_seconds": planned - started,
         "train_seconds": trained - planned,
-        "merge_seconds": time.perf_counter() - trained,
+        "observe_seconds": before_merge - trained,
+        "merge_seconds": time.perf_counter() - before_merge,
     }
-    return _record(context, reports, plan, spool) | seconds
+    return _record(context, reports, plan, spool) | observed | seconds
 
 
 def choose_clients(size: int, share: float, rng: np.random.Generator) -> list[int]:
@@ -104,6 +109,8 @@ def _record(
             "download_bytes": update.download_bytes,
             "upload_bytes": update.upload_bytes,
             "train_seconds": update.train_seconds,
+            "state_bytes": update.state_bytes,
+            "layer_scores": list(update.layer_scores),
             "failure": update.failure,
         }
         for _, update in sorted(spool.updates.items())

@@ -5,6 +5,7 @@
         split.json         how the examples were divided over the clients
         rounds.jsonl       one record a round; round 0 is the model before the first
         checkpoints/       round-0003/: model, method state, fleet state, SHA-256 of each
+        decisions.json     what clocks decided in the rounds since (`leff.decisions`), if any did
         rounds.png         loss and metric, layers trained, importance
         result.json        metrics before and after, texts; written last
         model/             loads with `from_pretrained`
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leff.config import RunConfig, commented_toml, load_config
+from leff.decisions import Decisions, forget_decisions
 from leff.durable import (
     finite,
     read_json,
@@ -189,6 +191,13 @@ class RunFolder:
         lines = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self.path / "rounds.jsonl", lines.encode())
 
+    def decisions(self, round_index: int) -> Decisions:
+        """Return what clocks decided in the round `round_index` (from 0), to read and to add to.
+
+        Raises CheckpointError if the file is damaged.
+        """
+        return Decisions(self.path / "decisions.json", round_index)
+
     # Checkpoints
 
     def save_checkpoint(self, checkpoint: Checkpoint, digest: str, keep: int) -> None:
@@ -216,8 +225,11 @@ class RunFolder:
         shutil.rmtree(final, ignore_errors=True)
         unfinished.replace(final)
         sync_folder(folder)
-        for old in self._checkpoints()[keep:]:
+        found = self._checkpoints()
+        for old in found[keep:]:
             shutil.rmtree(old)
+        # the newest checkpoint may turn out damaged, so rounds since the oldest may be run again
+        forget_decisions(self.path / "decisions.json", _round_of(found[:keep][-1]))
 
     def load_checkpoint(self, digest: str) -> Checkpoint | None:
         """Return the newest good checkpoint, or None if none was made yet.
@@ -249,7 +261,11 @@ class RunFolder:
         """Return the folders of whole checkpoints, newest first."""
         found = (self.path / "checkpoints").glob("round-*")
         named = [path for path in found if re.fullmatch(r"round-\d+", path.name)]
-        return sorted(named, key=lambda path: int(path.name[6:]), reverse=True)
+        return sorted(named, key=_round_of, reverse=True)
+
+
+def _round_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("round-"))
 
 
 def _read_checkpoint(path: Path) -> tuple[Checkpoint, str]:

@@ -7,24 +7,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leff.context import Span, make_context, spans_around
-from leff.context.stand_in import attention_mask, compressed_layers, relative_square
+from leff.context import Context, Recipe, Span, make_context
+from leff.context.measure import relative_square
+from leff.context.stand_in import attention_mask, compressed_layers
+
+RATES = st.integers(1, 100).map(lambda percent: percent / 100)
 
 
 @st.composite
-def blocks_and_budgets(draw):
+def placed_blocks(draw):
     layers = draw(st.integers(1, 48))
     start = draw(st.integers(0, layers - 1))
-    stop = draw(st.integers(start + 1, layers))
-    unselected = layers - (stop - start)
-    return range(start, stop), layers, draw(st.integers(0 if not unselected else 1, unselected))
+    return range(start, draw(st.integers(start + 1, layers))), layers
 
 
-@given(blocks_and_budgets())
-def test_spans_share_the_budget(case):
-    block, layers, budget = case
-    spans = spans_around(block, layers, budget)
+@given(placed_blocks(), RATES)
+def test_equal_recipes_share_the_budget(case, rate):
+    block, layers = case
+    spans = Context(Recipe(rate), Recipe(rate)).spans(block, layers)
     before, after = block.start, layers - block.stop
+    budget = compressed_layers(before + after, rate)
     assert sum(span.layers for span in spans) == budget
     assert all(0 <= span.layers <= span.stop - span.start for span in spans)
     covered = [i for span in spans for i in range(span.start, span.stop)]
@@ -34,6 +36,35 @@ def test_spans_share_the_budget(case):
         assert all(span.layers >= 1 for span in spans)
     if before and after:  # in proportion, give or take the layer that rounding moves
         assert abs(spans[0].layers - budget * before / (before + after)) <= 1
+
+
+@given(placed_blocks(), RATES, RATES)
+def test_different_recipes_have_a_budget_each(case, one, two):
+    block, layers = case
+    spans = Context(Recipe(one, bits=8), Recipe(two, True, 4)).spans(block, layers)
+    for span in spans:
+        before = span.stop <= block.start
+        assert span.layers == compressed_layers(span.stop - span.start, one if before else two)
+        assert (span.trained, span.bits) == ((False, 8) if before else (True, 4))
+
+
+@given(st.integers(0, 30), st.integers(1, 40), st.data(), st.booleans(), st.booleans())
+def test_units_tile_a_span_exactly(start, length, data, trained, whole):
+    span = Span(start, start + length, data.draw(st.integers(1, length)), trained, 8)
+    units = span.units(whole)
+    covered = [layer for unit in units for layer in range(unit.start, unit.stop)]
+    assert covered == list(range(span.start, span.stop))
+    assert tuple(source for unit in units for source in unit.sources) == span.sources
+    assert all(unit.bits == 8 for unit in units)
+    if whole and trained and span.layers < length:
+        assert units == (span,)
+    else:
+        assert all(unit.layers == 1 for unit in units)
+        assert all(unit.trained == (trained and unit.stop - unit.start > 1) for unit in units)
+
+
+def test_a_span_of_no_layers_has_no_units():
+    assert Span(2, 5, 0, trained=True).units() == Span(2, 5, 0, trained=True).units(True) == ()
 
 
 @given(st.integers(0, 30), st.integers(1, 40), st.data())
@@ -58,12 +89,14 @@ def test_one_layer_and_no_layer():
 
 
 def test_examples():
-    assert spans_around(range(3, 5), 8, 3) == (Span(0, 3, 2), Span(5, 8, 1))
-    assert spans_around(range(0, 2), 8, 3) == (Span(2, 8, 3),)
-    assert spans_around(range(6, 8), 8, 3) == (Span(0, 6, 3),)
-    assert spans_around(range(8), 8, 0) == ()
-    assert spans_around(range(1, 2), 8, 2) == (Span(0, 1, 1), Span(2, 8, 1))
+    half = make_context("drop", rate=0.5)
+    assert half.spans(range(3, 5), 8) == (Span(0, 3, 2), Span(5, 8, 1))
+    assert half.spans(range(0, 2), 8) == (Span(2, 8, 3),)
+    assert half.spans(range(6, 8), 8) == (Span(0, 6, 3),)
+    assert half.spans(range(8), 8) == ()
+    assert make_context("drop", rate=0.25).spans(range(1, 2), 8) == (Span(0, 1, 1), Span(2, 8, 1))
     assert Span(0, 6, 3).sources == (1, 3, 5)
+    assert Span(0, 5, 2, True).units() == (Span(0, 3, 1, True), Span(3, 5, 1, True))
 
 
 @given(st.integers(0, 200), st.integers(1, 100))
@@ -86,13 +119,15 @@ def test_a_batch_without_a_mask_has_no_padding():
     assert attention_mask({"input_ids": torch.zeros(2, 3)}).tolist() == [[1, 1, 1], [1, 1, 1]]
 
 
-@pytest.mark.parametrize(
-    ("name", "budget"), [("drop", 4), ("distil", 4), ("quantise", 7)]
-)  # of 7 unselected layers at rate 0.5
-def test_contexts_by_name(name, budget):
-    assert make_context(name, rate=0.5).budget(7) == budget
+def test_contexts_by_name():
+    assert make_context("drop", rate=0.2) == Context(Recipe(0.2), Recipe(0.2))
+    assert make_context("quantise", rate=0.2, bits=8) == Context(Recipe(bits=8), Recipe(bits=8))
+    assert make_context("distil", rate=0.2).suffix == Recipe(0.2, trained=True)
+    mixed = make_context("quantise", rate=0.2, bits=4, suffix="distil")
+    assert mixed == Context(Recipe(1.0, False, 4), Recipe(0.2, True, 4))
 
 
-def test_an_unknown_context():
+@pytest.mark.parametrize("names", [("prune", ""), ("drop", "prune")])
+def test_an_unknown_context(names):
     with pytest.raises(ValueError, match="no context 'prune'"):
-        make_context("prune")
+        make_context(names[0], suffix=names[1])

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from small_rounds import CASES, TRAINING, make_method, same, state_of
+from small_rounds import CASES, TRAINING, federate, make_method, same, state_of
 from tiny_models import tiny
 
-from leff.context import Span, spans_around
+from leff.context import Bank, make_context
 from leff.errors import RunError
 from leff.families import layer_state
 from leff.methods.method import RoundContext
@@ -69,7 +69,7 @@ def test_blocks_change_over_rounds_and_seeds(store):
 
 
 def test_importance_is_measured_on_other_batches_in_the_next_round(store):
-    method, model = make_method("leff", "generation", store, importance_batches=1), tiny(*GPT2)
+    method, model = make_method("leff", "generation", store, batches=1), tiny(*GPT2)
     scores = [plan(method, model, i).facts["layer_scores"] for i in range(4)]
     assert scores[0] == scores[3] and scores[0] != scores[1] != scores[2]  # of three batches
 
@@ -77,13 +77,13 @@ def test_importance_is_measured_on_other_batches_in_the_next_round(store):
 def test_spans_are_made_once_whatever_the_number_of_clients(store, monkeypatch):
     method, model = make_method("leff", "generation", store), tiny(*GPT2)
     asked, puts = [], []
-    original, put = type(method._context).make, store.put
+    original, put = Bank.make, store.put
 
     def make(self, model, spans, *rest):
         asked.append(spans)
         return original(self, model, spans, *rest)
 
-    monkeypatch.setattr(type(method._context), "make", make)
+    monkeypatch.setattr(Bank, "make", make)
     monkeypatch.setattr(type(store), "put", lambda self, tensors: puts.append(1) or put(tensors))
     many = [Capacity(i, 1 + i % 2, 5) for i in range(200)]
     plan(method, model, reports=many)
@@ -95,7 +95,7 @@ def test_spans_are_made_once_whatever_the_number_of_clients(store, monkeypatch):
 def test_context_error_is_reported_by_span(store):
     method, model = make_method("leff", "generation", store, sampling="round_robin"), tiny(*GPT2)
     facts = plan(method, model, reports=[Capacity(1, 2, 5)]).facts
-    spans = spans_around(range(1, 3), 4, 1)
+    spans = make_context("drop", rate=0.5).spans(range(1, 3), 4)
     assert list(facts["context_error"]) == ["0-0", "3-3"]
     assert [span.layers for span in spans] == [1, 0]
     assert facts["context_error"]["0-0"] == 0 < facts["context_error"]["3-3"]
@@ -118,12 +118,12 @@ def test_students_are_kept_and_survive_a_restart(store):
 def test_contexts_that_cannot_gain_from_the_past_keep_nothing(context, store):
     method = make_method("leff", "generation", store, context)
     plan(method, tiny(*GPT2))
-    assert method.state() == {}
+    assert not any(key.startswith("bank/") for key in method.state())
 
 
 def test_all_layers_need_no_stand_ins(store, monkeypatch):
     method, model = make_method("leff", "generation", store), tiny(*GPT2)
-    monkeypatch.setattr(type(method._context), "make", lambda *a: pytest.fail("nothing to make"))
+    monkeypatch.setattr(Bank, "make", lambda *a: pytest.fail("nothing to make"))
     found = plan(method, model, reports=[Capacity(0, 4, 5)])
     assert found.jobs[0].block == (0, 1, 2, 3) and found.facts["context_error"] == {}
 
@@ -148,8 +148,36 @@ def test_the_scale_changes_the_probabilities_and_not_the_scores(name, kind, stor
     assert facts["standardised"]["entropy"] < facts["standardised"]["entropy_uniform"]
 
 
-def test_span_keys_of_the_state(store):
-    method = make_method("leff", "generation", store, "distil", sampling="round_robin", steps=1)
-    plan(method, tiny(*GPT2), reports=[Capacity(3, 1, 5)])  # block 3: one span before it
-    assert set(method._previous) == {Span(0, 3, 2)}
-    assert all(key.startswith("0/3/2/") for key in method.state())
+def test_what_the_clock_decides_is_written_to_the_round(store):
+    method = make_method("leff", "generation", store, "distil", steps=2)
+    context = RoundContext(0, 0, TRAINING)
+    method.plan(tiny(*GPT2), context, REPORTS)
+    assert context.decided == {"distil_steps": 2}
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+@pytest.mark.parametrize(
+    ("context", "options"),
+    [
+        ("distil", {"bits": 4}),
+        ("drop", {"bits": 8}),
+        ("quantise", {"bits": 4}),
+        ("quantise", {"bits": 8, "suffix": "distil"}),
+    ],
+)
+def test_rounds_with_combined_contexts(context, options, name, kind, tmp_path):
+    settings = {**options, "steps": 2}
+    model, records = federate(
+        "leff", (name, kind), tmp_path, context=context, settings=settings, capacities=(1, 2, 1)
+    )
+    assert [record["failures"] for record in records] == [0, 0]
+    assert not same(state_of(model), state_of(tiny(name, kind)))
+    assert all(0 <= error < 10 for r in records for error in r["context_error"].values())
+
+
+def test_segments_say_how_many_bits_they_have(store):
+    options = {"bits": 4, "suffix": "distil", "steps": 1, "sampling": "round_robin"}
+    method = make_method("leff", "generation", store, "quantise", **options)
+    (job,) = plan(method, tiny(*GPT2), reports=[Capacity(1, 1, 5)]).jobs
+    assert [segment.bits for segment in job.segments] == [4, 32, 4]
+    assert [segment.sources for segment in job.segments] == [(0,), (1,), (3,)]

@@ -1,33 +1,40 @@
 """Ways to stand in for the layers that a client does not train (PAPER Sec. 3.3).
 
-context = make_context("distil", rate=0.5, steps=40)
-stand_ins = context.make(model, spans, proxy_batches, previous={})
+context = make_context("distil", rate=0.5, bits=32)
+bank = Bank(Distillation(steps=40, learning_rate=1e-3, attention_weight=0.1))
+stand_ins = bank.make(model, context.spans(block, layers), proxy_batches, decided={})
 """
 
-from leff.context.stand_in import Batch, Context, Span, StandIn, spans_around
+from leff.context.bank import Bank
+from leff.context.distil import Distillation
+from leff.context.measure import block_errors
+from leff.context.stand_in import Batch, Context, Recipe, Span, StandIn
 
-__all__ = ["Batch", "Context", "Span", "StandIn", "make_context", "spans_around"]
+__all__ = [
+    "Bank",
+    "Batch",
+    "Context",
+    "Distillation",
+    "Recipe",
+    "Span",
+    "StandIn",
+    "block_errors",
+    "make_context",
+]
 
 
-def make_context(
-    name: str,
-    *,
-    rate: float = 0.5,
-    steps: int = 40,
-    learning_rate: float = 1e-3,
-    attention_weight: float = 0.1,
-) -> Context:
-    """Return the context of that name; a setting that it has no use for is left aside."""
-    if name == "distil":
-        from leff.context.distil import Distil
+def make_context(name: str, *, rate: float = 0.5, bits: int = 32, suffix: str = "") -> Context:
+    """Return the context of that name; `suffix` names another one for the layers after the block.
 
-        return Distil(rate, steps, learning_rate, attention_weight)
-    if name == "drop":
-        from leff.context.drop import Drop
-
-        return Drop(rate)
-    if name == "quantise":
-        from leff.context.quantise import Quantise
-
-        return Quantise()
-    raise ValueError(f"no context {name!r}")
+    `distil` and `drop` keep ⌈n·rate⌉ of n layers, `quantise` all of them; linear weights are sent
+    in `bits`.  ValueError for a name that is none of these.
+    """
+    recipes = {
+        "distil": Recipe(rate, trained=True, bits=bits),
+        "drop": Recipe(rate, bits=bits),
+        "quantise": Recipe(bits=bits),
+    }
+    for wanted in (name, suffix or name):
+        if wanted not in recipes:
+            raise ValueError(f"no context {wanted!r}")
+    return Context(recipes[name], recipes[suffix or name])

@@ -1,105 +1,163 @@
-"""The context `distil` (PAPER Sec. 3.3): students of ⌈n·r⌉ layers, trained on the server.
+"""Distillation (PAPER Sec. 3.3): students that stand in for several layers, trained on the server.
 
     E = (1-α)·MSE(H_t, H_s) + α·KL(A_t ‖ A_s)
 
-    stand_ins = Distil(rate=0.5, steps=40).make(model, spans, batches, previous)
+    students = [Student(model, Span(0, 3, 1, trained=True), None, held, mask)]
+    distil(model, students, batches, held, mask, settings, decided={})
 
-A student layer answers to the teacher layer that `Span.sources` names and starts as its copy, or
-as the student of the round before.  Teacher and student get the same hidden states as input; H
-and A are compared layer by layer, the mean over the student's layers.  The MSE is divided by
-the mean square of H_t: hidden states grow over the layers by orders of magnitude, and without
-it the loss would see the last layer alone.  One teacher pass over a batch serves all spans.  The
-error is measured on the first batch, which the round does not train on if there are others.
+A student layer answers to the teacher layer that `Span.sources` names.  Teacher and student get
+the same hidden states as input; H and A are compared layer by layer, the mean over the student's
+layers.  The MSE is divided by the mean square of H_t: hidden states grow over the layers by
+orders of magnitude, and without it the loss would see the last layer alone.  One teacher pass
+over a batch serves all students.  `held` is the trace of a batch that measures and, if there are
+others, does not train.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+import time
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 
-from leff.context.measure import span_errors
-from leff.context.stand_in import (
-    Batch,
-    Span,
-    StandIn,
-    attention_mask,
-    compressed_layers,
-    relative_square,
-)
-from leff.families import Trace, blocks, capture, eager_attention, run_blocks
+from leff.context.measure import relative_square, span_error
+from leff.context.stand_in import Batch, Span, attention_mask
+from leff.families import Trace, blocks, capture, layer_state, run_blocks
+
+CHECK_EVERY = 10  # steps between two looks at the target
+Layers = Sequence[Mapping[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
-class Distil:
-    """Trains ⌈n·rate⌉ layers for n, AdamW, `steps` batches in turn."""
+class Distillation:
+    """How students are trained: AdamW, a batch a step, `steps` in a round.
 
-    rate: float
+    `whole` trains the layers of a span jointly, as the paper does, and not each on its own.  A
+    student whose error is at most `target_error` is left as it is; a round's training stops after
+    `seconds`.  0 is no target and no limit.
+    """
+
     steps: int
     learning_rate: float
     attention_weight: float  # α
-    warm_starts: ClassVar[bool] = True
+    whole: bool = False
+    target_error: float = 0.0
+    seconds: float = 0.0
 
-    def budget(self, unselected: int) -> int:
-        return compressed_layers(unselected, self.rate)
+    def rate(self, step: int) -> float:
+        """Return a step's learning rate: constant for half of the steps, then linear towards 0."""
+        return self.learning_rate * min(1.0, 2 * (1 - step / self.steps))
 
-    def make(
+
+class Student:
+    """The layers of one unit while they are trained, and their error on the held-out batch.
+
+    They begin from what errs least: the mean of the layers that each stands for, the last of
+    those, or the student of the round before.  The latter stays if it has reached the target.
+    """
+
+    def __init__(
         self,
         model: nn.Module,
-        spans: Sequence[Span],
-        batches: Sequence[Batch],
-        previous: Mapping[Span, StandIn],
-    ) -> dict[Span, StandIn]:
-        model.eval()
-        students = {span: _start(model, span, previous.get(span)) for span in spans}
-        trained_on = batches[1:] or batches
-        self._train(model, {s: m for s, m in students.items() if s.layers}, trained_on)
-        errors = span_errors(model, students, batches[0])
-        return {
-            span: StandIn(
-                span,
-                span.sources,
-                tuple({k: v.detach() for k, v in layer.state_dict().items()} for layer in student),
-                bits=32,
-                error=errors[span],
-            )
-            for span, student in students.items()
-        }
-
-    def _train(
-        self, model: nn.Module, students: Mapping[Span, list[nn.Module]], batches: Sequence[Batch]
+        unit: Span,
+        earlier: Layers | None,
+        held: Trace,
+        mask: torch.Tensor,
+        target_error: float = 0.0,
     ) -> None:
-        layers = [layer for student in students.values() for layer in student]
-        parameters = [parameter for layer in layers for parameter in layer.parameters()]
-        if not parameters or not self.steps:
-            return
-        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=0.0)
-        attention = self.attention_weight > 0
-        with eager_attention(model, *layers) if attention else nullcontext():
-            for step in range(self.steps):
-                batch = batches[step % len(batches)]
-                with torch.no_grad():
-                    trace = capture(model, batch, attention=attention)
-                optimizer.zero_grad(set_to_none=True)
-                for span, student in students.items():
-                    self._loss(span, student, trace, attention_mask(batch)).backward()
-                optimizer.step()
+        self.unit = unit
+        self.layers = [
+            copy.deepcopy(blocks(model)[i]).requires_grad_(True).eval() for i in unit.sources
+        ]
+        self.parameters = [p for layer in self.layers for p in layer.parameters()]
+        self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=0.0)
+        starts: list[Layers] = [_means(model, unit), [layer_state(model, i) for i in unit.sources]]
+        starts += [earlier] if earlier else []
+        errors = [self._try(start, held, mask) for start in starts]
+        best = min(range(len(starts)), key=errors.__getitem__)
+        if earlier and errors[-1] <= target_error:
+            best = len(starts) - 1
+        self.error = self._try(starts[best], held, mask)
 
-    def _loss(
-        self, span: Span, student: Sequence[nn.Module], trace: Trace, mask: torch.Tensor
-    ) -> torch.Tensor:
-        alpha = self.attention_weight
-        hidden, loss = trace.hidden[span.start], torch.zeros((), device=mask.device)
-        for position, (layer, source) in enumerate(zip(student, span.sources, strict=True)):
-            opens = span.start == 0 and position == 0
-            hidden, maps = run_blocks([layer], hidden, trace, [source], alpha > 0, first=opens)
-            loss = loss + (1 - alpha) * relative_square(hidden, trace.hidden[source + 1], mask)
-            if alpha > 0:
-                loss = loss + alpha * attention_divergence(trace.maps[source], maps[0], mask)
-        return loss / len(student)
+    def _try(self, start: Layers, held: Trace, mask: torch.Tensor) -> float:
+        for layer, tensors in zip(self.layers, start, strict=True):
+            layer.load_state_dict(dict(tensors))
+        return self.measure(held, mask)
+
+    def measure(self, held: Trace, mask: torch.Tensor) -> float:
+        """Return the error on the held-out batch, and keep it."""
+        self.error = span_error(self.unit, self.layers, held, mask)
+        return self.error
+
+    def step(self, trace: Trace, mask: torch.Tensor, rate: float, alpha: float) -> None:
+        """Take one step; nothing but the student's own gradients is touched."""
+        loss = _loss(self.unit, self.layers, trace, mask, alpha)
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
+
+    def tensors(self) -> tuple[dict[str, torch.Tensor], ...]:
+        """Return the tensors of each layer."""
+        return tuple(
+            {n: t.detach() for n, t in layer.state_dict().items()} for layer in self.layers
+        )
+
+
+def distil(
+    model: nn.Module,
+    students: Sequence[Student],
+    batches: Sequence[Batch],
+    held: Trace,
+    mask: torch.Tensor,
+    settings: Distillation,
+    decided: MutableMapping[str, Any],
+) -> list[bool]:
+    """Train students in place, and return which of them need no more: all steps, or the target.
+
+    The number of steps done goes to `decided["distil_steps"]`; a number that is there already is
+    done whatever the clock says, so that a resumed run repeats what the clock once decided.
+    """
+    alpha, target = settings.attention_weight, settings.target_error
+    limit = int(decided.get("distil_steps", settings.steps))
+    seconds = 0.0 if "distil_steps" in decided else settings.seconds
+    started, done = time.perf_counter(), 0
+    running = [student for student in students if not student.error <= target]
+    while running and done < limit and not (seconds and time.perf_counter() - started >= seconds):
+        batch = batches[done % len(batches)]
+        trace = capture(model, batch, attention=alpha > 0)
+        for student in running:
+            student.step(trace, attention_mask(batch), settings.rate(done), alpha)
+        done += 1
+        if target and done % CHECK_EVERY == 0:
+            running = [s for s in running if not s.measure(held, mask) <= target]
+    decided["distil_steps"] = done
+    return [done >= settings.steps or student not in running for student in students]
+
+
+def _means(model: nn.Module, unit: Span) -> Layers:
+    """Return, for each layer of the student, the mean of the layers that it stands for."""
+    means = []
+    for piece in unit.units():
+        states = [layer_state(model, layer) for layer in range(piece.start, piece.stop)]
+        means.append({n: torch.stack([s[n] for s in states]).mean(0) for n in states[0]})
+    return means
+
+
+def _loss(
+    unit: Span, student: Sequence[nn.Module], trace: Trace, mask: torch.Tensor, alpha: float
+) -> torch.Tensor:
+    hidden, loss = trace.hidden[unit.start], torch.zeros((), device=mask.device)
+    for position, (layer, source) in enumerate(zip(student, unit.sources, strict=True)):
+        opens = unit.start == 0 and position == 0
+        hidden, maps = run_blocks([layer], hidden, trace, [source], alpha > 0, first=opens)
+        loss = loss + (1 - alpha) * relative_square(hidden, trace.hidden[source + 1], mask)
+        if alpha > 0:
+            loss = loss + alpha * attention_divergence(trace.maps[source], maps[0], mask)
+    return loss / len(student)
 
 
 def attention_divergence(
@@ -115,12 +173,3 @@ def attention_divergence(
     rows = torch.where(teacher > 0, teacher * ratio, 0.0).sum(-1)  # (B, H, T)
     kept = mask.bool()[:, None].expand_as(rows)
     return rows[kept].mean()
-
-
-def _start(model: nn.Module, span: Span, previous: StandIn | None) -> list[nn.Module]:
-    student = [copy.deepcopy(blocks(model)[source]) for source in span.sources]
-    for position, layer in enumerate(student):
-        if previous is not None:
-            layer.load_state_dict(dict(previous.tensors[position]))
-        layer.requires_grad_(True).eval()
-    return student

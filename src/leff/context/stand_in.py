@@ -2,21 +2,31 @@
 
 A client that trains layers 3 and 4 of 8 has two spans to replace: 0 to 2 and 5 to 7.
 
-    spans_around(block=range(3, 5), layers=8, budget=3)   # (Span(0, 3, 2), Span(5, 8, 1))
+    context = Context(Recipe(0.5, trained=True), Recipe(0.5, trained=True))
+    context.spans(block=range(3, 5), layers=8)   # (Span(0, 3, 2, True), Span(5, 8, 1, True))
 
-Every context (`drop`, `distil`, `quantise`) is a function from the full model and spans to
-stand-ins.  Spans are shared by all clients: there are about 2L of them, whatever N is.
+Every way to replace layers is a `Recipe`: how many are kept, whether they are trained to make up
+for the others, and in how many bits they are sent.  Spans are shared by all clients: there are
+about 2L of them, whatever N is; and the units that they are made of, fewer still.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import nn
 
 Batch = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How layers are replaced: ⌈n·rate⌉ stay of n, `trained` on the server, sent in `bits`."""
+
+    rate: float = 1.0  # r
+    trained: bool = False
+    bits: int = 32  # of a linear weight: 32, 8 or 4
 
 
 @dataclass(frozen=True, order=True)
@@ -26,6 +36,8 @@ class Span:
     start: int
     stop: int
     layers: int
+    trained: bool = False
+    bits: int = 32
 
     @property
     def sources(self) -> tuple[int, ...]:
@@ -39,6 +51,21 @@ class Span:
             self.start + math.ceil((j + 1) * length / self.layers) - 1 for j in range(self.layers)
         )
 
+    def units(self, whole: bool = False) -> tuple["Span", ...]:
+        """Return the pieces that are made apart, and shared with other spans.
+
+        Each stand-in layer is one: it covers what comes after the layer before's source, up to
+        its own.  One that covers a single layer is that layer, untrained.  `whole` keeps a span
+        that trains in one piece, its layers trained jointly.
+        """
+        if whole and self.trained and 0 < self.layers < self.stop - self.start:
+            return (self,)
+        starts = (self.start, *(source + 1 for source in self.sources))
+        return tuple(
+            Span(start, source + 1, 1, self.trained and source > start, self.bits)
+            for start, source in zip(starts, self.sources, strict=False)
+        )
+
 
 @dataclass(frozen=True)
 class StandIn:
@@ -49,30 +76,36 @@ class StandIn:
     """
 
     span: Span
-    sources: tuple[int, ...]
     tensors: tuple[Mapping[str, torch.Tensor], ...]
-    bits: int
     error: float
 
 
-class Context(Protocol):
-    """Makes stand-ins for the spans that a round needs; holds settings, never state."""
+@dataclass(frozen=True)
+class Context:
+    """What a client has around its block: a recipe for the layers before, one for those after.
 
-    warm_starts: ClassVar[bool]  # whether `make` gains from the stand-ins of the round before
+    Where they are the same, the budget of ⌈n·r⌉ layers is shared by all n unselected layers (PAPER
+    Sec. 3.3); where they differ, each side has its own.
+    """
 
-    def budget(self, unselected: int) -> int:
-        """Return how many layers replace `unselected` ones."""
-        ...
+    prefix: Recipe
+    suffix: Recipe
 
-    def make(
-        self,
-        model: nn.Module,
-        spans: Sequence[Span],
-        batches: Sequence[Batch],
-        previous: Mapping[Span, StandIn],
-    ) -> dict[Span, StandIn]:
-        """Return a stand-in for every span; `batches` are proxy data."""
-        ...
+    def spans(self, block: Sequence[int], layers: int) -> tuple[Span, ...]:
+        """Return the spans before and after `block`, in order; an empty one is left out."""
+        before, after = block[0], layers - block[-1] - 1
+        if self.prefix == self.suffix:
+            kept = _shared(before, after, compressed_layers(before + after, self.prefix.rate))
+        else:
+            kept = (
+                compressed_layers(before, self.prefix.rate),
+                compressed_layers(after, self.suffix.rate),
+            )
+        spans = (
+            Span(0, before, kept[0], self.prefix.trained, self.prefix.bits),
+            Span(layers - after, layers, kept[1], self.suffix.trained, self.suffix.bits),
+        )
+        return tuple(span for span in spans if span.stop > span.start)
 
 
 def compressed_layers(unselected: int, rate: float) -> int:
@@ -80,32 +113,25 @@ def compressed_layers(unselected: int, rate: float) -> int:
     return math.ceil(round(unselected * rate, 9))
 
 
-def spans_around(block: Sequence[int], layers: int, budget: int) -> tuple[Span, ...]:
-    """Return the spans before and after `block`, in order, sharing `budget` stand-in layers.
+def _shared(before: int, after: int, budget: int) -> tuple[int, int]:
+    """Share `budget` stand-in layers between the layers before and after a block.
 
-    The paper does not say how the budget is shared.  It is shared in proportion to the spans'
-    lengths by largest remainder, a tie going to the prefix, and both get at least one layer
-    whenever there are two to share.  An empty span is left out.
+    The paper does not say how.  It is done in proportion to the numbers of layers by largest
+    remainder, a tie going to the prefix, and both get at least one layer whenever there are two
+    to share.
     """
-    before, after = block[0], layers - block[-1] - 1
     unselected = before + after
     if not unselected:
-        return ()
+        return 0, 0
     prefix = (2 * budget * before + unselected) // (2 * unselected)  # nearest, a half goes up
     if before and after and budget >= 2:
         prefix = min(max(prefix, 1), budget - 1)
-    spans = (Span(0, before, prefix), Span(layers - after, layers, budget - prefix))
-    return tuple(span for span in spans if span.stop > span.start)
+    return prefix, budget - prefix
 
 
-def relative_square(actual: torch.Tensor, wanted: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return ‖actual - wanted‖² / ‖wanted‖² over unpadded positions, a scalar.
-
-    actual, wanted: (B, T, D); mask: (B, T), nonzero where there is a token.
-    """
-    kept = mask.bool()[..., None]
-    difference = ((actual - wanted) * kept).square().sum()
-    return difference / (wanted * kept).square().sum()
+def source_of(unit: Span) -> Span:
+    """Return the unit of one layer that an untrained unit is a copy of."""
+    return replace(unit, start=unit.stop - 1)
 
 
 def attention_mask(batch: Batch) -> torch.Tensor:

@@ -9,6 +9,7 @@ the rest from the record: tensors by role, short models, replay of single layers
 
 from leff.families.detect import FAMILIES, family_of, layer_count, linear_shape, positions
 from leff.families.family import Family
+from leff.families.half_words import half_words
 from leff.families.kinds import KINDS, model_class
 from leff.families.known import KNOWN_CONFIGS, config_from_json, config_to_json, load_config
 from leff.families.load import load_model
@@ -47,6 +48,7 @@ __all__ = [
     "family_of",
     "full_state",
     "full_tail_names",
+    "half_words",
     "layer_count",
     "layer_prefix",
     "layer_state",

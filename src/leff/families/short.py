@@ -16,6 +16,7 @@ from transformers import PretrainedConfig
 
 from leff.errors import ModelError
 from leff.families.detect import layer_count
+from leff.families.half_words import widen_words
 from leff.families.meta import empty_model
 
 # Settings that make a layer depend on its number, and the values under which it does not.
@@ -78,9 +79,9 @@ def build_model(
 
     `config` is the full model's; `state` has the short model's full names, a tied tensor once.
     The tensors are used as they are, in their own dtype: clone those that will be trained if
-    anyone else holds them.  `prepare` may swap modules while there are no weights yet, also for
-    ones that have theirs already, and may change `state`.  ModelError for a name that is missing,
-    unexpected or of another shape.
+    anyone else holds them.  Word embeddings may be float16 (see `half_words`).  `prepare` may
+    swap modules while there are no weights yet, also for ones that have theirs already, and may
+    change `state`.  ModelError for a name that is missing, unexpected or of another shape.
     """
     model: Any = empty_model(short_config(config, sources), kind, attn_implementation)
     buffers = {name for name, _ in model.named_buffers()} & set(model.state_dict())
@@ -100,6 +101,7 @@ def build_model(
             f"the tensors do not make a {config.model_type} of {len(sources)} layers: missing "
             f"{_listed(missing)}; unexpected {_listed(found.unexpected_keys)}"
         )
+    widen_words(model)
     return model.train()
 
 

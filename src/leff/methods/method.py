@@ -4,14 +4,14 @@ plan = method.plan(model, RoundContext(0, seed, training), reports)
 method.merge(model, updates)
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from leff.families import config_to_json, layer_state, shell_state, tail_state
+from leff.families import config_to_json, half_words, layer_state, shell_state, tail_state
 from leff.parts import PartStore
 from leff.seeds import derive_seed
 from leff.types import Capacity, Job, LocalTraining, Segment, Update
@@ -19,11 +19,16 @@ from leff.types import Capacity, Job, LocalTraining, Segment, Update
 
 @dataclass(frozen=True)
 class RoundContext:
-    """What is fixed for one round: its index from 0, the run's seed, the local settings."""
+    """What is fixed for one round: its index from 0, the run's seed, the local settings.
+
+    `decided` is where what a clock decides is written down: a round that is run again is given
+    it, and does the same.
+    """
 
     index: int
     seed: int
     training: LocalTraining
+    decided: MutableMapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,15 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class JobWriter:
-    """Writes jobs for one task: what is the same in all of them, and where parts are put."""
+    """Writes jobs for one task: what is the same in all of them, and where parts are put.
+
+    With 16 `shell_bits` the frozen word embeddings are sent, kept and read as float16.
+    """
 
     store: PartStore
     kind: str
     pad_id: int
+    shell_bits: int = 32
 
     def block(self, model: nn.Module, layers: Sequence[int]) -> Segment:
         """Return these layers of the full model as a segment that trains."""
@@ -76,7 +85,8 @@ class JobWriter:
         segments: Mapping[int, tuple[Segment, ...]],
     ) -> tuple[Job, ...]:
         """Return a job per client, from the segments that its model has."""
-        shell, tail = self.store.put(shell_state(model)), self.store.put(tail_state(model))
+        shell, tail = shell_state(model), self.store.put(tail_state(model))
+        shell = self.store.put(half_words(model, shell) if self.shell_bits == 16 else shell)
         config = config_to_json(model.config)
         return tuple(
             Job(

@@ -1,0 +1,188 @@
+"""Choose a client's block size and context by what its device can hold and compute.
+
+    sizes = model_sizes(model, "classification")
+    found = candidates(sizes)
+    errors = measure(model, bank, found, proxy_batches, decided={})
+    best = choose(found, errors, memory_bytes=64_000_000)
+    best.layers, best.setting      # 2, Setting(name='quantise', rate=1.0, bits=8, suffix='')
+
+The error is the floor Δ² of PAPER Sec. 4 seen from outside: how far a client's last hidden state
+is from the full model's.  The paper leaves the choice of r and L_i to the user.
+"""
+
+import math
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from leff.context import make_context
+from leff.context.bank import Bank
+from leff.context.measure import block_errors
+from leff.context.quantise import quantised, rebuilt
+from leff.context.stand_in import Batch, Context, Span, StandIn
+from leff.errors import ConfigError
+from leff.families import blocks
+from leff.footprint import Choice, block_footprint
+from leff.sizes import Sizes
+
+TOLERANCE = 0.01  # errors that differ by less count as equal; our choice
+BITS = (32, 8, 4)
+DEEP = 8  # layers from which a quarter of them is a model of its own
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The options of a run that make a context, under their own names (`ContextConfig`)."""
+
+    name: str
+    rate: float = 1.0
+    bits: int = 32
+    suffix: str = ""
+
+    @property
+    def context(self) -> Context:
+        return make_context(self.name, rate=self.rate, bits=self.bits, suffix=self.suffix)
+
+    def options(self) -> dict[str, Any]:
+        """Return the run options that differ from plain layers, by their full names."""
+        found: dict[str, Any] = {"context.name": self.name, "context.bits": self.bits}
+        found |= {"context.rate": self.rate} if self.rate < 1 else {}
+        return found | ({"context.suffix": self.suffix} if self.suffix else {})
+
+    def __str__(self) -> str:
+        way = f"{self.name} + {self.suffix}" if self.suffix else self.name
+        rate = f" {self.rate:g}" if self.rate < 1 else ""
+        return f"{way}{rate}, {self.bits} bits"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A block size in a context, and what it takes: see `Footprint`."""
+
+    layers: int
+    setting: Setting
+    state_bytes: int
+    step_flops: int
+
+
+def settings(layers: int) -> list[Setting]:
+    """Return the contexts that are tried for a model of so many layers, the plainest first."""
+    rates = (0.5, 0.25) if layers >= DEEP else (0.5,)
+    return [
+        *(Setting("quantise", bits=bits) for bits in BITS),
+        *(Setting("drop", 0.5, bits) for bits in BITS),
+        *(Setting("distil", rate, bits) for rate in rates for bits in BITS),
+        *(Setting("quantise", 0.5, bits, "distil") for bits in BITS[1:]),
+    ]
+
+
+def candidates(
+    sizes: Sizes, asked: Choice | None = None, block_sizes: Sequence[int] = ()
+) -> list[Candidate]:
+    """Return every block size in every context, each different client model once.
+
+    `asked` has the embedding bits and a step's batch.  Block sizes are 1 to L if none are given;
+    with L there is nothing to replace, and one candidate.
+    """
+    total = len(sizes.layers)
+    found: dict[tuple[Any, ...], Candidate] = {}
+    for layers in block_sizes or range(1, total + 1):
+        for setting in settings(total):
+            choice = replace(asked or Choice(), layers=layers, context=setting.context)
+            footprint = block_footprint(sizes, choice)
+            made = Candidate(layers, setting, footprint.state_bytes, footprint.step_flops)
+            found.setdefault((layers, *_units(setting, layers, total)), made)
+    return list(found.values())
+
+
+def _units(setting: Setting, layers: int, total: int) -> list[tuple[Span, ...]]:
+    """Return what each place's stand-ins are made of; where it is the same, so is the client."""
+    return [
+        tuple(unit for span in setting.context.spans(block, total) for unit in span.units())
+        for block in places(layers, total)
+    ]
+
+
+def places(layers: int, total: int) -> list[range]:
+    """Return the blocks of so many layers, from the first to the last."""
+    return [range(first, first + layers) for first in range(total - layers + 1)]
+
+
+def measure(
+    model: nn.Module,
+    bank: Bank,
+    found: Sequence[Candidate],
+    batches: Sequence[Batch],
+    decided: MutableMapping[str, Any],
+) -> dict[Candidate, float]:
+    """Return each candidate's error: the client's last hidden state, the mean over all places.
+
+    `block_errors` on the first of `batches`.  All stand-ins come from one `bank`, so units are
+    shared, and a student is trained once whatever bits it is then sent in.
+    """
+    total = len(blocks(model))
+    around = {c: places(c.layers, total) for c in found}
+    spans = {s for c in found for block in around[c] for s in c.setting.context.spans(block, total)}
+    made = _made(model, bank, spans, batches, decided)
+    errors = {}
+    for candidate in found:
+        context = candidate.setting.context
+        each = block_errors(model, context, made, around[candidate], batches[0]).values()
+        errors[candidate] = sum(each) / len(each)
+    return errors
+
+
+def _made(
+    model: nn.Module,
+    bank: Bank,
+    spans: set[Span],
+    batches: Sequence[Batch],
+    decided: MutableMapping[str, Any],
+) -> dict[Span, StandIn]:
+    plain = {span: replace(span, bits=32) if span.trained else span for span in spans}
+    made = bank.make(model, sorted(set(plain.values())), batches, decided) if plain else {}
+    return {span: _in_bits(model, made[source], span) for span, source in plain.items()}
+
+
+def _in_bits(model: nn.Module, made: StandIn, span: Span) -> StandIn:
+    """Return a stand-in in the bits of `span`; its own error is then not measured."""
+    if made.span == span:
+        return made
+    layers = [
+        rebuilt(blocks(model)[source], tensors)
+        for source, tensors in zip(span.sources, made.tensors, strict=True)
+    ]
+    return StandIn(span, tuple(quantised(layer, span.bits) for layer in layers), math.nan)
+
+
+def choose(
+    found: Sequence[Candidate],
+    errors: Mapping[Candidate, float],
+    memory_bytes: float | None = None,
+    step_flops: float | None = None,
+    tolerance: float = TOLERANCE,
+) -> Candidate:
+    """Return the candidate of least error within both budgets; None is no limit.
+
+    Errors at most `tolerance` above the least count as equal: then the largest block wins, then
+    the fewest bytes, then the fewest operations.  ConfigError with the least budget that would do.
+    """
+    quick = [c for c in found if step_flops is None or c.step_flops <= step_flops]
+    if not quick:
+        least = min(c.step_flops for c in found)
+        raise ConfigError(
+            f"no client of this model trains a step in {step_flops:.4g} operations; "
+            f"the least that would do is {least:.4g}"
+        )
+    fitting = [c for c in quick if memory_bytes is None or c.state_bytes <= memory_bytes]
+    if not fitting:
+        least = min(c.state_bytes for c in quick)
+        raise ConfigError(
+            f"no client of this model fits into {memory_bytes:,.0f} bytes; "
+            f"the least that would do is {least:,}"
+        )
+    bound = min(errors[c] for c in fitting) + tolerance
+    equal = [c for c in fitting if errors[c] <= bound]
+    return min(equal, key=lambda c: (-c.layers, c.state_bytes, c.step_flops))

@@ -1,0 +1,216 @@
+"""What the server alone can measure: how far a client's small model misleads the training.
+
+    gap = plug_in_gap(model, job, update, store.get, validation, batch_size=16, device=device)
+    gap.gap          # nats between the loss that the client saw and the one that the server gets
+    gradient_error(model, job, store.get, validation, batch_size=16, device=device)      # Δ²
+
+A client trains its block inside stand-ins (PAPER Sec. 3.3), and what it gains there need not be
+gained in the full model.  The server has the full model and data to validate on.  Call these
+before the merge: `model` is the one that the job was made from.  Beside it one client model is in
+memory, and it is left as it was, to the bit.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from leff.client import Fetch, client_model, evaluate
+from leff.data.encode import IGNORED, Example, collate
+from leff.families import layer_prefix, trainable_names
+from leff.importance import undisturbed
+from leff.local_steps import trained_layers
+from leff.types import Job, Update, unpack
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Mean losses (nats) before and after one client's training, in two models."""
+
+    client: int
+    layers: tuple[int, ...]
+    stand_in_before: float  # the client's model as sent
+    stand_in_after: float  # with what it trained
+    full_before: float  # the full model
+    full_after: float  # with the client's block and tail, and nobody else's, put in
+
+    @property
+    def gap(self) -> float:
+        """What plugging in costs: the full model's loss less the client model's, both after."""
+        return self.full_after - self.stand_in_after
+
+
+def plug_in_gap(
+    model: nn.Module,
+    job: Job,
+    update: Update,
+    fetch: Fetch,
+    examples: Sequence[Example],
+    batch_size: int,
+    device: torch.device,
+) -> Gap:
+    """Return the losses of client model and full model without and with the client's training.
+
+    The loss is that of `client.evaluate` in fp32, whatever the training adds to it; quantised
+    layers compute as they did in training.  Source: our own.
+
+    Raises ValueError if the update failed, or is not of the job's block and tail.
+    """
+    if update.failure is not None:
+        raise ValueError(f"the update of client {update.client} failed: {update.failure}")
+    trained, pad_id = unpack(update.payload), job.pad_id
+
+    def losses(model: nn.Module, positions: Mapping[int, int]) -> tuple[float, float]:
+        before = evaluate(model, examples, batch_size=batch_size, pad_id=pad_id)
+        with plugged_in(_trainable(model, positions), trained):
+            return before, evaluate(model, examples, batch_size=batch_size, pad_id=pad_id)
+
+    # the client's model is free again once its losses are there
+    stand_in_before, stand_in_after = losses(_stand_in(job, fetch, device), _positions(job))
+    with undisturbed(model):
+        before, after = losses(model, {layer: layer for layer in job.block})
+    return Gap(update.client, update.layers, stand_in_before, stand_in_after, before, after)
+
+
+def gradient_error(
+    model: nn.Module,
+    job: Job,
+    fetch: Fetch,
+    examples: Sequence[Example],
+    batch_size: int,
+    device: torch.device,
+) -> float:
+    """Return ‖g_s - g_f‖² / ‖g_f‖², g the block's gradient in client model (s) and full model (f).
+
+    It is Δ² of PAPER Sec. 4 (Assumption 4), relative and at the round's start: of the mean loss
+    over the examples, weighted by labels, without dropout.  The tail is not in it.  NaN or infinite
+    where the full model's gradient is zero.  Raises ValueError if there is nothing to learn from.
+    """
+
+    def gradients(model: nn.Module, positions: Mapping[int, int]) -> dict[str, torch.Tensor]:
+        parameters = _trainable(model, positions, tail=False)
+        return _gradients(model, parameters, examples, batch_size, job.pad_id)
+
+    approximate = gradients(_stand_in(job, fetch, device), _positions(job))
+    with undisturbed(model):
+        exact = gradients(model, {layer: layer for layer in job.block})
+    difference = sum((approximate[n] - g).square().sum() for n, g in exact.items())
+    norm = sum(g.square().sum() for g in exact.values())
+    return float(torch.as_tensor(difference) / torch.as_tensor(norm))
+
+
+def measure_clients(
+    model: nn.Module,
+    jobs: Sequence[Job],
+    updates: Iterable[Update],
+    fetch: Fetch,
+    examples: Sequence[Example],
+    *,
+    clients: int,
+    batch_size: int,
+    rng: np.random.Generator,
+    gradients: bool = False,
+) -> dict[str, Any]:
+    """Return ``plug_in``, `Gap`'s fields for that many clients, and the mean ``plug_in_gap``.
+
+    They are drawn with `rng` from those that have stand-ins in their model; with `gradients`
+    each has its ``gradient_error`` too.  An empty dict if there are none.
+    """
+    compressed = {job.client: job for job in jobs if not all(s.trains for s in job.segments)}
+    chosen = set(rng.permutation(sorted(compressed))[:clients].tolist())
+    device, found = next(model.parameters()).device, []
+    for update in updates:
+        if update.client not in chosen:
+            continue
+        job = compressed[update.client]
+        gap = plug_in_gap(model, job, update, fetch, examples, batch_size, device)
+        found.append(asdict(gap) | {"gap": gap.gap})
+        if gradients:
+            error = gradient_error(model, job, fetch, examples, batch_size, device)
+            found[-1]["gradient_error"] = error
+    if not found:
+        return {}
+    return {"plug_in": found, "plug_in_gap": sum(each["gap"] for each in found) / len(found)}
+
+
+@contextmanager
+def plugged_in(
+    parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.Tensor]
+) -> Iterator[None]:
+    """Have `tensors` in the place of the parameters' own, which come back after the body.
+
+    Nothing is copied.  Raises ValueError if a tensor is none of them by name and shape.
+    """
+    for name, tensor in tensors.items():
+        if name not in parameters or tensor.shape != parameters[name].shape:
+            raise ValueError(f"{name} {tuple(tensor.shape)} is not among what the job trains")
+    own = {name: parameters[name].data for name in tensors}
+    try:
+        for name, tensor in tensors.items():
+            parameters[name].data = tensor.to(own[name])
+        yield
+    finally:
+        for name, tensor in own.items():
+            parameters[name].data = tensor
+
+
+def _stand_in(job: Job, fetch: Fetch, device: torch.device) -> nn.Module:
+    """Return the client's model, which computes in eval mode as the client's does in training."""
+    model = client_model(job, fetch, device)
+    for module in model.modules():
+        if type(module).__module__.startswith("bitsandbytes."):
+            # On the CPU its products have fp32 inputs in train mode, and rounded ones in eval mode.
+            module.register_forward_pre_hook(lambda module, _: module.train() and None)
+    return model
+
+
+def _positions(job: Job) -> dict[int, int]:
+    """Return the place in the client's model of every layer that trains, with its full number."""
+    return dict(zip(trained_layers(job), job.block, strict=True))
+
+
+def _trainable(
+    model: nn.Module, positions: Mapping[int, int], tail: bool = True
+) -> dict[str, nn.Parameter]:
+    """Return the parameters of these layers, and of the tail, under the full model's names."""
+    renamed = {layer_prefix(model, p): layer_prefix(model, s) for p, s in positions.items()}
+    parameters = dict(model.named_parameters())
+    found = {}
+    for name in trainable_names(model, positions):
+        prefix = next((p for p in renamed if name.startswith(p)), "")
+        if prefix or tail:
+            found[renamed.get(prefix, "") + name.removeprefix(prefix)] = parameters[name]
+    return found
+
+
+def _gradients(
+    model: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    examples: Sequence[Example],
+    batch_size: int,
+    pad_id: int,
+) -> dict[str, torch.Tensor]:
+    """Return the mean loss's gradient by name; no other parameter wants one after it."""
+    model.eval().requires_grad_(False)
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    sums = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
+    device, count = next(model.parameters()).device, 0
+    for start in range(0, len(examples), batch_size):
+        batch = collate(examples[start : start + batch_size], pad_id)
+        labels = batch["labels"]
+        # as in `client.evaluate`: nothing predicts a language model's first label
+        weight = int((labels[:, 1:] != IGNORED).sum()) if labels.dim() == 2 else len(labels)
+        if weight:
+            loss = model(**{name: value.to(device) for name, value in batch.items()}).loss
+            found = torch.autograd.grad(loss * weight, list(parameters.values()))
+            for total, gradient in zip(sums.values(), found, strict=True):
+                total += gradient
+            count += weight
+    if not count:
+        raise ValueError("there is nothing to learn from")
+    return {name: total.double().cpu() / count for name, total in sums.items()}

@@ -1,0 +1,68 @@
+"""Plans by name, without weights: what a method costs a client, and what a budget has room for.
+
+    planned("gpt2", "leff", RunConfig(), layers=2)["total_bytes"]
+    chosen("gpt2", RunConfig(), memory="1GB")["layers"]
+"""
+
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from leff import cost
+from leff.config import RunConfig
+from leff.context import make_context
+from leff.context.auto import assumed_errors, candidates, choose
+from leff.families import empty_model
+from leff.families.known import KNOWN_CONFIGS, load_config
+from leff.footprint import Choice
+from leff.sizes import model_sizes
+from leff.sources import model_source
+from leff.units import BYTES, FLOPS, parse_amount
+
+
+def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[str, Any]:
+    """Return `cost.plan` of a model by its name, in the configuration's context and batches.
+
+    `numbers` are `layers` and `rank`.
+    """
+    asked = config.context
+    found = cost.plan(
+        *_shape(model),
+        method,
+        **numbers,
+        context=make_context(asked.name, rate=asked.rate, bits=asked.bits, suffix=asked.suffix),
+        batch_size=config.training.batch_size,
+        length=config.data.max_length,
+    ).to_dict()
+    context = asked.name if found["stand_in_layers"] else None
+    return {**found, "model": model, "context": context}
+
+
+def chosen(
+    model: str, config: RunConfig, memory: str | None = None, flops: str | None = None
+) -> dict[str, Any]:
+    """Return the layers and the context of least error that fit budgets such as 64MB and 50G.
+
+    Without weights nothing can be measured: errors are `assumed_errors`.  `options` are those of
+    a run that does this.  ConfigError if nothing fits.
+    """
+    memory_bytes = None if memory is None else parse_amount(memory, BYTES)
+    step_flops = None if flops is None else parse_amount(flops, FLOPS)
+    asked = Choice(batch_size=config.training.batch_size, length=config.data.max_length)
+    shape, kind = _shape(model)
+    found = candidates(model_sizes(empty_model(shape, kind), kind), asked)
+    errors = assumed_errors(found)
+    best = choose(found, errors, memory_bytes, step_flops)
+    return {
+        "model": model,
+        "layers": best.layers,
+        "context": str(best.setting),
+        "predicted_bytes": best.state_bytes,
+        "step_flops": best.step_flops,
+        "assumed_error": errors[best],
+        "options": {"clients.layers": [best.layers], **best.setting.options()},
+    }
+
+
+def _shape(model: str) -> tuple[PretrainedConfig, str]:
+    return load_config(model if model in KNOWN_CONFIGS else model_source(model))

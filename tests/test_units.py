@@ -1,0 +1,42 @@
+"""Amounts as people write them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leff.errors import ConfigError
+from leff.units import BYTES, FLOPS, parse_amount
+
+
+@pytest.mark.parametrize(
+    ("text", "units", "amount"),
+    [
+        ("64MB", BYTES, 64_000_000),
+        ("1.5 GiB", BYTES, 3 * 2**29),
+        (" 12 ", BYTES, 12),
+        (".5kB", BYTES, 500),
+        ("0.29GB", BYTES, 290_000_000),  # 0.29 · 1e9 is a hair below in floating point
+        ("7KiB", BYTES, 7168),
+        ("50G", FLOPS, 50 * 10**9),
+        ("2.T", FLOPS, 2 * 10**12),
+    ],
+)
+def test_amounts(text, units, amount):
+    assert parse_amount(text, units) == amount
+
+
+@given(st.integers(0, 10**15), st.sampled_from(sorted(BYTES)))
+def test_whole_numbers_are_exact(number, unit):
+    assert parse_amount(f"{number}{unit}", BYTES) == number * BYTES[unit]
+
+
+@pytest.mark.parametrize("text", ["64mb", "64KB", "64Mb", "50G", "3 TB"])
+def test_an_unknown_unit_is_told_the_known_ones(text):
+    with pytest.raises(ConfigError, match=r"unknown unit .* known are B, kB, MB, GB, KiB, MiB, GiB"):
+        parse_amount(text, BYTES)
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-4MB", "nan", "1e9", "inf", "4,5MB", "."])
+def test_what_is_no_amount(text):
+    with pytest.raises(ConfigError, match="is no amount; write a number and one of B, kB"):
+        parse_amount(text, BYTES)
