@@ -26,12 +26,21 @@ import argparse
 import json
 import math
 import statistics
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import t
+
 import leff
+from leff import cost
+from leff.config import RunConfig, load_config
+from leff.context import make_context
+from leff.families import known
+from leff.runs import config_digest
+from leff.sources import model_source
 
 SIDES: dict[str, dict[str, Any]] = {
     "fedavg": {"method.name": "fedavg", "training.calibrated": False},
@@ -63,52 +72,168 @@ TASKS: dict[str, dict[str, Any]] = {
         "evaluation.max_new_tokens": 128,
     },
 }
-RATES: dict[str, dict[str, float]] = {}  # found by --tune; see docs/LOG.md
+RATES: dict[str, dict[str, float]] = {  # from --tune; see docs/LOG.md
+    "glue": {"fedavg": 1e-4, "fedavg-calibrated": 1e-4, "leff": 1e-4, "leff-paper": 1e-4},
+    "sample": {"fedavg": 1e-3, "fedavg-calibrated": 1e-3, "leff": 1e-3, "leff-paper": 1e-3},
+    "e2e": {"fedavg": 1e-3, "fedavg-calibrated": 1e-3, "leff": 1e-3, "leff-paper": 1e-3},
+}
 
 
-def settings(task: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def shared_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the options that all sides share."""
-    return {
-        **TASKS.get(task, GLUE | {"data.task": task}),
-        **({"data.task": task} if task in TASKS else {}),
+    options = {
+        **TASKS.get(arguments.task, GLUE),
+        "data.task": arguments.task,
         "training.rounds": arguments.rounds,
         "clients.count": arguments.clients,
         "clients.layers": arguments.layers,
         "clients.alpha": arguments.alpha,
-        **({"data.train_examples": arguments.examples} if arguments.examples else {}),
     }
+    return options | ({"data.train_examples": arguments.examples} if arguments.examples else {})
 
 
-def grid(task: str) -> tuple[float, ...]:
-    return tuple(10 * rate for rate in GRID) if task in TASKS else GRID
-
-
-def one_run(side: str, options: Mapping[str, Any], keep: Path) -> dict[str, float]:
+def one_run(side: str, options: Mapping[str, Any], keep: Path) -> dict[str, Any]:
     """Run a side, unless `keep` has the run already, and return its figures."""
-    name = "-".join(
-        f"{key.rpartition('.')[2]}={Path(str(value)).name}" for key, value in sorted(options.items())
-    )
-    folder = keep / f"{side}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-    if (folder / "config.toml").exists():
-        run = leff.resume(folder)
-    else:
-        run = leff.run(out=folder, **{**SIDES[side], **options})
-    records = run.records()[1:]
+    config = load_config(None, {**SIDES[side], **options})
+    folder = keep / f"{side}-{config_digest(config)[:16]}"
+    there = (folder / "config.toml").exists()
+    run = leff.resume(folder) if there else leff.run(config, out=folder)
+    start, *records = run.records()
     last = [100 * record["metric"] for record in records[-5:]]
     clients = [client for record in records for client in record["clients"]]
-    per_round = ("download_bytes", "upload_bytes", "plan_seconds", "merge_seconds", "seconds")
-    means = {key: statistics.mean(record[key] for record in records) for key in per_round}
-    largest = max(clients, key=lambda client: client["state_bytes"])
+    names = ("download_bytes", "upload_bytes", "plan_seconds", "merge_seconds", "seconds")
+    means = {name: statistics.mean(record[name] for record in records) for name in names}
+    predicted = predict(config)
     return {
         "mean_last5": statistics.mean(last),
         "worst_last5": min(last),
-        "before": 100 * run.records()[0]["metric"],
-        "client_bytes": largest["state_bytes"],
-        "client_bytes_predicted": largest["predicted_bytes"],
-        "step_flops": statistics.mean(client["step_flops"] for client in clients),
+        "before": 100 * start["metric"],
+        "client_bytes": max(client["state_bytes"] for client in clients),
+        "client_bytes_predicted": predicted.total_bytes,
+        "step_flops": predicted.step_flops,
         "server_seconds": means["plan_seconds"] + means["merge_seconds"],
         "round_seconds": means["seconds"],
         "download_bytes": means["download_bytes"],
         "upload_bytes": means["upload_bytes"],
         "curve": [100 * record["metric"] for record in records],
     }
+
+
+def predict(config: RunConfig) -> cost.Plan:
+    """Return what a run's client with the largest block takes; FLOPs at full length."""
+    context, whole = config.context, config.method.name == "fedavg"
+    return cost.plan(
+        *known.load_config(model_source(config.model.name)),
+        config.method.name,
+        1 if whole else max(config.clients.layers),
+        context=make_context(
+            context.name, rate=context.rate, bits=context.bits, suffix=context.suffix
+        ),
+        embedding_bits=32 if whole else context.embedding_bits,
+        batch_size=config.training.batch_size,
+        length=config.data.max_length,
+    )
+
+
+def tuned(side: str, options: Mapping[str, Any], rates: Sequence[float], keep: Path) -> float:
+    """Return the learning rate of the grid with the best `mean_last5` on the tuning split."""
+    found = {
+        rate: one_run(side, {**options, "training.learning_rate": rate, "seed": TUNING_SEED}, keep)[
+            "mean_last5"
+        ]
+        for rate in rates
+    }
+    for rate, value in found.items():
+        print(f"tuning {side}: {rate:g} gives {value:.2f}", file=sys.stderr)
+    return max(found, key=lambda rate: found[rate])
+
+
+def compare(arguments: argparse.Namespace, keep: Path) -> list[dict[str, Any]]:
+    """Return a row for each side."""
+    options, rows = shared_options(arguments), []
+    known_rates = RATES[arguments.task if arguments.task in TASKS else "glue"]
+    for side in arguments.sides:
+        rate = known_rates[side]
+        if arguments.tune:
+            rate = tuned(side, options, arguments.tune, keep)
+        runs = [
+            one_run(side, {**options, "training.learning_rate": rate, "seed": seed}, keep)
+            for seed in range(arguments.seed, arguments.seed + arguments.partitions)
+        ]
+        first = rows[0]["runs"] if rows else runs
+        rows.append(
+            {
+                "method": side,
+                "task": arguments.task,
+                "learning_rate": rate,
+                "partitions": len(runs),
+                **{
+                    key: statistics.mean(run[key] for run in runs)
+                    for key in runs[0]
+                    if key != "curve"
+                },
+                "deviation": statistics.stdev(r["mean_last5"] for r in runs)
+                if len(runs) > 1
+                else 0.0,
+                "difference": paired(
+                    [a["mean_last5"] - b["mean_last5"] for a, b in zip(runs, first, strict=True)]
+                ),
+                "runs": runs,
+            }
+        )
+    return rows
+
+
+def paired(differences: Sequence[float]) -> dict[str, float | None]:
+    """Return the mean difference and its 95 % interval (Student's t), which one pair has not."""
+    mean, count = statistics.mean(differences), len(differences)
+    if count < 2:
+        return {"mean": mean, "low": None, "high": None}
+    half = t.ppf(0.975, count - 1) * statistics.stdev(differences) / math.sqrt(count)
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def show(row: Mapping[str, Any]) -> str:
+    difference = row["difference"]
+    interval = (
+        ""
+        if difference["low"] is None
+        else f" ({difference['low']:+.1f} to {difference['high']:+.1f})"
+    )
+    return (
+        f"{row['method']:<18} rate {row['learning_rate']:g}  last 5: {row['mean_last5']:.1f} "
+        f"± {row['deviation']:.1f}, worst {row['worst_last5']:.1f}  "
+        f"to fedavg {difference['mean']:+.1f}{interval}  client "
+        f"{row['client_bytes'] / 1e6:.1f} MB ({row['client_bytes_predicted'] / 1e6:.1f} predicted), "
+        f"{row['step_flops'] / 1e9:.1f} GFLOP a step  server {row['server_seconds']:.1f} s, "
+        f"down {row['download_bytes'] / 1e6:.0f} MB, up {row['upload_bytes'] / 1e6:.0f} MB a round"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--task", default="sst2")
+    add("--sides", nargs="+", choices=SIDES, default=["fedavg", "leff", "leff-paper"])
+    add("--partitions", type=int, default=5, help="paired splits and seeds")
+    add("--rounds", type=int, default=10)
+    add("--examples", type=int, help="training examples; 3000, of the built-in task 1280")
+    add("--clients", type=int, default=8)
+    add("--layers", type=int, nargs="+", default=[1], help="capacities, repeated over clients")
+    add("--alpha", type=float, default=0.5)
+    add("--seed", type=int, default=0, help="of the first partition")
+    add("--tune", type=float, nargs="*", help="learning rates to try; without any, the usual grid")
+    add("--keep", type=Path, help="folder for the runs, found again by the next call")
+    add("--json", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.tune == []:
+        arguments.tune = [rate * (10 if arguments.task in TASKS else 1) for rate in GRID]
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = compare(arguments, arguments.keep or Path(scratch))
+    print(json.dumps(rows, indent=1) if arguments.json else "\n".join(map(show, rows)))
+
+
+if __name__ == "__main__":
+    main()

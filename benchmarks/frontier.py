@@ -7,8 +7,8 @@ A row for every context (`leff.context.auto.settings`) and block size (by defaul
 half of them): `state_bytes` of weights, gradients and optimizer where a client holds most;
 `step_flops` of a training step, mean over the block's places; `error` of the client's last hidden
 state against the full model's on held-out proxy data, relative, mean over the places;
-`server_seconds` to train the students of all places from nothing, their number times the mean
-seconds of one (one thread).  `front` marks what nothing beats in both bytes and error.
+`server_seconds` of processor time to train the students of all places from nothing, their number
+times the mean of one.  A star (`front`) marks what nothing beats in both bytes and error.
 """
 
 import argparse
@@ -31,14 +31,14 @@ from leff.sources import load_start, task_of
 
 
 class TimedBank(Bank):
-    """A bank that counts the seconds in which it makes stand-ins."""
+    """A bank that counts the processor's seconds in which it makes stand-ins."""
 
     seconds = 0.0
 
     def make(self, *arguments: Any) -> Any:
-        started = time.perf_counter()
+        started = time.process_time()
         made = super().make(*arguments)
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.process_time() - started
         return made
 
 
@@ -64,7 +64,11 @@ def rows(config: RunConfig, block_sizes: Sequence[int]) -> list[dict[str, Any]]:
     batches = proxy_batches(texts, tokenizer, task.kind, batch_size=size, max_length=length)
     sizes = model_sizes(model, task.kind)
     total = len(sizes.layers)
-    asked = Choice(batch_size=config.training.batch_size, length=length)
+    asked = Choice(
+        embedding_bits=given.embedding_bits,
+        batch_size=config.training.batch_size,
+        length=length,
+    )
     found = candidates(sizes, asked, block_sizes or sorted({1, total // 2}))
     bank = TimedBank(Distillation(given.steps, given.learning_rate, given.attention_weight))
     errors = measure(model, bank, found, batches, {})

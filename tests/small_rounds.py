@@ -14,6 +14,7 @@ from leff.context import Bank, Distillation, make_context
 from leff.data.encode import Example, collate
 from leff.engines.local import LocalFleet
 from leff.families import config_to_json, layer_state, shell_state, tail_state
+from leff.fitting import Fixed
 from leff.methods.fedavg import FedAvg
 from leff.methods.leff import Leff
 from leff.methods.method import JobWriter, RoundContext
@@ -100,7 +101,7 @@ def make_method(name: str, kind: str, store: PartStore, context: str = "drop", *
     options.setdefault("bits", 8 if context == "quantise" else 32)
     bank = Bank(Distillation(settings.pop("steps", 40), 1e-3, 0.1))
     sampler = BlockSampler(Rule(**{"stratified": False, **settings}), proxy(kind), LAYERS)
-    return Leff(writer, sampler, make_context(context, **options), bank, Merge(), proxy(kind))
+    return Leff(writer, sampler, Fixed(make_context(context, **options)), bank, Merge(), proxy(kind))
 
 
 def run_rounds(

@@ -94,7 +94,7 @@ def test_paths_are_absolute_from_where_the_file_is_loaded(tmp_path, monkeypatch)
         ({"training.rouds": 3}, "unknown key training.rouds; did you mean 'rounds'?"),
         ({"trainng.rounds": 3}, "unknown key trainng; did you mean 'training'?"),
         ({"rounds": 3}, "unknown key rounds; did you mean 'training.rounds'?"),
-        ({"xyz": 3}, "unknown key xyz; sections are: seed, model"),
+        ({"xyz": 3}, "unknown key xyz; sections are: preset, seed, model"),
         ({"training.rounds": 0}, "training.rounds must be at least 1, got 0"),
         ({"training.rounds": "many"}, "training.rounds must be a whole number, got 'many'"),
         ({"training.rounds": 2.5}, "training.rounds must be a whole number, got 2.5"),

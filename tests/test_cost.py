@@ -125,6 +125,13 @@ def test_operations_are_the_mean_over_the_places():
     assert p.step_flops == 6 * (LINEAR + ATTENTION) + 2 * HEAD + back + 2 * LINEAR
 
 
+def test_a_short_prefix_is_gone_back_through_less():
+    """Two of four layers are kept: 0, 1, 1, 1 and 2 of them before the block."""
+    p = plan(TINY, "generation", "leff", 2, context=CONTEXTS["distil"], batch_size=2, length=3)
+    back = (4 + 3 + 3 + 3 + 2) / 5 * (LINEAR + 2 * ATTENTION)
+    assert p.step_flops == 4 * (LINEAR + ATTENTION) + 2 * HEAD + back + 2 * LINEAR
+
+
 def test_lora_by_hand():
     config = BertConfig(hidden_size=8, intermediate_size=12, num_hidden_layers=2, vocab_size=9)
     config.num_attention_heads = 2

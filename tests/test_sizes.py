@@ -72,9 +72,11 @@ def test_operations_of_a_step(name, kind, block, store):
 
 
 def test_deberta_takes_more_than_the_formula_says(store):
-    """Relative positions are left out, and its tail feeds every layer: see `step_flops`."""
+    """A known gap, see `step_flops`: a tenth for the whole model, most for the last layer."""
     model, kind = tiny("deberta-v3", "classification"), "classification"
     sizes = model_sizes(model, kind)
+    ratios = []
     for block in (range(LAYERS), range(3, 4)):
         found = sizes.step_flops(range(LAYERS), block, batch_size=B, length=T)
-        assert 0.5 < found / counted(model, kind, store, block) < 0.95
+        ratios.append(found / counted(model, kind, store, block))
+    assert ratios == pytest.approx([0.90, 0.57], abs=0.01)

@@ -32,7 +32,9 @@ def test_whole_numbers_are_exact(number, unit):
 
 @pytest.mark.parametrize("text", ["64mb", "64KB", "64Mb", "50G", "3 TB"])
 def test_an_unknown_unit_is_told_the_known_ones(text):
-    with pytest.raises(ConfigError, match=r"unknown unit .* known are B, kB, MB, GB, KiB, MiB, GiB"):
+    with pytest.raises(
+        ConfigError, match=r"unknown unit .* known are B, kB, MB, GB, KiB, MiB, GiB"
+    ):
         parse_amount(text, BYTES)
 
 

@@ -23,9 +23,15 @@ from leff.types import Capacity, Job, Part, Update, pack
 Fetch = Callable[[Part], Mapping[str, torch.Tensor]]  # what it returns is never changed
 
 
-def report(client: int, layers: int, examples: Sequence[Example]) -> Capacity:
-    """Return the client's capacity: how many layers it can fine-tune, and its data's size."""
-    return Capacity(client, layers, len(examples))
+def report(
+    client: int,
+    layers: int,
+    examples: Sequence[Example],
+    memory_bytes: int | None = None,
+    step_flops: int | None = None,
+) -> Capacity:
+    """Return the client's capacity: what it can fine-tune, and its data's size."""
+    return Capacity(client, layers, len(examples), memory_bytes, step_flops)
 
 
 def train(job: Job, fetch: Fetch, examples: Sequence[Example], device: torch.device) -> Update:

@@ -139,10 +139,21 @@ def _unused_by_method(config: RunConfig) -> list[str]:
     if config.method.name == "fedavg":
         sections = {"method": config.method, "context": config.context, "proxy": config.proxy}
         every = [f"{key}.{name}" for key, s in sections.items() for name in type(s).model_fields]
-        every += ["clients.layers", "evaluation.gap_clients", "evaluation.gradient_error"]
+        every += [
+            "clients.layers",
+            "clients.memory",
+            "clients.flops",
+            "evaluation.gap_clients",
+            "evaluation.gradient_error",
+        ]
         return [key for key in every if key != "method.name"]
     contexts = {config.context.name, config.context.suffix or config.context.name}
-    unused = [] if config.evaluation.gap_clients else ["evaluation.gradient_error"]
+    if "auto" in contexts:  # which tries them all
+        contexts = {"distil", "drop", "quantise"}
+        auto = ["clients.layers", "context.rate", "context.bits", "context.whole"]
+    else:
+        auto = ["clients.memory", "clients.flops"]
+    unused = auto + ([] if config.evaluation.gap_clients else ["evaluation.gradient_error"])
     if config.method.sampling != "importance":
         importance = ("scale", "temperature", "source", "exploration")
         unused += [f"method.{name}" for name in importance]

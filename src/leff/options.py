@@ -18,10 +18,14 @@ from pydantic import (
     model_validator,
 )
 
+from leff.errors import ConfigError
+from leff.units import BYTES, FLOPS, parse_amount
+
 Positive = Annotated[int, Field(ge=1)]
 AboveZero = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[str, BeforeValidator(lambda value: str(value))]
 CountOrAll = Annotated[Positive | None, BeforeValidator(lambda v: None if v == "all" else v)]
 
 
@@ -122,6 +126,14 @@ class ClientsConfig(Section):
         min_length=1,
         description="capacities L_i in layers, repeated over the clients",
     )
+    memory: list[Amount] = Field(
+        default=[],
+        description="for context auto: room for weights, gradients, optimizer, such as '64MB', "
+        "repeated; instead of layers",
+    )
+    flops: list[Amount] = Field(
+        default=[], description="for context auto: operations of a step, such as '50G', repeated"
+    )
     partition: Literal["iid", "dirichlet", "column"] = Field(
         default="dirichlet", description="how the examples are split (Sec. 5: Dirichlet)"
     )
@@ -166,8 +178,9 @@ class MethodConfig(Section):
 class ContextConfig(Section):
     """What stands in for the layers that a client does not train (Sec. 3.3)."""
 
-    name: Literal["distil", "drop", "quantise"] = Field(
-        default="quantise", description="the paper: distil"
+    name: Literal["distil", "drop", "quantise", "auto"] = Field(
+        default="quantise",
+        description="the paper: distil; auto: by clients.memory and clients.flops",
     )
     suffix: Literal["", "distil", "drop", "quantise"] = Field(
         default="", description="for the layers after the block, if not as before it"
@@ -331,9 +344,31 @@ class RunConfig(Section):
                 f"method.relaxation must be 0 or at least 1, got {self.method.relaxation}; below "
                 "1 the model would lag behind what all clients agree on"
             )
+        self._check_budgets()
         if min(self.clients.layers) < 1:
             raise ValueError(
                 f"clients.layers must be at least 1 each, got {min(self.clients.layers)}; "
                 "a client that can train no layer cannot take part"
             )
         return self
+
+    def _check_budgets(self) -> None:
+        clients, auto = self.clients, self.context.name == "auto"
+        for key, amounts, units in (
+            ("clients.memory", clients.memory, BYTES),
+            ("clients.flops", clients.flops, FLOPS),
+        ):
+            for amount in amounts:
+                try:
+                    parse_amount(amount, units)
+                except ConfigError as error:
+                    raise ValueError(f"{key}: {error}") from None
+        if auto and not (clients.memory or clients.flops):
+            raise ValueError(
+                "context.name = 'auto' needs clients.memory or clients.flops, such as ['64MB']"
+            )
+        if auto and self.context.suffix:
+            raise ValueError(
+                f"context.suffix = {self.context.suffix!r} cannot be combined with context auto, "
+                "which chooses both sides; remove one"
+            )

@@ -1,7 +1,7 @@
 """Plans by name, without weights: what a method costs a client, and what a budget has room for.
 
-    planned("gpt2", "leff", RunConfig(), layers=2)["total_bytes"]
-    chosen("gpt2", RunConfig(), memory="1GB")["layers"]
+planned("gpt2", "leff", RunConfig(), layers=2)["total_bytes"]
+chosen("gpt2", RunConfig(), memory="1GB")["layers"]
 """
 
 from typing import Any
@@ -31,6 +31,7 @@ def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[
         method,
         **numbers,
         context=make_context(asked.name, rate=asked.rate, bits=asked.bits, suffix=asked.suffix),
+        embedding_bits=asked.embedding_bits if method == "leff" else 32,
         batch_size=config.training.batch_size,
         length=config.data.max_length,
     ).to_dict()
@@ -48,7 +49,11 @@ def chosen(
     """
     memory_bytes = None if memory is None else parse_amount(memory, BYTES)
     step_flops = None if flops is None else parse_amount(flops, FLOPS)
-    asked = Choice(batch_size=config.training.batch_size, length=config.data.max_length)
+    asked = Choice(
+        embedding_bits=config.context.embedding_bits,
+        batch_size=config.training.batch_size,
+        length=config.data.max_length,
+    )
     shape, kind = _shape(model)
     found = candidates(model_sizes(empty_model(shape, kind), kind), asked)
     errors = assumed_errors(found)

@@ -16,6 +16,7 @@ import torch
 from leff.aggregate import Merge
 from leff.config import RunConfig, unused_options
 from leff.context import Bank, Distillation, make_context
+from leff.context.auto import candidates, choose
 from leff.data.encode import Example, encode
 from leff.data.partition import Partition, partition
 from leff.data.proxy import proxy_batches, proxy_texts
@@ -24,14 +25,19 @@ from leff.engines.local import LocalFleet, worker_count
 from leff.errors import ConfigError, DataError, nearest
 from leff.families import blocks, full_state, positions
 from leff.federation import Federation
+from leff.fitting import Auto, Fitting, Fixed
+from leff.footprint import Choice
 from leff.generation import MIN_PROMPT
 from leff.methods.fedavg import FedAvg
 from leff.methods.leff import Leff
 from leff.methods.method import JobWriter, Method
+from leff.options import ClientsConfig
 from leff.parts import PartStore
 from leff.runs import RunFolder
 from leff.sampling import BlockSampler, Rule
+from leff.sizes import model_sizes
 from leff.sources import evaluator_for, load_start, task_of, torch_device
+from leff.units import BYTES, FLOPS, parse_amount
 
 log = logging.getLogger("leff")
 
@@ -59,8 +65,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     )
     model, tokenizer = load_start(config, task)
     _check_positions(config, model, task.kind)
-    layers = len(blocks(model))
-    capacities = client_capacities(config.clients.layers, config.clients.count, layers)
+    capacities = client_capacities(config.clients.layers, config.clients.count, len(blocks(model)))
     examples = _client_examples(train, split, tokenizer, task.kind, data.max_length)
     few = [client for client, own in enumerate(examples) if not own]
     if few:
@@ -89,8 +94,10 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         model=model,
         split=split,
         capacities=capacities,
-        method=recipe.build(config, writer, proxy, layers),
-        fleet=LocalFleet(examples, capacities, store, device, workers),
+        method=recipe.build(config, writer, proxy, model),
+        fleet=LocalFleet(
+            examples, capacities, store, device, workers, client_budgets(config.clients)
+        ),
         store=store,
         evaluator=evaluator_for(config, task, tokenizer),
         digests=digests,
@@ -170,11 +177,11 @@ Batches = Sequence[Mapping[str, torch.Tensor]]
 class Recipe:
     """How a method is built, and whether it needs public proxy data."""
 
-    build: Callable[[RunConfig, JobWriter, Batches, int], Method]  # the last: L
+    build: Callable[[RunConfig, JobWriter, Batches, Any], Method]  # the last: the model
     uses_proxy: bool
 
 
-def _leff(config: RunConfig, writer: JobWriter, proxy: Batches, layers: int) -> Method:
+def _leff(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
     context, method = config.context, config.method
     distillation = Distillation(
         steps=context.steps,
@@ -195,17 +202,40 @@ def _leff(config: RunConfig, writer: JobWriter, proxy: Batches, layers: int) -> 
     )
     return Leff(
         replace(writer, shell_bits=context.embedding_bits),
-        BlockSampler(rule, proxy, layers),
-        make_context(context.name, rate=context.rate, bits=context.bits, suffix=context.suffix),
+        BlockSampler(rule, proxy, len(blocks(model))),
+        _fitting(config, writer.kind, proxy, model, distillation),
         Bank(distillation),
         Merge(method.relaxation or None, method.momentum),
         proxy,
     )
 
 
+def _fitting(
+    config: RunConfig, kind: str, proxy: Batches, model: Any, distillation: Distillation
+) -> Fitting:
+    """Return what says how many layers each client trains, and in which context.
+
+    Raises ConfigError for a budget that nothing fits.
+    """
+    context = config.context
+    if context.name != "auto":
+        return Fixed(
+            make_context(context.name, rate=context.rate, bits=context.bits, suffix=context.suffix)
+        )
+    asked = Choice(
+        embedding_bits=context.embedding_bits,
+        batch_size=config.training.batch_size,
+        length=config.data.max_length,
+    )
+    found = candidates(model_sizes(model, kind), asked)
+    for memory_bytes, step_flops in set(client_budgets(config.clients)):
+        choose(found, dict.fromkeys(found, 0.0), memory_bytes, step_flops)
+    return Auto(found, Bank(replace(distillation, seconds=0.0)), proxy)  # no clock: resumable
+
+
 METHODS = {
     "leff": Recipe(_leff, uses_proxy=True),
-    "fedavg": Recipe(lambda config, writer, proxy, layers: FedAvg(writer), uses_proxy=False),
+    "fedavg": Recipe(lambda config, writer, proxy, model: FedAvg(writer), uses_proxy=False),
 }
 
 
@@ -245,3 +275,14 @@ def client_capacities(layers: Sequence[int], count: int, total: int) -> tuple[in
             f"clients.layers must be 1 to {total}, the model's number of layers, got {outside[0]}"
         )
     return tuple(itertools.islice(itertools.cycle(layers), count))
+
+
+def client_budgets(clients: ClientsConfig) -> list[tuple[int | None, int | None]]:
+    """Return every client's bytes of training state and operations of a step, None if unlimited."""
+    memory = [parse_amount(text, BYTES) for text in clients.memory] or [None]
+    flops = [parse_amount(text, FLOPS) for text in clients.flops] or [None]
+    return list(
+        itertools.islice(
+            zip(itertools.cycle(memory), itertools.cycle(flops), strict=False), clients.count
+        )
+    )

@@ -97,11 +97,13 @@ def choose_clients(size: int, share: float, rng: np.random.Generator) -> list[in
 def _record(
     context: RoundContext, reports: Sequence[Capacity], plan: Plan, spool: Spool
 ) -> dict[str, Any]:
-    capacities = {report.client: report.layers for report in reports}
+    capacities = {report.client: report for report in reports}
     clients = [
         {
             "client": update.client,
-            "capacity": capacities[update.client],
+            "capacity": capacities[update.client].layers,
+            "memory_bytes": capacities[update.client].memory_bytes,
+            "step_flops": capacities[update.client].step_flops,
             "layers": list(update.layers),
             "examples": update.examples,
             "steps": update.steps,

@@ -89,8 +89,9 @@ class Sizes:
         inputs) and the head's; for what trains, gradients of weights (once the linear part).
         Adapters take 6 a value and token; biases alone (no `linear_gradients`) nothing.
 
-        Left out: norms, softmax, activations, embedding lookups, dequantisation, the optimizer,
-        and what an architecture adds to attention (DeBERTa's relative positions).
+        Left out: norms, softmax, activations, embedding lookups, dequantisation, the optimizer.
+        Too low for DeBERTa: its relative positions add to attention, and since its tail feeds
+        every layer, gradients go through all of them whatever the block.
         """
         tokens = batch_size * length
         linear = [2 * self.layers[source].linear_values * tokens for source in sources]

@@ -18,11 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a client reports at the start of a round (PAPER Sec. 3, step 1)."""
+    """What a client reports at the start of a round (PAPER Sec. 3, step 1).
+
+    A device that does not know how many layers it can train says what it has room for: bytes of
+    training state (weights, gradients, optimizer), and operations of a step; None is no limit.
+    """
 
     client: int
     layers: int  # L_i, how many layers it can fine-tune
     examples: int  # D_i
+    memory_bytes: int | None = None
+    step_flops: int | None = None
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,10 @@ log = logging.getLogger("leff.engines")
 
 
 class LocalFleet:
-    """Clients by id: their examples, and how many layers each can fine-tune."""
+    """Clients by id: their examples, and what each can fine-tune.
+
+    `budgets` are their bytes of training state and operations of a step, where they have any.
+    """
 
     def __init__(
         self,
@@ -37,14 +40,19 @@ class LocalFleet:
         store: PartStore,
         device: torch.device,
         workers: int = 1,
+        budgets: Sequence[tuple[int | None, int | None]] = (),
     ) -> None:
         self.size = len(examples)
+        self._budgets = budgets or [(None, None)] * len(examples)
         self._examples, self._capacities = examples, capacities
         self._store, self._device, self._workers = store, device, workers
         self._held: dict[int, list[str]] = {}  # client -> digests of its last job's parts
 
     def report(self, clients: Sequence[int]) -> list[Capacity]:
-        return [client.report(i, self._capacities[i], self._examples[i]) for i in clients]
+        return [
+            client.report(i, self._capacities[i], self._examples[i], *self._budgets[i])
+            for i in clients
+        ]
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
         """Yield the jobs' updates as they are done, then drop the parts of earlier rounds."""

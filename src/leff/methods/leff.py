@@ -1,18 +1,20 @@
 """LEFF (PAPER Sec. 3): each client trains a block of layers inside a model of stand-ins.
 
-method = Leff(writer, sampler, context, bank, Merge(relaxation=2.0), proxy)
+method = Leff(writer, sampler, Fixed(context), bank, Merge(relaxation=2.0), proxy)
 plan = method.plan(model, round_context, reports)     # steps 2 and 3 of the round
 method.merge(model, updates)                          # step 5
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from leff.aggregate import Merge
-from leff.context import Bank, Batch, Context, Span, StandIn
+from leff.context import Bank, Batch, Span, StandIn
 from leff.families import blocks, layer_state
+from leff.fitting import Fitting
 from leff.methods.method import JobWriter, Plan, RoundContext
 from leff.sampling import BlockSampler, in_turn
 from leff.types import Capacity, Part, Segment, Update
@@ -30,36 +32,41 @@ class Leff:
         self,
         writer: JobWriter,
         sampler: BlockSampler,
-        context: Context,
+        fitting: Fitting,
         bank: Bank,
         merge: Merge,
         proxy: Sequence[Batch],
     ) -> None:
-        self._writer, self._sampler, self._context = writer, sampler, context
+        self._writer, self._sampler, self._fitting = writer, sampler, fitting
         self._bank, self._merge, self._proxy = bank, merge, proxy
 
     def plan(self, model: nn.Module, context: RoundContext, reports: Sequence[Capacity]) -> Plan:
-        wanted = {report.client: report.layers for report in reports}
+        fits, layers = self._fitting.fit(model, reports), len(blocks(model))
+        wanted = {client: fit.layers for client, fit in fits.items()}
         drawn = self._sampler.draw(model, context, wanted)  # Sec. 3.2
-        stand_ins = self._compress(model, context, drawn.blocks.values())  # Sec. 3.3
+        around = {
+            client: fits[client].context.spans(block, layers)
+            for client, block in drawn.blocks.items()
+        }
+        stand_ins = self._compress(model, context, around.values())  # Sec. 3.3
         frozen = self._frozen(stand_ins)
         trained = self._trained(model, drawn.blocks.values())
         segments = {
-            client: self._segments(len(blocks(model)), block, trained, frozen)
+            client: _segments(block, around[client], trained, frozen)
             for client, block in drawn.blocks.items()
         }
-        errors = {f"{s.start}-{s.stop - 1}": i.error for s, i in stand_ins.items()}
-        facts = {**drawn.facts, "context_error": errors}
+        facts = {**drawn.facts, "context_error": _errors(stand_ins.values())}
+        if any(fit.name for fit in fits.values()):
+            facts["contexts"] = {str(client): fit.name for client, fit in fits.items()}
         return Plan(self._writer.jobs(model, context, segments), facts)
 
     def merge(self, model: nn.Module, updates: Iterable[Update]) -> None:
         self._merge.apply(model, self._sampler.watch(updates))  # Sec. 3.5
 
     def _compress(
-        self, model: nn.Module, context: RoundContext, drawn: Iterable[range]
+        self, model: nn.Module, context: RoundContext, around: Iterable[tuple[Span, ...]]
     ) -> dict[Span, StandIn]:
-        layers = len(blocks(model))
-        spans = sorted({span for block in drawn for span in self._context.spans(block, layers)})
+        spans = sorted({span for own in around for span in own})
         if not spans:
             return {}
         return self._bank.make(model, spans, in_turn(self._proxy, context.index), context.decided)
@@ -80,30 +87,45 @@ class Leff:
             for layer in sorted({layer for block in drawn for layer in block})
         }
 
-    def _segments(
-        self,
-        layers: int,
-        block: range,
-        trained: Mapping[int, Part],
-        frozen: Mapping[Span, Segment],
-    ) -> tuple[Segment, ...]:
-        spans = self._context.spans(block, layers)
-        before = [frozen[span] for span in spans if span.stop <= block.start]
-        after = [frozen[span] for span in spans if span.start >= block.stop]
-        own = Segment(tuple(block), tuple(trained[layer] for layer in block), trains=True)
-        return (*before, own, *after)
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "bank": self._bank,
+            "fitting": self._fitting,
+            "merge": self._merge,
+            "sampler": self._sampler,
+        }
 
     def state(self) -> dict[str, torch.Tensor]:
-        parts = {"bank": self._bank, "sampler": self._sampler, "merge": self._merge}
-        return {f"{k}/{name}": t for k, part in parts.items() for name, t in part.state().items()}
+        return {
+            f"{key}/{name}": tensor
+            for key, part in self._parts.items()
+            for name, tensor in part.state().items()
+        }
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        for key, part in {
-            "bank": self._bank,
-            "sampler": self._sampler,
-            "merge": self._merge,
-        }.items():
-            prefix = f"{key}/"
-            part.load_state(
-                {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-            )
+        for key, part in self._parts.items():
+            own = {n: t for n, t in state.items() if n.startswith(f"{key}/")}
+            part.load_state({n.removeprefix(f"{key}/"): t for n, t in own.items()})
+
+
+def _segments(
+    block: range,
+    around: Sequence[Span],
+    trained: Mapping[int, Part],
+    frozen: Mapping[Span, Segment],
+) -> tuple[Segment, ...]:
+    """Return a client's segments in order: what is before its block, the block, what is after."""
+    before = [frozen[span] for span in around if span.stop <= block.start]
+    after = [frozen[span] for span in around if span.start >= block.stop]
+    own = Segment(tuple(block), tuple(trained[layer] for layer in block), trains=True)
+    return (*before, own, *after)
+
+
+def _errors(stand_ins: Iterable[StandIn]) -> dict[str, float]:
+    """Return the worst error of each span of layers, by first and last layer."""
+    found: dict[str, float] = {}
+    for made in stand_ins:
+        key = f"{made.span.start}-{made.span.stop - 1}"
+        found[key] = max(made.error, found.get(key, 0.0))
+    return found

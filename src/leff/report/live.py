@@ -123,6 +123,14 @@ def _heading(federation: "Federation") -> str:
     if what == "leff":
         what += f", context {config.context.name}, {config.method.sampling} sampling"
     capacities = f"capacities {_capacities(federation.capacities)} layers"
+    if config.context.name == "auto":
+        budgets = [f"memory {' '.join(config.clients.memory)}"] if config.clients.memory else []
+        budgets += (
+            [f"a step's operations {' '.join(config.clients.flops)}"]
+            if config.clients.flops
+            else []
+        )
+        capacities = ", ".join(budgets)
     if what == "fedavg":
         capacities = "every client trains all layers, whatever its capacity"
     moved = (

@@ -21,7 +21,7 @@ def draw_run(records: Sequence[Record], metric: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
     rounds = [record for record in records if record["round"] > 0]
-    scores = [record["layer_scores"] for record in rounds if "layer_scores" in record]
+    scores = [record["layer_scores"] for record in rounds if record.get("layer_scores")]
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     loss, measure, trained, importance = figure.subplots(2, 2).ravel()
@@ -63,7 +63,7 @@ def _draw_importance(axis: Any, scores: Sequence[Sequence[float]], figure: Any) 
     """A map: each layer's share of the importance, round by round."""
     axis.set(title="Importance of each layer (share of the round's sum)", xlabel="round")
     if not scores:
-        axis.text(0.5, 0.5, "this method has none", ha="center", va="center")
+        axis.text(0.5, 0.5, "not measured: nothing is drawn by it", ha="center", va="center")
         axis.set_axis_off()
         return
     shares = np.array(scores, dtype=float).T  # null, for a score that was not finite, is NaN

@@ -37,4 +37,4 @@ def print_choice(console: Console, choice: Mapping[str, Any]) -> None:
 
 
 def _step(found: Mapping[str, Any]) -> str:
-    return f"{found['step_flops'] / 1e9:,.3g} GFLOP in a training step"
+    return f"{found['step_flops'] / 1e9:,.1f} GFLOP in a training step"

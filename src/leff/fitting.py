@@ -1,0 +1,109 @@
+"""How many layers each client trains, and in which context: as configured, or by its budget.
+
+    fits = Fixed(make_context("quantise", bits=8)).fit(model, reports)
+    fits[3].layers, fits[3].context
+
+`Auto` takes for each device what is nearest to the full model within its memory and time, see
+`leff.context.auto`.  A block that is larger, or a context that is truer, is all that a budget buys.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from leff.context import Bank, Batch, Context
+from leff.context.auto import Candidate, choose, measure
+from leff.types import Capacity
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What one client gets: a block of `layers` layers in a context; `name` is for the record."""
+
+    layers: int
+    context: Context
+    name: str = ""
+
+
+class Fitting(Protocol):
+    """Fits block and context to clients."""
+
+    def fit(self, model: nn.Module, reports: Sequence[Capacity]) -> dict[int, Fit]:
+        """Return what every client gets; the model stays as it is."""
+        ...
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return what a resumed run needs."""
+        ...
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put `state()`'s tensors back."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The number of layers that each client reports, and one context for all."""
+
+    context: Context
+
+    def fit(self, model: nn.Module, reports: Sequence[Capacity]) -> dict[int, Fit]:
+        return {report.client: Fit(report.layers, self.context) for report in reports}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        pass
+
+
+class Auto:
+    """The least error that fits the memory and the operations that a client reports.
+
+    A device that has room for all layers in few bits gets them so: wherever we measured, that was
+    truer than any distilled or dropped context (docs/LOG.md), which are left for those that have
+    not.  A candidate's error is measured on the proxy data in the round that first needs it, and
+    kept: which context is truest hardly changes while a model is fine-tuned.
+    """
+
+    def __init__(self, found: Sequence[Candidate], bank: Bank, proxy: Sequence[Batch]) -> None:
+        self._found, self._bank, self._proxy = list(found), bank, proxy
+        self._errors: dict[Candidate, float] = {}
+
+    def fit(self, model: nn.Module, reports: Sequence[Capacity]) -> dict[int, Fit]:
+        """Return every client's fit.  Raises ConfigError for a budget that nothing fits."""
+        wanted = {candidate for report in reports for candidate in self._room(report)}
+        new = [c for c in self._found if c in wanted and c not in self._errors]
+        if new:
+            self._errors |= measure(model, self._bank, new, self._proxy, decided={})
+        return {report.client: self._best(report) for report in reports}
+
+    def _best(self, report: Capacity) -> Fit:
+        room = self._room(report)
+        best = choose(room, self._errors, report.memory_bytes, report.step_flops)
+        return Fit(best.layers, best.setting.context, str(best.setting))
+
+    def _room(self, report: Capacity) -> list[Candidate]:
+        """Return what to choose from for a device; what does not fit is left to `choose` to say."""
+        fitting = [c for c in self._found if _fits(c, report)]
+        return [c for c in fitting if c.setting.keeps_all] or fitting or self._found
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return ``errors`` of the candidates in their order, NaN where not measured."""
+        values = [self._errors.get(candidate, math.nan) for candidate in self._found]
+        return {"errors": torch.tensor(values, dtype=torch.float64)}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        values = zip(self._found, state["errors"].tolist(), strict=True)
+        self._errors = {candidate: e for candidate, e in values if not math.isnan(e)}
+
+
+def _fits(candidate: Candidate, report: Capacity) -> bool:
+    memory, flops = report.memory_bytes, report.step_flops
+    return (memory is None or candidate.state_bytes <= memory) and (
+        flops is None or candidate.step_flops <= flops
+    )
