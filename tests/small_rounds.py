@@ -101,7 +101,9 @@ def make_method(name: str, kind: str, store: PartStore, context: str = "drop", *
     options.setdefault("bits", 8 if context == "quantise" else 32)
     bank = Bank(Distillation(settings.pop("steps", 40), 1e-3, 0.1))
     sampler = BlockSampler(Rule(**{"stratified": False, **settings}), proxy(kind), LAYERS)
-    return Leff(writer, sampler, Fixed(make_context(context, **options)), bank, Merge(), proxy(kind))
+    return Leff(
+        writer, sampler, Fixed(make_context(context, **options)), bank, Merge(), proxy(kind)
+    )
 
 
 def run_rounds(

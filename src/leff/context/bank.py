@@ -59,7 +59,7 @@ class Bank:
         model.eval()
         pieces = {span: span.units(self._distillation.whole) for span in spans}
         units = {unit for made in pieces.values() for unit in made}
-        trained = sorted(unit for unit in units if unit.trained)
+        trained = sorted({_student_of(unit) for unit in units if unit.trained})
         with eager_attention(model) if trained and self._uses_maps else nullcontext():
             held, mask = capture(model, batches[0]), attention_mask(batches[0])
             self._train(model, trained, batches, held, mask, decided)
@@ -120,7 +120,8 @@ class Bank:
         }
 
     def _student(self, model: nn.Module, unit: Span) -> Layers:
-        kept, layers = self._kept[unit].tensors, [blocks(model)[i] for i in unit.sources]
+        kept = self._kept[_student_of(unit)].tensors
+        layers = [blocks(model)[i] for i in unit.sources]
         if unit.bits == 32:
             return kept
         return [quantised(rebuilt(a, b), unit.bits) for a, b in zip(layers, kept, strict=True)]
@@ -129,7 +130,7 @@ class Bank:
         """Return all that is kept, as tensors: what a resumed run needs to go on to the bit."""
         state: dict[str, torch.Tensor] = {}
         for unit, kept in self._kept.items():
-            key = f"{unit.start}/{unit.stop}/{unit.layers}/{unit.bits}"
+            key = f"{unit.start}/{unit.stop}/{unit.layers}"
             about = kept.teacher + bytes([kept.finished, kept.idle])
             state[f"{key}/about"] = torch.frombuffer(bytearray(about), dtype=torch.uint8)
             for position, tensors in enumerate(kept.tensors):
@@ -141,9 +142,9 @@ class Bank:
         layers: dict[Span, dict[int, dict[str, torch.Tensor]]] = {}
         about: dict[Span, bytes] = {}
         for key, tensor in state.items():
-            *numbers, last = key.split("/", 4)
-            start, stop, count, bits = map(int, numbers)
-            unit = Span(start, stop, count, trained=True, bits=bits)
+            *numbers, last = key.split("/", 3)
+            start, stop, count = map(int, numbers)
+            unit = Span(start, stop, count, trained=True)
             if last == "about":
                 about[unit] = bytes(tensor.tolist())
                 continue
@@ -155,6 +156,11 @@ class Bank:
             )
             for unit, a in about.items()
         }
+
+
+def _student_of(unit: Span) -> Span:
+    """Return what a unit's student is kept under: it is trained before it is quantised."""
+    return replace(unit, bits=32)
 
 
 def _measured(
