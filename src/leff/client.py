@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from leff.context.quantise import install
-from leff.data.encode import Example, collate
+from leff.data.encode import Example, by_length, collate
 from leff.families import blocks, build_model, config_from_json, family_of, trainable_names
 from leff.local_steps import local_steps, trained_layers
 from leff.seeds import forked
@@ -79,8 +79,9 @@ def evaluate(
     was_training = model.training
     model.eval()
     total, count = 0.0, 0
-    for start in range(0, len(examples), batch_size):
-        batch = collate(examples[start : start + batch_size], pad_id)
+    order = by_length(examples)
+    for start in range(0, len(order), batch_size):
+        batch = collate([examples[row] for row in order[start : start + batch_size]], pad_id)
         labels = batch["labels"]
         # the language model's loss is a mean over the labels but the first, which nothing predicts
         weight = int((labels[:, 1:] != -100).sum()) if labels.dim() == 2 else len(labels)

@@ -153,7 +153,11 @@ def _unused_by_method(config: RunConfig) -> list[str]:
         auto = ["clients.layers", "context.rate", "context.bits", "context.whole"]
     else:
         auto = ["clients.memory", "clients.flops"]
-    unused = auto + ([] if config.evaluation.gap_clients else ["evaluation.gradient_error"])
+    unused = auto + (
+        []
+        if config.evaluation.gap_clients
+        else ["evaluation.gap_examples", "evaluation.gradient_error"]
+    )
     if config.method.sampling != "importance":
         importance = ("scale", "temperature", "source", "exploration")
         unused += [f"method.{name}" for name in importance]

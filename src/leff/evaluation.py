@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from leff import client
-from leff.data.encode import Example, collate, encode, ensure_padding
+from leff.data.encode import Example, by_length, collate, encode, ensure_padding
 from leff.data.task import Task, draw_rows
 from leff.generation import generate
 from leff.metrics import glue, nlg
@@ -144,10 +144,12 @@ class Evaluator:
         device = next(model.parameters()).device
         was_training = model.training
         model.eval()
-        found = []
-        for start in range(0, len(examples), self.batch_size):
-            batch = collate(examples[start : start + self.batch_size], pad_id)
+        found: list[torch.Tensor] = []
+        order = by_length(examples)
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            batch = collate([examples[row] for row in rows], pad_id)
             inputs = {name: v.to(device) for name, v in batch.items() if name != "labels"}
             found.append(model(**inputs).logits.float().cpu())
         model.train(was_training)
-        return torch.cat(found)
+        return torch.cat(found)[torch.argsort(torch.tensor(order))]

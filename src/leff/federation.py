@@ -186,7 +186,7 @@ class Federation:
             plan.jobs,
             spool.accepted(),
             self.store.get,
-            self.evaluator.examples("validation", settings.examples),
+            self.evaluator.examples("validation", settings.gap_examples),
             clients=settings.gap_clients,
             batch_size=settings.batch_size,
             rng=numpy_rng(self.config.seed, "gap", index),

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from leff.client import Fetch, client_model, evaluate
-from leff.data.encode import IGNORED, Example, collate
+from leff.data.encode import IGNORED, Example, by_length, collate
 from leff.families import layer_prefix, trainable_names
 from leff.importance import undisturbed
 from leff.local_steps import trained_layers
@@ -200,8 +200,9 @@ def _gradients(
         parameter.requires_grad_(True)
     sums = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
     device, count = next(model.parameters()).device, 0
-    for start in range(0, len(examples), batch_size):
-        batch = collate(examples[start : start + batch_size], pad_id)
+    order = by_length(examples)
+    for start in range(0, len(order), batch_size):
+        batch = collate([examples[row] for row in order[start : start + batch_size]], pad_id)
         labels = batch["labels"]
         # as in `client.evaluate`: nothing predicts a language model's first label
         weight = int((labels[:, 1:] != IGNORED).sum()) if labels.dim() == 2 else len(labels)

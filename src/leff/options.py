@@ -255,6 +255,9 @@ class EvaluationConfig(Section):
         default=2,
         description="clients a round whose block is also measured in the full model (plug-in gap)",
     )
+    gap_examples: Positive = Field(
+        default=64, description="validation examples that it is measured on"
+    )
     gradient_error: bool = Field(
         default=False, description="measure Δ² of Assumption 4 for them too"
     )

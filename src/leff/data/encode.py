@@ -91,6 +91,11 @@ def ensure_padding(tokenizer: Any) -> int:
     return tokenizer.pad_token_id  # pyright: ignore[reportReturnType] (set just above)
 
 
+def by_length(examples: Sequence[Example]) -> list[int]:
+    """Return the examples' indices, short ones first: such batches have little padding."""
+    return sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
+
+
 def collate(
     examples: Sequence[Example], pad_id: int, side: Literal["left", "right"] = "right"
 ) -> "dict[str, torch.Tensor]":

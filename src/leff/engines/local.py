@@ -11,6 +11,7 @@ engine counts those bytes.  As many client models are in memory as there are wor
 
 import itertools
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -68,6 +69,8 @@ class LocalFleet:
             return
         from joblib import Parallel, delayed
 
+        # joblib renews a worker whose memory has grown, and says so each time
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
         threads = torch.get_num_threads()
         parallel: Any = Parallel(n_jobs=self._workers, return_as="generator_unordered")
         try:
