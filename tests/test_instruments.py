@@ -161,7 +161,6 @@ def test_the_model_comes_back_after_an_error_too(store, monkeypatch):
 def test_quantised_layers_compute_as_they_do_in_training(store):
     model, examples, job, _, gap = measure(in_8_bits, CASES[0], store)
     short = client.client_model(job, store.get, CPU)
-    rounded = client.evaluate(short, examples, batch_size=BATCH, pad_id=PAD)
     for module in short.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -172,7 +171,6 @@ def test_quantised_layers_compute_as_they_do_in_training(store):
         weight = int((batch["labels"][:, 1:] != -100).sum())
         total, count = total + float(short(**batch).loss) * weight, count + weight
     assert gap.stand_in_before == pytest.approx(total / count, abs=1e-6)
-    assert gap.stand_in_before != rounded
     assert abs(gap.gap) < 0.01
     assert 0 < error(model, job, store, examples) < 0.01
 

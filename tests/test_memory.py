@@ -9,6 +9,7 @@ from tiny_models import tiny
 from torch import nn
 
 from leff import client
+from leff.context.quantise import quantised, rebuilt
 from leff.families import blocks, family_of, shell_state, tail_state
 from leff.memory import state_bytes
 
@@ -40,28 +41,18 @@ def test_shared_storage_counts_once():
     assert state_bytes(model, torch.optim.AdamW(model.parameters())) == 64
 
 
-def test_eight_bits_count_with_their_scales_before_and_after_use():
-    from bitsandbytes.nn import Linear8bitLt
-
-    small = Linear8bitLt(64, 32, has_fp16_weights=False).to("cpu")
-    model = nn.Sequential(nn.Linear(64, 64), small.requires_grad_(False))
-    plain = 4 * (64 * 64 + 64)
-    held = 64 * 32 + 32 * 4 + 32 * 4  # codes, row maxima, bias
-    assert state_bytes(model, torch.optim.AdamW(model[0].parameters())) == plain + held
-    optimizer = one_step(model, torch.randn(2, 64))  # moves the scales from weight to module
-    assert state_bytes(model, optimizer) == 4 * plain + held + 2 * ADAM_STEP
-
-
-@pytest.mark.parametrize("nested", [False, True])
-def test_four_bits_count_with_their_scales_and_tables(nested):
-    from bitsandbytes.nn import LinearNF4
-
-    small = LinearNF4(512, 64, bias=False, compress_statistics=nested).to("cpu")
-    groups = 512 * 64 // 64
-    codes = 512 * 64 // 2 + 16 * 4  # and the format's 16 values
-    scales = groups + 256 * 4 + groups // 256 * 4 + 4 if nested else groups * 4
-    found = state_bytes(nn.Sequential(small), torch.optim.AdamW([nn.Parameter(torch.ones(1))]))
-    assert found == codes + scales
+@pytest.mark.parametrize(
+    ("bits", "held"), [(8, 64 * 32 + 32 * 4), (4, 64 * 32 // 2 + 64 * 32 // 64 * 4)]
+)
+def test_few_bits_count_with_their_scales(bits, held):
+    small = rebuilt(
+        nn.Sequential(nn.Linear(64, 32)), quantised(nn.Sequential(nn.Linear(64, 32)), bits)
+    )
+    model = nn.Sequential(nn.Linear(64, 64), small)
+    plain, bias = 4 * (64 * 64 + 64), 32 * 4
+    assert state_bytes(model, torch.optim.AdamW(model[0].parameters())) == plain + held + bias
+    optimizer = one_step(model, torch.randn(2, 64))
+    assert state_bytes(model, optimizer) == 4 * plain + held + bias + 2 * ADAM_STEP
 
 
 @pytest.mark.parametrize(

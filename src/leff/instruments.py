@@ -55,8 +55,8 @@ def plug_in_gap(
 ) -> Gap:
     """Return the losses of client model and full model without and with the client's training.
 
-    The loss is that of `client.evaluate` in fp32, whatever the training adds to it; quantised
-    layers compute as they did in training.  Source: our own.
+    The loss is that of `client.evaluate` in fp32, whatever the training adds to it.  Source: our
+    own.
 
     Raises ValueError if the update failed, or is not of the job's block and tail.
     """
@@ -70,7 +70,7 @@ def plug_in_gap(
             return before, evaluate(model, examples, batch_size=batch_size, pad_id=pad_id)
 
     # the client's model is free again once its losses are there
-    stand_in_before, stand_in_after = losses(_stand_in(job, fetch, device), _positions(job))
+    stand_in_before, stand_in_after = losses(client_model(job, fetch, device), _positions(job))
     with undisturbed(model):
         before, after = losses(model, {layer: layer for layer in job.block})
     return Gap(update.client, update.layers, stand_in_before, stand_in_after, before, after)
@@ -95,7 +95,7 @@ def gradient_error(
         parameters = _trainable(model, positions, tail=False)
         return _gradients(model, parameters, examples, batch_size, job.pad_id)
 
-    approximate = gradients(_stand_in(job, fetch, device), _positions(job))
+    approximate = gradients(client_model(job, fetch, device), _positions(job))
     with undisturbed(model):
         exact = gradients(model, {layer: layer for layer in job.block})
     difference = sum((approximate[n] - g).square().sum() for n, g in exact.items())
@@ -156,16 +156,6 @@ def plugged_in(
     finally:
         for name, tensor in own.items():
             parameters[name].data = tensor
-
-
-def _stand_in(job: Job, fetch: Fetch, device: torch.device) -> nn.Module:
-    """Return the client's model, which computes in eval mode as the client's does in training."""
-    model = client_model(job, fetch, device)
-    for module in model.modules():
-        if type(module).__module__.startswith("bitsandbytes."):
-            # On the CPU its products have fp32 inputs in train mode, and rounded ones in eval mode.
-            module.register_forward_pre_hook(lambda module, _: module.train() and None)
-    return model
 
 
 def _positions(job: Job) -> dict[int, int]:

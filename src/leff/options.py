@@ -219,7 +219,7 @@ class TrainingConfig(Section):
     epochs: AboveZero = Field(default=1.0, description="local epochs a round (Sec. 3.4)")
     batch_size: Positive = Field(default=16, description="not in the paper")
     learning_rate: AboveZero = Field(
-        default=1e-3, description="AdamW; the paper's 1e-5 is for far larger models"
+        default=4e-3, description="AdamW; the paper's 1e-5 is for far larger models"
     )
     schedule: Literal["constant", "linear"] = Field(
         default="linear",

@@ -168,15 +168,17 @@ def test_gradient_flows_through_frozen_layers(name, bits):
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("inputs", [2, 32, 48, 64, 96, 98, 384])
 @pytest.mark.parametrize("train", [True, False])
-def test_4_bits_are_exact_whatever_the_number_of_inputs(inputs, train):
-    """bitsandbytes' own linear module is wrong where groups cross rows, and rounds in eval mode."""
+def test_products_are_exact_whatever_the_number_of_inputs_and_the_mode(bits, inputs, train):
+    """bitsandbytes' own modules are wrong where groups cross rows, and round in eval mode."""
     torch.manual_seed(0)
     layer = nn.Sequential(nn.Linear(inputs, 5))
-    tensors = quantised(layer, 4)
+    tensors = quantised(layer, bits)
     weight = value(tensors, "0")
-    assert torch.equal(unpacked(tensors["0.weight"], tensors[f"0.{GROUP_SCALE}"]), weight)
+    scale = GROUP_SCALE if bits == 4 else SCALE
+    torch.testing.assert_close(unpacked(tensors["0.weight"], tensors[f"0.{scale}"]), weight)
     hidden = torch.randn(2, 3, inputs)
     with torch.no_grad():
         expected = nn.functional.linear(hidden, weight, layer[0].bias)

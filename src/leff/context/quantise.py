@@ -1,12 +1,12 @@
 """Layers whose linear weights are sent in 8 or in 4 bits.
 
     tensors = quantised(layer, bits=4)
-    left = install(layer, tensors, device)   # on the client: bitsandbytes' linear modules
+    left = install(layer, tensors, device)   # on the client: modules that unpack as they multiply
 
 8 bits: each output row has its own scale, absmax / 127 (LLM.int8(), Dettmers et al. 2022).  4
 bits: NF4, a scale for every 64 weights, 0.5625 bytes a weight (QLoRA, Dettmers et al. 2023).
-Computed and multiplied by bitsandbytes.  Biases and norms stay as they are, and so does the
-computing, which is in the inputs' precision.
+Packed by bitsandbytes.  Biases and norms stay as they are, and so does the computing, which is in
+the inputs' precision.
 """
 
 import copy
@@ -20,8 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from leff.errors import ModelError
 
-# It logs with every matrix product in eval mode, and on a GPU, that fp32 inputs are rounded; and
-# when it is imported, that a CPU kernel which we do not use is not installed.
+# It logs when it is imported that a CPU kernel, which we do not use, is not installed.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 SCALE = "SCB"  # 8 bits, bitsandbytes' name: the maxima of a weight's rows, (out,)
@@ -77,61 +76,56 @@ def install(
 ) -> dict[str, torch.Tensor]:
     """Swap the linear modules whose weights are quantised, and return the tensors that are left.
 
-    The layer may be on the meta device: the new modules hold their tensors, on `device`, since
-    moving them later leaves the scales behind.
+    The layer may be on the meta device: the new modules hold their tensors, on `device`.
     """
     left = dict(tensors)
-    for name, linear in _linears(layer).items():
-        scale = next((s for s in MODULES if f"{name}.{s}" in left), None)
+    for name in _linears(layer):
+        scale = next((s for s in (SCALE, GROUP_SCALE) if f"{name}.{s}" in left), None)
         if scale is None:
             continue
-        codes = left.pop(f"{name}.weight").to(device)
+        codes, scales = left.pop(f"{name}.weight"), left.pop(f"{name}.{scale}")
         bias = left.pop(f"{name}.bias", None)
-        swapped = MODULES[scale](codes, left.pop(f"{name}.{scale}").to(device), bias is not None)
-        if bias is not None:
-            swapped.bias = nn.Parameter(bias.to(device, copy=True), requires_grad=False)
+        swapped = QuantisedLinear(
+            codes.to(device),
+            scales.to(device),
+            None if bias is None else bias.to(device, copy=True),
+        )
         parent, _, child = name.rpartition(".")
-        setattr(layer.get_submodule(parent), child, swapped.train(linear.training))
+        setattr(layer.get_submodule(parent), child, swapped)
     return left
 
 
-def _linear_8_bits(codes: torch.Tensor, maxima: torch.Tensor, bias: bool) -> nn.Module:
-    from bitsandbytes.nn.modules import Int8Params, Linear8bitLt
-
-    with torch.device("meta"):
-        linear = Linear8bitLt(codes.shape[1], codes.shape[0], bias=bias, has_fp16_weights=False)
-    new: Any = Int8Params  # its __new__ has no types
-    linear.weight = new(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=maxima)
-    return linear
-
-
-class Linear4(nn.Module):
+class QuantisedLinear(nn.Module):
     """A frozen linear module whose weight is unpacked for each product, forward and backward.
 
-    bitsandbytes' own misreads groups that cross rows on the CPU (inputs not a multiple of 64), and
-    in eval mode repacks its weights for a product in bf16.  Unpacked as one row they are exact.
+    bitsandbytes' own modules would round the inputs to 8 bits too (on a GPU, and on the CPU in
+    eval mode), misread 4-bit groups that cross rows on the CPU (inputs not a multiple of 64), and
+    repack weights in eval mode.  Here a product is the same everywhere, in the inputs' precision.
     """
 
-    def __init__(self, codes: torch.Tensor, maxima: torch.Tensor, bias: bool) -> None:
+    def __init__(
+        self, codes: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None
+    ) -> None:
         super().__init__()
-        self.out_features, self.in_features = codes.shape[0], 2 * codes.shape[1]
+        self.out_features = codes.shape[0]
+        self.in_features = codes.shape[1] * (1 if codes.dtype == torch.int8 else 2)
         self.codes: torch.Tensor
-        self.maxima: torch.Tensor
+        self.scales: torch.Tensor
         self.register_buffer("codes", codes, persistent=False)
-        self.register_buffer("maxima", maxima, persistent=False)
-        self.bias: nn.Parameter | None = None
+        self.register_buffer("scales", scales, persistent=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return _Product.apply(hidden, self.codes, self.maxima, self.bias)
+        return _Product.apply(hidden, self.codes, self.scales, self.bias)
 
 
 class _Product(torch.autograd.Function):
     """hidden · Wᵀ + b, keeping W (out, in) for the backward pass as codes alone; b is frozen."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, codes: Any, maxima: Any, bias: Any) -> torch.Tensor:
-        ctx.save_for_backward(codes, maxima)
-        return nn.functional.linear(hidden, unpacked(codes, maxima), bias)
+    def forward(ctx: Any, hidden: torch.Tensor, codes: Any, scales: Any, bias: Any) -> torch.Tensor:
+        ctx.save_for_backward(codes, scales)
+        return nn.functional.linear(hidden, unpacked(codes, scales), bias)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
@@ -139,26 +133,22 @@ class _Product(torch.autograd.Function):
         return gradient @ unpacked(*ctx.saved_tensors).to(gradient.dtype), None, None, None
 
 
-def unpacked(codes: torch.Tensor, maxima: torch.Tensor) -> torch.Tensor:
-    """Return the fp32 weight (out, in) of NF4 codes (out, in/2) and their groups' maxima."""
+def unpacked(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """Return the fp32 weight (out, in) of codes, int8 (out, in) or NF4's uint8 (out, in/2)."""
     from bitsandbytes.functional import QuantState, dequantize_4bit
 
-    count = 2 * codes.numel()
+    if codes.dtype == torch.int8:
+        return codes * (scales / 127)[:, None]
     state = QuantState(
-        maxima, shape=(1, count), blocksize=GROUP, quant_type="nf4", dtype=torch.float32
+        scales, shape=(1, 2 * codes.numel()), blocksize=GROUP, quant_type="nf4", dtype=torch.float32
     )
     return dequantize_4bit(codes.view(-1, 1), state).view(codes.shape[0], -1)
-
-
-MODULES = {SCALE: _linear_8_bits, GROUP_SCALE: Linear4}
 
 
 def rebuilt(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
     """Return a frozen copy of `layer` that holds `tensors`, as the client will run it."""
     copied = copy.deepcopy(layer).eval().requires_grad_(False)
     copied.load_state_dict(install(copied, tensors, next(layer.parameters()).device), strict=False)
-    for linear in _linears(copied).values():
-        linear.train()  # in training the CPU's product has fp32 inputs, in eval mode 8-bit ones
     return copied
 
 
