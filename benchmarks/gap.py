@@ -90,14 +90,14 @@ class Start:
     def training(self) -> LocalTraining:
         own = self.config.training
         return LocalTraining(
-            epochs=own.epochs,
-            batch_size=own.batch_size,
-            learning_rate=own.learning_rate,
-            weight_decay=own.weight_decay,
-            max_grad_norm=own.max_grad_norm,
-            calibrated=own.calibrated,
-            proximal=own.proximal,
-            precision=own.precision,
+            own.epochs,
+            own.batch_size,
+            own.learning_rate,
+            own.weight_decay,
+            own.max_grad_norm,
+            own.calibrated,
+            own.proximal,
+            own.precision,
         )
 
 

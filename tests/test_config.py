@@ -106,6 +106,16 @@ def test_paths_are_absolute_from_where_the_file_is_loaded(tmp_path, monkeypatch)
         ({"clients.partition": "dirichlt"}, "cannot be 'dirichlt'; did you mean 'dirichlet'?"),
         ({"context.name": "distill"}, "cannot be 'distill'; did you mean 'distil'?"),
         ({"context.bits": 16}, "context.bits cannot be 16; known are: 32, 8, 4"),
+        ({"context.name": "auto"}, "context.name = 'auto' needs clients.memory or clients.flops"),
+        ({"clients.memory": ["64 MBit"]}, "clients.memory: '64 MBit' has an unknown unit 'MBit'"),
+        ({"clients.flops": ["a lot"]}, "clients.flops: 'a lot' is no amount"),
+        (
+            {"context.name": "auto", "clients.flops": ["1G"], "context.suffix": "drop"},
+            "context.suffix = 'drop' cannot be combined with context auto",
+        ),
+        ({"method.relaxation": 0.5}, "method.relaxation must be 0 or at least 1, got 0.5"),
+        ({"method.momentum": 1}, "method.momentum must be below 1"),
+        ({"preset": "papr"}, "preset cannot be 'papr'; did you mean 'paper'?"),
         ({"context.rate": 0.0}, "context.rate must be above 0.0, got 0.0"),
         ({"context.rate": 1.01}, "context.rate must be at most 1.0, got 1.01"),
         ({"context.rate": float("nan")}, "context.rate must be a finite number"),
@@ -189,10 +199,37 @@ def test_experiments_load(path):
         ({"context.seconds": 7, "context.rate": 0.2, "context.suffix": "distil"}, []),
         ({"context.whole": True, "context.rate": 0.2, "context.suffix": "drop"}, ["whole"]),
         ({"method.sampling": "random", "method.temperature": 2.0}, ["method.temperature"]),
+        ({"method.sampling": "random", "method.exploration": 0.5}, ["method.exploration"]),
+        ({"method.sampling": "round_robin", "method.stratified": False}, ["method.stratified"]),
+        ({"method.source": "clients", "proxy.importance_batches": 5}, ["importance_batches"]),
         ({"method.name": "fedavg", "proxy.examples": 3}, ["proxy.examples"]),
+        ({"method.name": "fedavg", "method.relaxation": 3.0}, ["method.relaxation"]),
+        ({"clients.memory": ["1MB"]}, ["clients.memory"]),
+        ({"context.name": "auto", "clients.flops": ["1G"], "context.bits": 4}, ["context.bits"]),
+        ({"evaluation.gap_clients": 0, "evaluation.gap_examples": 9}, ["gap_examples"]),
+        ({"preset": "paper"}, []),
+        ({"preset": "paper", "clients.memory": ["1MB"]}, ["clients.memory"]),
         ({"clients.partition": "iid", "clients.alpha": 2.0, "clients.by": "a"}, ["alpha", "by"]),
     ],
 )
 def test_changed_options_without_effect_are_named(changes, unused):
     found = unused_options(load_config(None, changes))
     assert [key if key in unused else key.split(".")[1] for key in found] == unused
+
+
+def test_the_paper_preset_is_its_literal_procedure():
+    config = load_config(None, {"preset": "paper"})
+    method, context, training = config.method, config.context, config.training
+    assert (method.sampling, method.scale, method.exploration) == ("importance", "literal", 0)
+    assert (method.stratified, method.relaxation, method.momentum) == (False, 0, 0)
+    assert (context.name, context.bits, context.embedding_bits) == ("distil", 32, 32)
+    assert context.whole and training.schedule == "constant"
+    assert not training.calibrated and not training.proximal
+
+
+@pytest.mark.parametrize("name", ["default", "paper"])
+def test_what_is_given_wins_over_a_preset_and_survives_a_file(name):
+    given = {"preset": name, "context.rate": 0.2, "method.scale": "standardised"}
+    config = load_config(None, given)
+    assert config.context.rate == 0.2 and config.method.scale == "standardised"
+    assert parse_config(tomllib.loads(commented_toml(config))) == config

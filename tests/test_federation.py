@@ -210,3 +210,29 @@ def test_a_run_in_which_no_update_can_be_used_fails(tmp_path, tiny_gpt2):
     ):
         leff.run(out=tmp_path / "run", **settings)
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_budget_that_nothing_fits_is_refused_before_any_work(tmp_path, tiny_gpt2):
+    changes = {"context__name": "auto", "clients__memory": ["1GB", "10kB"]}
+    config = load_config(None, table_options(tmp_path, "generation", tiny_gpt2, **changes))
+    with pytest.raises(ConfigError, match=r"fits into 10,000 bytes; the least that would do is"):
+        prepare(config, RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_plug_in_gap_is_in_the_record(tmp_path, tiny_gpt2):
+    changes = {
+        "context__name": "drop",
+        "evaluation__gap_clients": 1,
+        "evaluation__gradient_error": True,
+        "clients__layers": [1],
+    }
+    options = table_options(tmp_path, "generation", tiny_gpt2, **changes)
+    run = leff.run(**options, out=tmp_path / "run")
+    for record in run.records()[1:]:
+        (found,) = record["plug_in"]
+        assert found["gap"] == pytest.approx(found["full_after"] - found["stand_in_after"])
+        assert record["plug_in_gap"] == found["gap"] and found["gradient_error"] > 0
+        (client,) = [c for c in record["clients"] if c["client"] == found["client"]]
+        assert client["layers"] == found["layers"] and client["state_bytes"] > 0
+        assert len(client["layer_scores"]) == 1

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tiny_runs import Killed, flags, options, outcome, raises, write_table
 import leff
 from leff import api, federation
 from leff.config import RunConfig, commented_toml
+from leff.context import distil
 from leff.durable import finite, write_json
 from leff.errors import CheckpointError, ConfigError, DataError, RunError
 from leff.report import picture
@@ -194,6 +196,61 @@ def test_killed_again_and_again(settings, whole, tmp_path, monkeypatch):
             leff.resume(folder, progress=Kill("trained", count))
     leff.resume(folder)
     assert outcome(folder) == outcome(whole["leff"])
+
+
+STATES = {
+    "auto and momentum": {
+        "context__name": "auto",
+        "clients__memory": ["92kB", "145kB", "1MB"],
+        "clients__flops": ["27M", "1G"],
+        "method__momentum": 0.5,
+    },
+    "clients' importance, units": {
+        "method__source": "clients",
+        "context__bits": 4,
+        "context__target_error": 0.05,
+    },
+    "round robin, mixed": {
+        "method__sampling": "round_robin",
+        "clients__per_round": 0.5,
+        "context__name": "quantise",
+        "context__suffix": "distil",
+    },
+    "the paper": {"preset": "paper"},
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_all_state_survives_a_kill(name, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(picture, "draw_run", lambda records, metric, path: path.touch())
+    options = {**settings["leff"], **{k.replace("__", "."): v for k, v in STATES[name].items()}}
+    leff.run(**options, out=tmp_path / "whole")
+    with pytest.raises(Killed):
+        leff.run(**options, out=tmp_path / "run", progress=Kill("trained", 5))
+    leff.resume(tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def test_what_the_clock_decided_is_done_again(settings, tmp_path, monkeypatch):
+    """Killed when the first round's students are made: the clock would now allow all steps."""
+    monkeypatch.setattr(picture, "draw_run", lambda records, metric, path: path.touch())
+    options = {**settings["leff"], "context.steps": 6, "training.rounds": 1}
+    clock = iter([0.0, 0.0, 0.0, 9.0])  # the start, and before each step
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(distil, "time", SimpleNamespace(perf_counter=lambda: next(clock, 9.0)))
+        leff.run(
+            **options, **{"context.seconds": 5.0}, out=tmp_path / "run", progress=Kill("planned", 1)
+        )
+    assert json.loads((tmp_path / "run" / "decisions.json").read_text()) == {
+        "0": {"distil_steps": 2}
+    }
+    again = []
+    original = distil.Student.step
+    monkeypatch.setattr(
+        distil.Student, "step", lambda self, *a: again.append(self) or original(self, *a)
+    )
+    leff.resume(tmp_path / "run")
+    assert {again.count(student) for student in again} == {2}
 
 
 def test_killed_before_the_configuration_is_there(settings, whole, tmp_path, monkeypatch):

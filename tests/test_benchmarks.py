@@ -1,0 +1,70 @@
+"""The benchmarks' interfaces: what scripts read from them.  Their figures are not tested."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scipy.stats import ttest_rel
+
+from benchmarks import fidelity, server
+from leff.config import load_config
+
+ROOT = Path(__file__).parent.parent
+
+
+def printed(module: str, *arguments: str):
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_fidelity_has_a_row_for_each_side():
+    rows = printed("fidelity", "--task", "sample", "--partitions=1", "--rounds=1", "--examples=160")
+    assert [row["method"] for row in rows] == ["fedavg", "leff", "leff-paper"]
+    for row in rows:
+        assert 0 <= row["worst_last5"] <= row["mean_last5"] <= 100
+        assert row["server_seconds"] >= 0 and row["step_flops"] > 0
+        assert row["client_bytes"] == pytest.approx(row["client_bytes_predicted"], rel=0.02)
+    by_method = {row["method"]: row for row in rows}
+    assert by_method["leff"]["client_bytes"] < 0.3 * by_method["fedavg"]["client_bytes"]
+
+
+def test_every_side_is_a_configuration():
+    arguments = argparse.Namespace(
+        task="cola", rounds=3, clients=4, layers=[1], alpha=0.5, examples=None
+    )
+    for options in fidelity.SIDES.values():
+        config = load_config(None, {**options, **fidelity.shared_options(arguments)})
+        assert config.data.task == "cola" and config.training.rounds == 3
+
+
+def test_the_paired_interval_is_that_of_the_t_test():
+    ours, theirs = [81.0, 79.5, 82.0, 80.0], [80.0, 80.0, 81.0, 78.0]
+    found = fidelity.paired([a - b for a, b in zip(ours, theirs, strict=True)])
+    interval = ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert found["low"] == pytest.approx(interval.low)
+    assert found["high"] == pytest.approx(interval.high)
+    assert fidelity.paired([1.0])["low"] is None
+
+
+def test_the_bank_and_per_client_distillation_serve_the_same_spans(monkeypatch):
+    monkeypatch.setitem(server.SETTINGS, "steps", 1)
+    monkeypatch.setattr(server, "client_spans", lambda n, seed: REAL_SPANS(min(n, 2), seed))
+    found = server.compare([8, 40], repeats=1)
+    assert set(found["bank_seconds"]) == set(found["per_client_seconds"]) == {"8", "40"}
+    assert 0 < found["error"] < 10
+
+
+REAL_SPANS = server.client_spans
+
+
+def test_every_client_trains_one_layer_of_twelve():
+    spans = server.client_spans(12, 0)
+    replaced = [sum(span.stop - span.start for span in own) for own in spans]
+    assert replaced == [11] * 12
+    assert len(set(spans)) == 12  # drawn evenly
