@@ -32,7 +32,7 @@ from leff.importance import draw_block, uniforms
 from leff.sources import load_start, task_of
 
 LAYERS = (0, 1, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7)
-SPAN_TARGET, UNIT_TARGET = 0.2, 0.16
+SPAN_TARGET, UNIT_TARGET = 0.2, 0.11
 SETTINGS: dict[str, Any] = {"steps": 400, "learning_rate": 3e-3, "attention_weight": 0.1}
 
 
