@@ -9,7 +9,7 @@ import pytest
 from leff.cli import app
 from leff.config import load_config, parse_config
 from leff.data import known_tasks
-from leff.prepare import METHODS
+from leff.recipes import METHODS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

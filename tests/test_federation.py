@@ -12,7 +12,8 @@ import leff
 from leff.config import load_config
 from leff.errors import CheckpointError, ConfigError, RunError
 from leff.federation import Federation
-from leff.prepare import client_capacities, prepare
+from leff.prepare import prepare
+from leff.recipes import client_capacities
 from leff.runs import Checkpoint, RunFolder
 from leff.sources import model_source, pinned_threads, torch_device
 from leff.trained import restore

@@ -7,16 +7,12 @@ federation.run(progress)
 import hashlib
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from leff.aggregate import Merge
 from leff.config import RunConfig, unused_options
-from leff.context import Bank, Distillation, make_context
-from leff.context.auto import candidates, choose
 from leff.data.encode import Example, encode
 from leff.data.partition import Partition, partition
 from leff.data.proxy import proxy_batches, proxy_texts
@@ -25,19 +21,12 @@ from leff.engines.local import LocalFleet, worker_count
 from leff.errors import ConfigError, DataError, nearest
 from leff.families import blocks, full_state, positions
 from leff.federation import Federation
-from leff.fitting import Auto, Fitting, Fixed
-from leff.footprint import Choice
 from leff.generation import MIN_PROMPT
-from leff.methods.fedavg import FedAvg
-from leff.methods.leff import Leff
-from leff.methods.method import JobWriter, Method
-from leff.options import ClientsConfig
+from leff.methods.method import JobWriter
 from leff.parts import PartStore
+from leff.recipes import METHODS, Batches, client_budgets, client_capacities
 from leff.runs import RunFolder
-from leff.sampling import BlockSampler, Rule
-from leff.sizes import model_sizes
 from leff.sources import evaluator_for, load_start, task_of, torch_device
-from leff.units import BYTES, FLOPS, parse_amount
 
 log = logging.getLogger("leff")
 
@@ -170,75 +159,6 @@ def _digest_rows(task: Task) -> str:
     return sha.hexdigest()
 
 
-Batches = Sequence[Mapping[str, torch.Tensor]]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a method is built, and whether it needs public proxy data."""
-
-    build: Callable[[RunConfig, JobWriter, Batches, Any], Method]  # the last: the model
-    uses_proxy: bool
-
-
-def _leff(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
-    context, method = config.context, config.method
-    distillation = Distillation(
-        steps=context.steps,
-        learning_rate=context.learning_rate,
-        attention_weight=context.attention_weight,
-        whole=context.whole,
-        target_error=context.target_error,
-        seconds=context.seconds,
-    )
-    rule = Rule(
-        sampling=method.sampling,
-        scale=method.scale,
-        temperature=method.temperature,
-        source=method.source,
-        exploration=method.exploration,
-        stratified=method.stratified,
-        batches=config.proxy.importance_batches,
-    )
-    return Leff(
-        replace(writer, shell_bits=context.embedding_bits),
-        BlockSampler(rule, proxy, len(blocks(model))),
-        _fitting(config, writer.kind, proxy, model, distillation),
-        Bank(distillation),
-        Merge(method.relaxation or None, method.momentum),
-        proxy,
-    )
-
-
-def _fitting(
-    config: RunConfig, kind: str, proxy: Batches, model: Any, distillation: Distillation
-) -> Fitting:
-    """Return what says how many layers each client trains, and in which context.
-
-    Raises ConfigError for a budget that nothing fits.
-    """
-    context = config.context
-    if context.name != "auto":
-        return Fixed(
-            make_context(context.name, rate=context.rate, bits=context.bits, suffix=context.suffix)
-        )
-    asked = Choice(
-        embedding_bits=context.embedding_bits,
-        batch_size=config.training.batch_size,
-        length=config.data.max_length,
-    )
-    found = candidates(model_sizes(model, kind), asked)
-    for memory_bytes, step_flops in set(client_budgets(config.clients)):
-        choose(found, dict.fromkeys(found, 0.0), memory_bytes, step_flops)
-    return Auto(found, Bank(replace(distillation, seconds=0.0)), proxy)  # no clock: resumable
-
-
-METHODS = {
-    "leff": Recipe(_leff, uses_proxy=True),
-    "fedavg": Recipe(lambda config, writer, proxy, model: FedAvg(writer), uses_proxy=False),
-}
-
-
 def _proxy(config: RunConfig, tokenizer: Any, task: Task, device: torch.device) -> Batches:
     proxy = config.proxy
     if proxy.task == "sample" != config.data.task:
@@ -265,24 +185,3 @@ def _proxy(config: RunConfig, tokenizer: Any, task: Task, device: torch.device) 
     if not batches:
         raise DataError("the proxy data has no text of two tokens or more; see proxy.task")
     return [{name: value.to(device) for name, value in batch.items()} for batch in batches]
-
-
-def client_capacities(layers: Sequence[int], count: int, total: int) -> tuple[int, ...]:
-    """Return L_i of every client; ConfigError for one outside [1, L]."""
-    outside = [number for number in layers if not 1 <= number <= total]
-    if outside:
-        raise ConfigError(
-            f"clients.layers must be 1 to {total}, the model's number of layers, got {outside[0]}"
-        )
-    return tuple(itertools.islice(itertools.cycle(layers), count))
-
-
-def client_budgets(clients: ClientsConfig) -> list[tuple[int | None, int | None]]:
-    """Return every client's bytes of training state and operations of a step, None if unlimited."""
-    memory = [parse_amount(text, BYTES) for text in clients.memory] or [None]
-    flops = [parse_amount(text, FLOPS) for text in clients.flops] or [None]
-    return list(
-        itertools.islice(
-            zip(itertools.cycle(memory), itertools.cycle(flops), strict=False), clients.count
-        )
-    )
