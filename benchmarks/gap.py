@@ -15,7 +15,7 @@ client's model, `full_before` and `full_after` in the full one, `gap` = full_aft
 What counts is `full_after`: a block that learns nothing has no gap either.  `--epochs 0.5` tells
 what a device that is short of time gets by fewer steps in a truer context.
 
-Settings and learning rates of the tasks are those of `benchmarks.fidelity`.
+Settings of the tasks are those of `benchmarks.fidelity`; the rate is 1e-3, of GLUE's tasks 1e-4.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.fidelity import GLUE, RATES, TASKS
+from benchmarks.fidelity import GLUE, TASKS
 from leff import client
 from leff.config import RunConfig, load_config
 from leff.context import Bank, Distillation, Span, StandIn, block_errors
@@ -154,8 +154,7 @@ def compare(given: argparse.Namespace) -> list[dict[str, Any]]:
         "evaluation.gap_examples": given.validation,
         "context.steps": given.steps,
         "context.learning_rate": given.distil_rate,
-        "training.learning_rate": given.learning_rate
-        or RATES[given.task if given.task in TASKS else "glue"]["leff"],
+        "training.learning_rate": given.learning_rate or (1e-3 if given.task in TASKS else 1e-4),
         "training.epochs": given.epochs,
         "training.calibrated": False,
     }
