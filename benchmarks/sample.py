@@ -1,4 +1,4 @@
-"""LEFF against FedAvg on the built-in task: the same split, seed, rounds and settings.
+"""LEFF against FedAvg on the built-in run: the same split, seed and rounds, each at its own rate.
 
     .venv/bin/python -m benchmarks.sample                       # 3 seeds, about 10 minutes
     .venv/bin/python -m benchmarks.sample --contexts quantise distil drop --seeds 3 --json
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import leff
+from benchmarks.fidelity import RATES
 
 
 def one_run(method: str, context: str, seed: int, options: dict[str, Any]) -> dict[str, float]:
@@ -27,6 +28,7 @@ def one_run(method: str, context: str, seed: int, options: dict[str, Any]) -> di
         run = leff.run(
             out=Path(folder) / "run",
             seed=seed,
+            **{"training.learning_rate": RATES["sample"][method]},
             **{"method.name": method, "context.name": context, **options},
         )
         last = [r["metric"] for r in run.records() if r.get("metric") is not None][-5:]

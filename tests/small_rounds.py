@@ -99,7 +99,8 @@ def make_method(name: str, kind: str, store: PartStore, context: str = "drop", *
         return FedAvg(writer)
     options = {key: settings.pop(key) for key in ("rate", "bits", "suffix") if key in settings}
     options.setdefault("bits", 8 if context == "quantise" else 32)
-    bank = Bank(Distillation(settings.pop("steps", 40), 1e-3, 0.1))
+    steps, seconds = settings.pop("steps", 40), settings.pop("seconds", 0.0)
+    bank = Bank(Distillation(steps, 1e-3, 0.1, seconds=seconds))
     sampler = BlockSampler(Rule(**{"stratified": False, **settings}), proxy(kind), LAYERS)
     return Leff(
         writer, sampler, Fixed(make_context(context, **options)), bank, Merge(), proxy(kind)

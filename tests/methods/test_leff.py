@@ -149,7 +149,7 @@ def test_the_scale_changes_the_probabilities_and_not_the_scores(name, kind, stor
 
 
 def test_what_the_clock_decides_is_written_to_the_round(store):
-    method = make_method("leff", "generation", store, "distil", steps=2)
+    method = make_method("leff", "generation", store, "distil", steps=2, seconds=60.0)
     context = RoundContext(0, 0, TRAINING)
     method.plan(tiny(*GPT2), context, REPORTS)
     assert context.decided == {"distil_steps": 2}

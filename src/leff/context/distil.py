@@ -118,8 +118,9 @@ def distil(
 ) -> list[bool]:
     """Train students in place, and return which of them need no more: all steps, or the target.
 
-    The number of steps done goes to `decided["distil_steps"]`; a number that is there already is
-    done whatever the clock says, so that a resumed run repeats what the clock once decided.
+    Where there is a limit of seconds, the number of steps done goes to `decided["distil_steps"]`; a
+    number that is there already is done whatever the clock says, so that a resumed run repeats
+    what the clock once decided.
     """
     alpha, target = settings.attention_weight, settings.target_error
     limit = int(decided.get("distil_steps", settings.steps))
@@ -134,7 +135,8 @@ def distil(
         done += 1
         if target and done % CHECK_EVERY == 0:
             running = [s for s in running if not s.measure(held, mask) <= target]
-    decided["distil_steps"] = done
+    if settings.seconds:
+        decided["distil_steps"] = done
     return [done >= settings.steps or student not in running for student in students]
 
 
