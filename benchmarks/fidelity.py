@@ -14,9 +14,9 @@ round): `mean_last5` and `worst_last5` over the last five rounds, means over the
 `--sides` says otherwise: importance against other samplings is ``--sides leff leff-random
 leff-round-robin leff-clients``), with a 95 % interval.
 `client_bytes` is the training state (weights, gradients, optimizer) measured on the largest
-client, `client_bytes_predicted` what `leff.cost` said, `step_flops` its floating-point operations
-in a step; `server_seconds` planning and merging, `download_bytes` and `upload_bytes` are of a
-round, over all clients.
+client, `client_bytes_predicted` what `leff.planning` said, `step_flops` its floating-point
+operations in a step at full length; `server_seconds` planning and merging, `download_bytes` and
+`upload_bytes` are of a round, over all clients.
 
 Learning rates: each side has its own, the best of the grid in `--tune`, which takes a partition
 that is not among those reported.  Without it the rates in `RATES`, which were found so.
@@ -37,12 +37,9 @@ from typing import Any
 from scipy.stats import t
 
 import leff
-from leff import cost
-from leff.config import RunConfig, load_config
-from leff.context import make_context
-from leff.families import known
+from leff.config import load_config
+from leff.planning import planned
 from leff.runs import config_digest
-from leff.sources import model_source
 
 SIDES: dict[str, dict[str, Any]] = {
     "fedavg": {"method.name": "fedavg", "training.calibrated": False},
@@ -53,7 +50,7 @@ SIDES: dict[str, dict[str, Any]] = {
     "leff-clients": {"method.source": "clients"},
     "leff-paper": {"preset": "paper"},
 }
-GRID = (5e-5, 1e-4, 2e-4)  # for MiniLM; ten times that for the small decoders
+GRID = (5e-5, 1e-4, 2e-4, 4e-4)  # for MiniLM; ten times that for the small decoders
 TUNING_SEED = 1000
 GLUE: dict[str, Any] = {
     "model.name": "sentence-transformers/all-MiniLM-L6-v2",
@@ -108,36 +105,22 @@ def one_run(side: str, options: Mapping[str, Any], keep: Path) -> dict[str, Any]
     clients = [client for record in records for client in record["clients"]]
     names = ("download_bytes", "upload_bytes", "plan_seconds", "merge_seconds", "seconds")
     means = {name: statistics.mean(record[name] for record in records) for name in names}
-    predicted = predict(config)
+    predicted = planned(
+        config.model.name, config.method.name, config, layers=max(config.clients.layers)
+    )
     return {
         "mean_last5": statistics.mean(last),
         "worst_last5": min(last),
         "before": 100 * start["metric"],
         "client_bytes": max(client["state_bytes"] for client in clients),
-        "client_bytes_predicted": predicted.total_bytes,
-        "step_flops": predicted.step_flops,
+        "client_bytes_predicted": predicted["total_bytes"],
+        "step_flops": predicted["step_flops"],
         "server_seconds": means["plan_seconds"] + means["merge_seconds"],
         "round_seconds": means["seconds"],
         "download_bytes": means["download_bytes"],
         "upload_bytes": means["upload_bytes"],
         "curve": [100 * record["metric"] for record in records],
     }
-
-
-def predict(config: RunConfig) -> cost.Plan:
-    """Return what a run's client with the largest block takes; FLOPs at full length."""
-    context, whole = config.context, config.method.name == "fedavg"
-    return cost.plan(
-        *known.load_config(model_source(config.model.name)),
-        config.method.name,
-        1 if whole else max(config.clients.layers),
-        context=make_context(
-            context.name, rate=context.rate, bits=context.bits, suffix=context.suffix
-        ),
-        embedding_bits=32 if whole else context.embedding_bits,
-        batch_size=config.training.batch_size,
-        length=config.data.max_length,
-    )
 
 
 def tuned(side: str, options: Mapping[str, Any], rates: Sequence[float], keep: Path) -> float:

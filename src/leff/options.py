@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from leff.errors import ConfigError
+from leff.presets import PRESETS
 from leff.units import BYTES, FLOPS, parse_amount
 
 Positive = Annotated[int, Field(ge=1)]
@@ -279,31 +280,6 @@ class EngineConfig(Section):
         default=0, description="clients at a time; 0: cores / threads, 4 at most; same results"
     )
     checkpoints: Annotated[int, Field(ge=2)] = Field(default=2, description="checkpoints kept")
-
-
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "default": {},
-    "paper": {  # Sec. 3 to the letter, where it says anything
-        "method": {
-            "sampling": "importance",
-            "scale": "literal",
-            "temperature": 1.0,
-            "source": "proxy",
-            "exploration": 0.0,
-            "stratified": False,
-            "relaxation": 0.0,
-            "momentum": 0.0,
-        },
-        "context": {
-            "name": "distil",
-            "rate": 0.5,
-            "bits": 32,
-            "embedding_bits": 32,
-            "whole": True,
-        },
-        "training": {"schedule": "constant", "calibrated": False, "proximal": 0.0},
-    },
-}
 
 
 class RunConfig(Section):

@@ -10,8 +10,7 @@ from transformers import PretrainedConfig
 
 from leff import cost
 from leff.config import RunConfig
-from leff.context import make_context
-from leff.context.auto import assumed_errors, candidates, choose
+from leff.context.auto import Setting, assumed_errors, candidates, choose
 from leff.families import empty_model
 from leff.families.known import KNOWN_CONFIGS, load_config
 from leff.footprint import Choice
@@ -30,7 +29,7 @@ def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[
         *_shape(model),
         method,
         **numbers,
-        context=make_context(asked.name, rate=asked.rate, bits=asked.bits, suffix=asked.suffix),
+        context=Setting(asked.name, asked.rate, asked.bits, asked.suffix).context,
         embedding_bits=asked.embedding_bits if method == "leff" else 32,
         batch_size=config.training.batch_size,
         length=config.data.max_length,

@@ -14,8 +14,8 @@ import torch
 
 from leff.aggregate import Merge
 from leff.config import RunConfig
-from leff.context import Bank, Distillation, make_context
-from leff.context.auto import candidates, choose
+from leff.context import Bank, Distillation
+from leff.context.auto import Setting, candidates, choose
 from leff.errors import ConfigError
 from leff.families import blocks
 from leff.fitting import Auto, Fitting, Fixed
@@ -77,9 +77,7 @@ def _fitting(
     """
     context = config.context
     if context.name != "auto":
-        return Fixed(
-            make_context(context.name, rate=context.rate, bits=context.bits, suffix=context.suffix)
-        )
+        return Fixed(Setting(context.name, context.rate, context.bits, context.suffix).context)
     asked = Choice(
         embedding_bits=context.embedding_bits,
         batch_size=config.training.batch_size,

@@ -1,0 +1,30 @@
+"""Named sets of options, below those that a user gives: ``preset = "paper"``.
+
+PRESETS["paper"]["context"]["name"]      # "distil"
+"""
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "default": {},
+    "paper": {  # Sec. 3 to the letter, where it says anything
+        "method": {
+            "sampling": "importance",
+            "scale": "literal",
+            "temperature": 1.0,
+            "source": "proxy",
+            "exploration": 0.0,
+            "stratified": False,
+            "relaxation": 0.0,
+            "momentum": 0.0,
+        },
+        "context": {
+            "name": "distil",
+            "rate": 0.5,
+            "bits": 32,
+            "embedding_bits": 32,
+            "whole": True,
+        },
+        "training": {"schedule": "constant", "calibrated": False, "proximal": 0.0},
+    },
+}
