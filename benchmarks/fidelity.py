@@ -59,6 +59,8 @@ GLUE: dict[str, Any] = {
     "proxy.task": "wnli",
     "evaluation.examples": 1000,
     "evaluation.final_examples": 16,  # the rounds are what is reported
+    "evaluation.gap_clients": 1,
+    "evaluation.gap_examples": 32,
     "training.precision": "bfloat16",
 }
 """Settings of the tasks, over the defaults: the same for every side."""

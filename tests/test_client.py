@@ -62,7 +62,7 @@ def plain_training(model, names, job, examples):
     chosen = [parameters[name].requires_grad_(True) for name in names]
     settings = job.training
     optimizer = torch.optim.AdamW(
-        chosen, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        chosen, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
     torch.manual_seed(job.seed)
     rng, size = numpy_rng(job.seed, "order", 0), settings.batch_size

@@ -63,7 +63,7 @@ def test_one_client_is_central_training(case, tmp_path):
     parameters = [p for n, p in central.named_parameters() if n not in frozen]
     central.train()
     for index in range(rounds):
-        optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.01)
+        optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.01, fused=True)
         seed = derive_seed(0, "client", index, 0)
         rng = numpy_rng(seed, "order", 0)
         order = sorted(rng.permutation(11), key=lambda i: len(examples[i].input_ids))

@@ -48,7 +48,7 @@ def local_steps(
     if not examples:
         return Steps(failure="the client has no examples")
     optimizer = torch.optim.AdamW(
-        trained, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
     log_prior = _log_prior(model, job, examples, device)
     start = [parameter.detach().clone() for parameter in trained] if settings.proximal else []
