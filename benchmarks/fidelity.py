@@ -77,7 +77,7 @@ TASKS: dict[str, dict[str, Any]] = {
     },
 }
 RATES: dict[str, dict[str, float]] = {  # of fedavg and leff, from --tune; see docs/LOG.md
-    "glue": {"fedavg": 1e-4, "leff": 2e-4},
+    "glue": {"fedavg": 2e-4, "leff": 4e-4},
     "sample": {"fedavg": 2e-3, "leff": 4e-3},
     "e2e": {"fedavg": 2e-3, "leff": 4e-3},
 }

@@ -117,16 +117,18 @@ def test_merge_refuses_a_tensor_that_the_model_does_not_have():
 
 
 def test_refusal_names_what_is_wrong():
-    model = torch.nn.Linear(2, 1)
+    shapes = {"weight": (1, 2), "bias": (1,)}
 
     def said(**tensors):
-        return refusal(model, Update(0, 0, (), 1, pack(tensors)))
+        tensors = {"bias": torch.ones(1), **tensors}
+        return refusal(shapes, Update(0, 0, (), 1, pack(tensors)))
 
     assert said(weight=torch.ones(1, 2)) is None
+    assert said() == "the update lacks weight"
     assert "weight in the update is not finite" in said(weight=torch.tensor([[1.0, torch.nan]]))
-    assert "weight (2, 1), which is not" in said(weight=torch.ones(2, 1))
-    assert "heads (1,), which is not" in said(heads=torch.ones(1))
-    assert refusal(model, Update(0, 0, (), 1, failure="gone")) == "gone"
+    assert "weight (2, 1), which the job did not" in said(weight=torch.ones(2, 1))
+    assert "heads (1,), which the job did not" in said(heads=torch.ones(1))
+    assert refusal(shapes, Update(0, 0, (), 1, failure="gone")) == "gone"
 
 
 # A limited step

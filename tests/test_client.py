@@ -345,7 +345,7 @@ def test_a_job_writer_sends_words_in_the_bits_asked_for(bits, smaller, store):
     model = tiny("gpt2", "generation")
     writer = JobWriter(store, "generation", PAD, shell_bits=bits)
     segments = {3: (writer.block(model, range(LAYERS)),)}
-    (job,) = writer.jobs(model, RoundContext(0, 0, with_settings()), segments)
+    (job,) = writer.jobs(writer.frame(model), RoundContext(0, 0, with_settings()), segments)
     shell = store.get(job.shell)
     assert (shell["transformer.wte.weight"].dtype == torch.float16) == smaller
     assert shell["transformer.wpe.weight"].dtype == torch.float32

@@ -23,6 +23,11 @@ CELLS = [
     for method, count in zip(("fedavg", "fedlora", "fedbitfit", "leff"), counts, strict=True)
     if count is not None
 ]
+CELLS += [  # adapters of the same rank, or as many sparse values
+    (model, method, counts[1])
+    for model, counts in TABLE_5.items()
+    for method in ("slora", "flora", "flexlora")
+]
 TINY = GPT2Config(n_embd=16, n_layer=6, n_head=2, vocab_size=40, n_positions=8)
 
 
@@ -53,10 +58,16 @@ def test_bytes_add_up(method, context, embedding_bits):
     w = p.weights
     assert p.gradients == 4 * p.trainable_parameters == p.upload_bytes
     assert p.optimizer == 8 * p.trainable_parameters
-    assert w.embeddings == (40 * embedding_bits // 32 + 8) * 16 * 4
+    bits = embedding_bits if method in ("leff", "fedavg") else 32
+    assert w.embeddings == (40 * bits // 32 + 8) * 16 * 4
     assert w.total == w.embeddings + w.block + w.tail + w.stand_in + w.adapters
     assert p.total_bytes == w.total + p.gradients + p.optimizer
-    assert p.setup_bytes + p.download_bytes == w.total  # after the first round it is all there
+    if method in ("leff", "fedavg"):
+        assert p.setup_bytes + p.download_bytes == w.total  # after the first round it is all there
+    else:  # what trains comes beside the model as it was
+        assert p.setup_bytes == w.total - w.adapters
+        copies = 8 if method == "flora" else 1  # no tail trains here but bitfit's biases
+        assert p.download_bytes == copies * p.upload_bytes
     values = json.loads(json.dumps(p.to_dict()))
     assert values["trainable_parameters"] == p.trainable_parameters
     assert values["weights"]["total"] == w.total
@@ -150,7 +161,7 @@ def test_lora_by_hand():
         ({"embedding_bits": 8}, "embedding bits must be 32 or 16, got 8"),
         ({"length": 0}, "length must be at least 1, got 0"),
         ({"rank": 0, "method": "fedlora"}, "rank must be at least 1"),
-        ({"rank": 17, "method": "fedlora"}, "rank must be at most 16"),
+        ({"rank": 17, "method": "fedlora"}, "rank must be 1 to 16"),
     ],
 )
 def test_bad_choices_are_refused(change, message):

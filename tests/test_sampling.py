@@ -87,3 +87,12 @@ def test_draws_depend_on_seed_and_round():
     drawn = [draw(made, i, seed=s).blocks for s in range(3) for i in range(3)]
     assert len({tuple(b.start for b in blocks.values()) for blocks in drawn}) > 4
     assert drawn[0] == draw(made, 0, seed=0).blocks
+
+
+def test_fixed_keeps_every_clients_block():
+    made = sampler(sampling="fixed")
+    drawn = [draw(made, index, wanted={0: 1, 1: 1, 2: 2, 5: 1}) for index in range(4)]
+    assert all(found.blocks == drawn[0].blocks for found in drawn)
+    assert [tuple(block) for block in drawn[0].blocks.values()] == [(0,), (1,), (2, 3), (1,)]
+    assert {found.facts["entropy"] for found in drawn} == {0}
+    assert drawn[0].facts["entropy_uniform"] > 0 and drawn[0].facts["layer_scores"] is None

@@ -11,16 +11,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from leff.api import Run, evaluate, generate, resume, run
+    from leff.api import Run, evaluate, generate, mmlu, resume, run
     from leff.config import RunConfig, load_config
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    **dict.fromkeys(("Run", "evaluate", "generate", "resume", "run"), "leff.api"),
+    **dict.fromkeys(("Run", "evaluate", "generate", "mmlu", "resume", "run"), "leff.api"),
     **dict.fromkeys(("RunConfig", "load_config"), "leff.config"),
 }
-__all__ = ["Run", "RunConfig", "evaluate", "generate", "load_config", "resume", "run"]
+__all__ = ["Run", "RunConfig", "evaluate", "generate", "load_config", "mmlu", "resume", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -59,20 +59,21 @@ def weighted_mean(
     return {n: Mean(sums[n].div_(weights[n]), weights[n] / total) for n in sums}
 
 
-def refusal(model: nn.Module, update: Update) -> str | None:
-    """Return why an update cannot be merged into the model, or None if it can.
+def refusal(shapes: Mapping[str, tuple[int, ...]], update: Update) -> str | None:
+    """Return why an update cannot be merged, or None if it can.
 
-    Its tensors must be the model's by name and shape, and finite.
+    It must have a tensor of each of these names and shapes, finite, and no other.
     """
     if update.failure is not None:
         return update.failure
-    parameters = dict(model.named_parameters())
-    for name, tensor in unpack(update.payload).items():
-        if name not in parameters or tensor.shape != parameters[name].shape:
-            return f"the update has {name} {tuple(tensor.shape)}, which is not the model's"
+    tensors = unpack(update.payload)
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != shapes.get(name):
+            return f"the update has {name} {tuple(tensor.shape)}, which the job did not ask for"
         if not torch.isfinite(tensor).all():
             return f"{name} in the update is not finite"
-    return None
+    missing = shapes.keys() - tensors.keys()
+    return f"the update lacks {min(missing)}" if missing else None
 
 
 def merge_layers(

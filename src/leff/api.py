@@ -7,8 +7,8 @@ model = run.load_model()
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +153,56 @@ def generate(
     return generation.generate(
         model, tokenizer, inputs, beams=beams, max_new_tokens=max_new_tokens, form=form
     )
+
+
+def mmlu(
+    model: str | Path,
+    *,
+    shots: int = 5,
+    subjects: Sequence[str] = (),
+    examples: int | None = None,
+    folder: str | Path | None = None,
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Return how many of MMLU's test questions a causal model answers rightly.
+
+    `model` is a run's folder, a model's folder or a hub id; `folder` is where the data is, as for
+    every task.  `subjects` are all by default, and `examples` the questions of each at most.  The
+    keys are ``accuracy`` (of all questions), ``subject_mean``, ``subjects`` (each one's accuracy
+    and questions), ``categories``, ``shots``, ``questions`` and ``notes``.  `progress` is called
+    with the questions done and their number.
+
+    Raises ConfigError, DataError and ModelError before anything is computed.
+    """
+    for name, value, least, most in (
+        ("shots", shots, 0, 5),
+        ("examples", examples, 1, None),
+        ("batch_size", batch_size, 1, None),
+    ):
+        if value is not None and (value < least or (most is not None and value > most)):
+            limits = f"{least} to {most}" if most is not None else f"at least {least}"
+            raise ConfigError(f"{name} must be {limits}, got {value}")
+    from leff.data.mmlu import load_test
+    from leff.metrics.mmlu import score
+    from leff.sources import torch_device
+    from leff.trained import read_trained
+
+    path = None if folder is None else Path(folder).expanduser()
+    questions, examples_of = load_test(path, subjects, examples)
+    read, tokenizer = read_trained(model)
+    if not read.can_generate():
+        raise ConfigError(f"{model} is no causal language model; it gives answers no likelihood")
+    found = score(
+        read.to(torch_device("auto")),
+        tokenizer,
+        questions,
+        examples_of,
+        count=shots,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return {**asdict(found), "shots": shots}
 
 
 def new_folder(config: RunConfig) -> Path:

@@ -39,7 +39,9 @@ def run(
     config: Annotated[
         Path | None, typer.Argument(help="A TOML file; without one, the built-in run.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="method.name: leff or fedavg.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="method.name, such as leff or fedlora.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="model.name: a hub id or a folder.")] = None,
     rounds: Annotated[int | None, typer.Option(help="training.rounds")] = None,
     seed: Annotated[int | None, typer.Option(help="seed")] = None,
@@ -175,7 +177,9 @@ def config(
 @app.command()
 def plan(
     model: Annotated[str, typer.Argument(help="Hub id, folder, config.json, or a known name.")],
-    method: Annotated[str, typer.Option(help="fedavg, leff, fedlora or fedbitfit.")] = "leff",
+    method: Annotated[
+        str, typer.Option(help="leff, fedavg, fedbitfit, fedlora, slora, flora, flexlora.")
+    ] = "leff",
     layers: Annotated[
         int | None, typer.Option(help="Layers that the client trains (leff); 1 if not said.")
     ] = None,
@@ -184,7 +188,10 @@ def plan(
     ] = None,
     rate: Annotated[float | None, typer.Option(help="r of distil and drop.")] = None,
     bits: Annotated[int | None, typer.Option(help="Bits of the context: 32, 8 or 4.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Rank of fedlora; the paper's 8.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of adapters; the paper's 8.")] = None,
+    base_bits: Annotated[
+        int | None, typer.Option(help="Bits of the weights beside adapters: 32, 8 or 4.")
+    ] = None,
     memory: Annotated[
         str | None,
         typer.Option(help="Choose what fits: 64MB for weights, gradients and optimizer."),
@@ -205,7 +212,8 @@ def plan(
 
     given = {"context.name": context, "context.rate": rate, "context.bits": bits}
     given = {key: value for key, value in given.items() if value is not None}
-    counts = {k: v for k, v in (("layers", layers), ("rank", rank)) if v is not None}
+    numbers = {"layers": layers, "rank": rank, "base_bits": base_bits}
+    counts = {key: value for key, value in numbers.items() if value is not None}
     checked = load_config(None, given)
     if memory is None and flops is None:
         found = planned(model, method, checked, **counts)
@@ -213,7 +221,7 @@ def plan(
     if method != "leff" or given or counts:
         raise ConfigError(
             "--memory and --flops choose layers and context of leff; leave out --method, --layers, "
-            "--context, --rate, --bits and --rank"
+            "--context, --rate, --bits, --rank and --base-bits"
         )
     choice = chosen(model, checked, memory, flops)
     return _print_json(choice) if as_json else print_choice(out, choice)
@@ -236,6 +244,147 @@ def score(
     for name, note in scores.notes.items():
         out.print(Text(f"{name}: {note}", style="dim"))
     return None
+
+
+@app.command()
+def mmlu(
+    model: Annotated[str, typer.Argument(help="A run's or a model's folder, or a hub id.")],
+    shots: Annotated[int, typer.Option(help="Worked examples before a question, 0 to 5.")] = 5,
+    subject: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="This subject; several are fine.")
+    ] = None,
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="Questions of a subject at most; without it, all.")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the data is.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts computed at a time.")] = 8,
+    as_json: Json = False,
+) -> None:
+    """Measure a causal model on MMLU: questions of 57 subjects, by the likeliest answer."""
+    from rich.progress import Progress
+
+    from leff import api
+    from leff.report.live import print_rows
+
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        line = bar.add_task("questions", total=None)
+        found = api.mmlu(
+            model,
+            shots=shots,
+            subjects=subject or (),
+            examples=examples,
+            folder=data_dir,
+            batch_size=batch_size,
+            progress=lambda done, total: bar.update(line, completed=done, total=total),
+        )
+    if as_json:
+        return _print_json(found)
+    rows = [{"subject": name, **value} for name, value in found["subjects"].items()]
+    averages = {
+        **found["categories"],
+        "mean of the subjects": found["subject_mean"],
+        "all questions": found["accuracy"],
+    }
+    print_rows(out, rows)
+    out.print()
+    print_rows(out, [{"average": name, "accuracy": value} for name, value in averages.items()])
+    for note in found["notes"].values():
+        out.print(Text(note, style="dim"))
+    return None
+
+
+Number = Annotated[int, typer.Argument(metavar="N", help="Its number in the paper.")]
+Size = Annotated[str, typer.Option(help="mini (2 CPU cores) or full (the paper's models).")]
+Rows = Annotated[list[str] | None, typer.Option("--row", help="A row alone; repeatable.")]
+Columns = Annotated[list[str] | None, typer.Option("--column", help="A column alone; repeatable.")]
+Seeds = Annotated[list[int] | None, typer.Option("--seed", min=0, help="A seed alone; repeatable.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="List the runs, their time and memory.")]
+NoRun = Annotated[bool, typer.Option("--no-run", help="Show what is there, and what is missing.")]
+Jobs = Annotated[int, typer.Option(min=0, help="Runs at a time; 0: one a GPU, or one.")]
+Keep = Annotated[bool, typer.Option("--keep", help="Keep checkpoints and models of the runs.")]
+DataDir = Annotated[Path | None, typer.Option(help="Where the data is; else LEFF_DATA, else hub.")]
+ModelName = Annotated[str | None, typer.Option("--model", help="In place of the size's model.")]
+Experiments = Annotated[Path | None, typer.Option(help="Folder of the tables' and figures' files.")]
+Results = Annotated[Path | None, typer.Option(help="Folder of results; else beside experiments.")]
+Runs = Annotated[Path, typer.Option(help="Folder of the runs at work.")]
+
+
+@app.command()
+def table(
+    number: Number,
+    size: Size = "mini",
+    rows: Rows = None,
+    columns: Columns = None,
+    seeds: Seeds = None,
+    model: ModelName = None,
+    data_dir: DataDir = None,
+    dry_run: DryRun = False,
+    no_run: NoRun = False,
+    jobs: Jobs = 0,
+    keep: Keep = False,
+    experiments: Experiments = None,
+    results: Results = None,
+    runs: Runs = Path("runs/paper"),
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make one of the paper's tables: run what is missing, print ours beside the paper's."""
+    selection = size, rows, columns, seeds, model, data_dir
+    places = experiments, results, runs
+    wishes = {"run": not no_run, "dry_run": dry_run, "jobs": jobs, "keep": keep}
+    _paper("table", number, selection, places, {**wishes, "markdown": markdown}, as_json)
+
+
+@app.command()
+def figure(
+    number: Number,
+    size: Size = "mini",
+    rows: Rows = None,
+    columns: Columns = None,
+    seeds: Seeds = None,
+    model: ModelName = None,
+    data_dir: DataDir = None,
+    dry_run: DryRun = False,
+    no_run: NoRun = False,
+    jobs: Jobs = 0,
+    keep: Keep = False,
+    experiments: Experiments = None,
+    results: Results = None,
+    runs: Runs = Path("runs/paper"),
+    picture: Annotated[
+        Path | None, typer.Option("--out", help="The PNG; else among the results.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make one of the paper's figures: run what is missing, draw ours beside the paper's."""
+    selection = size, rows, columns, seeds, model, data_dir
+    places = experiments, results, runs
+    wishes = {"run": not no_run, "dry_run": dry_run, "jobs": jobs, "keep": keep}
+    _paper("figure", number, selection, places, {**wishes, "picture": picture}, as_json)
+
+
+def _paper(
+    word: str, number: int, selection: Any, places: Any, wishes: dict[str, Any], as_json: bool
+) -> None:
+    """Answer for a table or figure, and exit with 1 if one of its runs failed."""
+    from leff.paper.cells import Selection
+    from leff.paper.command import Wishes, answer
+    from leff.paper.study import Places
+
+    size, rows, columns, seeds, model, data_dir = selection
+    folder = data_dir and data_dir.absolute()
+    labels = tuple(rows or ()), tuple(columns or ()), tuple(seeds or ())
+    asked = Selection(size, *labels, model, folder)
+
+    def say(text: str) -> None:
+        errors.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    found = answer(word, number, asked, Places(*places), Wishes(**wishes), say)
+    if as_json:
+        _print_json(found.rows)
+    else:
+        found.show(out)
+    found.check()
 
 
 def _show(work: Any, as_json: bool) -> None:

@@ -3,12 +3,12 @@
     update = train(job, store.get, examples, device)
 
 A client sees its own examples, the job, and the parts that the job names.  It builds a real
-Hugging Face model with fewer layers, trains the block and the tail (PAPER Sec. 3.4 and Table 5),
-and sends back those tensors alone.
+Hugging Face model, of fewer layers with LEFF, trains what the job says (PAPER Sec. 3.4 and Table
+5), and sends back those tensors alone.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -18,9 +18,8 @@ from leff.data.encode import Example, by_length, collate
 from leff.families import blocks, build_model, config_from_json, family_of, trainable_names
 from leff.local_steps import local_steps, trained_layers
 from leff.seeds import forked
-from leff.types import Capacity, Job, Part, Update, pack
-
-Fetch = Callable[[Part], Mapping[str, torch.Tensor]]  # what it returns is never changed
+from leff.tuning import Fetch, tune
+from leff.types import Capacity, Job, Update, pack
 
 
 def report(
@@ -43,7 +42,7 @@ def train(job: Job, fetch: Fetch, examples: Sequence[Example], device: torch.dev
     """
     started = time.perf_counter()
     model = client_model(job, fetch, device)
-    trained = _unfreeze(model, job)
+    trained = _unfreeze(model, job) if job.tuned is None else tune(model, job.tuned, fetch)
     with forked(job.seed):
         done = local_steps(model, list(trained.values()), job, examples, device)
     tensors = {name: parameter.detach().cpu() for name, parameter in trained.items()}

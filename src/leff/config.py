@@ -135,18 +135,38 @@ def unused_options(config: RunConfig) -> list[str]:
     return [key for key in unused if _value(config, key) != _value(default, key)]
 
 
+ADAPTER_OPTIONS = {  # of the methods with adapters
+    "method.rank": ("fedlora", "slora", "flora", "flexlora"),
+    "method.lora_alpha": ("fedlora", "slora", "flora", "flexlora"),
+    "method.base_bits": ("fedlora", "flexlora"),
+    "method.sparse_share": ("slora",),
+    "clients.ranks": ("flora", "flexlora"),
+}
+
+
 def _unused_by_method(config: RunConfig) -> list[str]:
-    if config.method.name == "fedavg":
-        sections = {"method": config.method, "context": config.context, "proxy": config.proxy}
-        every = [f"{key}.{name}" for key, s in sections.items() for name in type(s).model_fields]
-        every += [
-            "clients.layers",
-            "clients.memory",
-            "clients.flops",
-            "evaluation.gap_clients",
-            "evaluation.gradient_error",
-        ]
-        return [key for key in every if key != "method.name"]
+    name = config.method.name
+    unused = [key for key, methods in ADAPTER_OPTIONS.items() if name not in methods]
+    if config.clients.ranks:  # they say it all
+        unused += ["method.rank", "clients.memory"]
+    return unused + (_unused_by_leff(config) if name == "leff" else _of_leff())
+
+
+def _of_leff() -> list[str]:
+    """Return the options that only LEFF uses."""
+    sections = {"method": RunConfig().method, "context": RunConfig().context}
+    sections["proxy"] = RunConfig().proxy
+    every = [f"{key}.{name}" for key, s in sections.items() for name in type(s).model_fields]
+    every += [
+        "clients.layers",
+        "clients.flops",
+        "evaluation.gap_clients",
+        "evaluation.gradient_error",
+    ]
+    return [key for key in every if key not in ("method.name", *ADAPTER_OPTIONS)]
+
+
+def _unused_by_leff(config: RunConfig) -> list[str]:
     contexts = {config.context.name, config.context.suffix or config.context.name}
     if "auto" in contexts:  # which tries them all
         contexts = {"distil", "drop", "quantise"}
@@ -161,7 +181,7 @@ def _unused_by_method(config: RunConfig) -> list[str]:
     if config.method.sampling != "importance":
         importance = ("scale", "temperature", "source", "exploration")
         unused += [f"method.{name}" for name in importance]
-    if config.method.sampling == "round_robin":
+    if config.method.sampling in ("round_robin", "fixed"):
         unused += ["method.stratified"]
     if config.method.sampling != "importance" or config.method.source != "proxy":
         unused += ["proxy.importance_batches"]

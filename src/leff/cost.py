@@ -21,8 +21,6 @@ from leff.families import (
     empty_model,
     full_tail_names,
     layer_count,
-    linear_shape,
-    lora_modules,
 )
 from leff.footprint import (
     ADAMW_BYTES,
@@ -33,6 +31,7 @@ from leff.footprint import (
     block_footprint,
     held_weights,
 )
+from leff.lora import check_rank, target_shapes
 from leff.sizes import FP32_BYTES, Sizes, model_sizes
 
 
@@ -41,7 +40,7 @@ class Plan:
     """One client's cost in one round; everything but counts and `step_flops` is in bytes.
 
     `setup_bytes` go to a client once, before its first round; `download_bytes` and
-    `upload_bytes` in every round.
+    `upload_bytes` in every round (flora's clients begin without other clients' adapters).
     """
 
     model: str
@@ -80,19 +79,31 @@ def plan(
     *,
     context: Context | None = None,
     rank: int = Choice.rank,
+    base_bits: int = Choice.base_bits,
+    clients: int = Choice.clients,
     embedding_bits: int = Choice.embedding_bits,
     batch_size: int = Choice.batch_size,
     length: int = Choice.length,
 ) -> Plan:
     """Return what `method` costs a client that trains `layers` layers.
 
-    Only `leff` depends on `layers` and `context` (None leaves the other layers as they are), and
-    `fedlora` on `rank`.  Blocks are drawn: bytes are those of the place where a client holds
-    most, `step_flops` the mean over all places.  ConfigError for an unknown method, layers
+    Only `leff` depends on `layers`, `context` (None leaves the other layers as they are) and
+    `embedding_bits`, the methods with adapters on `rank` and `base_bits`, and `flora` on the
+    number of `clients` in a round.  Blocks are drawn: bytes are those of the place where a client
+    holds most, `step_flops` the mean over all places.  ConfigError for an unknown method, layers
     outside 1 to L, embedding bits other than 32 and 16, a batch without tokens, and a method that
     the model does not allow.
     """
-    choice = Choice(layers, context or EXACT, rank, embedding_bits, batch_size, length)
+    choice = Choice(
+        layers=layers,
+        context=context or EXACT,
+        rank=rank,
+        base_bits=base_bits,
+        clients=clients,
+        embedding_bits=embedding_bits,
+        batch_size=batch_size,
+        length=length,
+    )
     _check(choice, config, method)
     model = empty_model(config, kind)
     sizes = model_sizes(model, kind)
@@ -110,7 +121,7 @@ def plan(
         weights=found.weights,
         gradients=trained * FP32_BYTES,
         optimizer=trained * ADAMW_BYTES,
-        setup_bytes=found.weights.total - found.download_bytes,
+        setup_bytes=found.setup_bytes,
         download_bytes=found.download_bytes,
         upload_bytes=trained * FP32_BYTES,
         step_flops=found.step_flops,
@@ -127,7 +138,9 @@ def _check(choice: Choice, config: PretrainedConfig, method: str) -> None:
         )
     if choice.embedding_bits not in (32, 16):
         raise ConfigError(f"embedding bits must be 32 or 16, got {choice.embedding_bits}")
-    for name in ("rank", "batch_size", "length"):
+    if choice.base_bits not in (32, 8, 4):
+        raise ConfigError(f"base bits must be 32, 8 or 4, got {choice.base_bits}")
+    for name in ("rank", "clients", "batch_size", "length"):
         if getattr(choice, name) < 1:
             raise ConfigError(f"{name} must be at least 1, got {getattr(choice, name)}")
 
@@ -144,34 +157,64 @@ def _fedavg(model: nn.Module, sizes: Sizes, choice: Choice) -> Footprint:
 
 
 def _fedlora(model: nn.Module, sizes: Sizes, choice: Choice) -> Footprint:
-    modules = dict(model.named_modules())
-    shapes = [shape for name in lora_modules(model) if (shape := linear_shape(modules[name]))]
-    too_small = min((min(shape) for shape in shapes), default=0)
-    if choice.rank > too_small:
-        raise ConfigError(f"rank must be at most {too_small} here, got {choice.rank}")
-    adapters = sum(choice.rank * (outputs + inputs) for outputs, inputs in shapes)
+    adapters = _adapters(model, choice)
     return _whole_model(sizes, choice, adapters + _count(model, full_tail_names(model)), adapters)
 
 
+def _flora(model: nn.Module, sizes: Sizes, choice: Choice) -> Footprint:
+    """A client begins with an adapter of its own making, and gets those of all clients after."""
+    plan, adapters = _fedlora(model, sizes, choice), _adapters(model, choice)
+    return replace(
+        plan, download_bytes=plan.download_bytes + (choice.clients - 1) * adapters * FP32_BYTES
+    )
+
+
+def _slora(model: nn.Module, sizes: Sizes, choice: Choice) -> Footprint:
+    """Stage two; in stage one there are as many sparse values, and a gradient of every weight."""
+    return _fedlora(model, sizes, replace(choice, base_bits=32))
+
+
+def _adapters(model: nn.Module, choice: Choice) -> int:
+    """Return the number of values in adapters on every target; ConfigError for a rank too high."""
+    targets = target_shapes(model)
+    check_rank(targets, choice.rank, "rank")
+    return sum(choice.rank * (outputs + inputs) for outputs, inputs in targets.values())
+
+
 def _fedbitfit(model: nn.Module, sizes: Sizes, choice: Choice) -> Footprint:
-    return _whole_model(sizes, choice, _count(model, bitfit_names(model)), adapters=0)
+    plain = replace(choice, base_bits=32)
+    return _whole_model(sizes, plain, _count(model, bitfit_names(model)), adapters=0)
 
 
 METHODS: dict[str, Callable[[nn.Module, Sizes, Choice], Footprint]] = {
     "fedavg": _fedavg,
     "leff": _leff,
-    "fedlora": _fedlora,
     "fedbitfit": _fedbitfit,
+    "fedlora": _fedlora,
+    "slora": _slora,
+    "flora": _flora,
+    "flexlora": _fedlora,
 }
+
+
+def shell_bits(base_bits: int) -> int:
+    """Return the bits of the word embeddings beside linear weights of `base_bits`."""
+    return 32 if base_bits == 32 else 16
 
 
 def _whole_model(sizes: Sizes, choice: Choice, trained: int, adapters: int) -> Footprint:
     """The full model is held from the start, and only what trains is sent."""
     layers = range(len(sizes.layers))
-    weights = held_weights(sizes, layers, choice.embedding_bits, adapters=adapters * FP32_BYTES)
+    weights = Weights(
+        embeddings=sizes.shell_bytes(shell_bits(choice.base_bits)),
+        block=sizes.layer_bytes(layers, choice.base_bits),
+        tail=sizes.tail * FP32_BYTES,
+        adapters=adapters * FP32_BYTES,
+    )
     return Footprint(
         trainable_parameters=trained,
         weights=weights,
+        setup_bytes=weights.total - weights.adapters,
         download_bytes=trained * FP32_BYTES,
         block_layers=len(layers),
         stand_in_layers=0,

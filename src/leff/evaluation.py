@@ -5,7 +5,8 @@
     evaluator.full(model, examples=200)      # every metric of the task, and texts
 
 The metric that stands for a task is BLEU for generation, GLUE's own per task, accuracy or Pearson's
-correlation for a table, and perplexity for plain text.
+correlation for a table, and perplexity for plain text.  A task with worked examples (MMLU) is
+measured by the accuracy of the likeliest answer after them, and nothing is written.
 """
 
 import math
@@ -20,7 +21,7 @@ from leff import client
 from leff.data.encode import Example, by_length, collate, encode, ensure_padding
 from leff.data.task import Task, draw_rows
 from leff.generation import generate
-from leff.metrics import glue, nlg
+from leff.metrics import glue, mmlu, nlg
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Evaluator:
     @property
     def metric(self) -> str:
         """The name of the metric that stands for the task."""
+        if self.task.shots:
+            return "accuracy"
         if self.task.kind == "generation":
             return "BLEU"
         if self.task.kind == "text":
@@ -52,8 +55,8 @@ class Evaluator:
     def quick(self, model: nn.Module, examples: int) -> dict[str, float]:
         """Return ``loss`` (nats) and ``metric`` on that many validation examples, greedy."""
         rows = self._rows("validation", examples)
-        if self.task.kind != "generation":
-            loss, metrics = self._labels(model, "validation", rows)
+        if not self._writes:
+            loss, metrics, _ = self._figures(model, "validation", rows)
             return {"loss": loss, "metric": metrics[self.metric]}
         texts = self._texts(model, rows, beams=1)
         return {
@@ -65,14 +68,14 @@ class Evaluator:
         """Return ``loss``, ``metrics``, ``notes``, ``split``, ``examples`` and ``texts``.
 
         ``texts`` holds input, output and references of every example, for generation only;
-        ``notes`` says why a metric is missing or computed by other means.
+        ``notes`` says why a metric is missing or computed by other means, or prompts shortened.
         """
         split = "test" if self.task.test is not None else "validation"
         rows = self._rows(split, examples)
         found: dict[str, Any] = {"split": split, "examples": len(rows)}
-        if self.task.kind != "generation":
-            loss, metrics = self._labels(model, split, rows)
-            return found | {"loss": loss, "metrics": metrics, "notes": {}, "texts": []}
+        if not self._writes:
+            loss, metrics, notes = self._figures(model, split, rows)
+            return found | {"loss": loss, "metrics": metrics, "notes": notes, "texts": []}
         outputs = self._texts(model, rows, beams)
         scores = nlg.score(rows["references"], outputs)
         texts = [
@@ -116,8 +119,31 @@ class Evaluator:
         examples = self._encoded(split, rows)
         return client.evaluate(model, examples, batch_size=self.batch_size, pad_id=pad_id)
 
+    @property
+    def _writes(self) -> bool:
+        """Whether the task is measured by generated texts."""
+        return self.task.kind == "generation" and not self.task.shots
+
+    def _figures(
+        self, model: nn.Module, split: str, rows: Any
+    ) -> tuple[float, dict[str, float], dict[str, str]]:
+        """Return the loss, all metrics and the notes of a task without generated text."""
+        if not self.task.shots:
+            loss, metrics = self._labels(model, split, rows)
+            return loss, metrics, {}
+        found = mmlu.score(
+            model,
+            self.tokenizer,
+            rows,
+            self.task.shots,
+            # a prompt with its worked examples is several times as long as other tasks' examples
+            batch_size=max(1, self.batch_size // 8),
+        )
+        metrics = {"accuracy": found.accuracy, "subject_mean": found.subject_mean}
+        return self._loss(model, split, rows), metrics, found.notes
+
     def _labels(self, model: nn.Module, split: str, rows: Any) -> tuple[float, dict[str, float]]:
-        """Return the loss and all metrics of a task without generated text."""
+        """Return the loss and all metrics of plain text, or of labels."""
         if self.task.kind == "text":
             loss = self._loss(model, split, rows)
             return loss, {"perplexity": math.exp(min(loss, 700.0))}

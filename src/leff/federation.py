@@ -113,6 +113,7 @@ class Federation:
 
     def _recover(self) -> None:
         self.folder.clear_scratch()
+        self.method.begin(self.model)
         checkpoint = self.folder.load_checkpoint(self.folder.digest())
         if checkpoint is None:
             self.folder.cut_back(-1)

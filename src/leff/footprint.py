@@ -20,7 +20,9 @@ class Choice:
 
     layers: int = 1  # L_i; for leff
     context: Context = EXACT  # for leff
-    rank: int = 8  # R; for fedlora, Table 5
+    rank: int = 8  # R; for the methods with adapters, Table 5
+    base_bits: int = 32  # of the linear weights beside adapters: 32, 8 or 4
+    clients: int = 8  # in a round; for flora, whose clients get all adapters
     embedding_bits: int = 32  # of the frozen word matrix: 32 or 16
     batch_size: int = 16
     length: int = 128  # tokens
@@ -50,6 +52,7 @@ class Footprint:
     block_layers: int
     stand_in_layers: int
     step_flops: int
+    setup_bytes: int  # once, before a client's first round
     download_bytes: int  # per round
 
     @property
@@ -82,6 +85,7 @@ def _placed(sizes: Sizes, block: range, choice: Choice) -> Footprint:
     return Footprint(
         trainable_parameters=sum(sizes.layers[i].values for i in block) + sizes.tail,
         weights=weights,
+        setup_bytes=weights.embeddings,
         download_bytes=weights.block + weights.tail + weights.stand_in,
         block_layers=len(block),
         stand_in_layers=sum(span.layers for span in spans),
@@ -95,7 +99,7 @@ def _placed(sizes: Sizes, block: range, choice: Choice) -> Footprint:
 
 
 def held_weights(
-    sizes: Sizes, block: Iterable[int], embedding_bits: int, stand_in: int = 0, adapters: int = 0
+    sizes: Sizes, block: Iterable[int], embedding_bits: int, stand_in: int = 0
 ) -> Weights:
     """Return the weights of a client that trains `block`."""
     return Weights(
@@ -103,5 +107,4 @@ def held_weights(
         block=sizes.layer_bytes(block),
         tail=sizes.tail * FP32_BYTES,
         stand_in=stand_in,
-        adapters=adapters,
     )

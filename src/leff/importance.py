@@ -26,7 +26,7 @@ from leff.seeds import forked
 from leff.types import Update
 
 Scale = Literal["literal", "standardised"]
-Sampling = Literal["importance", "round_robin", "random"]
+Sampling = Literal["importance", "round_robin", "random", "fixed"]
 
 
 def layer_scores(
@@ -186,10 +186,10 @@ def entropy(probabilities: np.ndarray) -> float:
 def sampling_entropy(sampling: Sampling, probabilities: np.ndarray) -> float:
     """Return the entropy, in nats, of a client's block.
 
-    It is 0 for `round_robin`, which leaves nothing to chance, and log(number of blocks), the
-    largest there is, for `random`.
+    It is 0 for `round_robin` and `fixed`, which leave nothing to chance, and log(number of
+    blocks), the largest there is, for `random`.
     """
-    if sampling == "round_robin":
+    if sampling in ("round_robin", "fixed"):
         return 0.0
     return entropy(probabilities) if sampling == "importance" else float(np.log(len(probabilities)))
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from leff.client import Fetch, client_model, evaluate
 from leff.data.encode import IGNORED, Example, by_length, collate
-from leff.families import layer_prefix, trainable_names
+from leff.families import blocks, layer_prefix, trainable_names
 from leff.importance import undisturbed
 from leff.local_steps import trained_layers
 from leff.types import Job, Update, unpack
@@ -103,6 +103,20 @@ def gradient_error(
     return float(torch.as_tensor(difference) / torch.as_tensor(norm))
 
 
+def gradient_norm(
+    model: nn.Module, examples: Sequence[Example], *, batch_size: int, pad_id: int
+) -> float:
+    """Return ‖∇f‖² of the mean loss f over the examples, in all layers and the tail.
+
+    It is what PAPER Sec. 4 (Theorem 1) bounds: without dropout, the loss weighted by labels.  The
+    model is left as it was.  Raises ValueError if there is nothing to learn from.
+    """
+    with undisturbed(model):
+        parameters = _trainable(model, {layer: layer for layer in range(len(blocks(model)))})
+        found = _gradients(model, parameters, examples, batch_size, pad_id)
+    return float(torch.stack([gradient.square().sum() for gradient in found.values()]).sum())
+
+
 def measure_clients(
     model: nn.Module,
     jobs: Sequence[Job],
@@ -120,7 +134,11 @@ def measure_clients(
     They are drawn with `rng` from those that have stand-ins in their model; with `gradients`
     each has its ``gradient_error`` too.  An empty dict if there are none.
     """
-    compressed = {job.client: job for job in jobs if not all(s.trains for s in job.segments)}
+    compressed = {
+        job.client: job
+        for job in jobs
+        if job.tuned is None and not all(segment.trains for segment in job.segments)
+    }
     chosen = set(rng.permutation(sorted(compressed))[:clients].tolist())
     device, found = next(model.parameters()).device, []
     for update in updates:

@@ -78,7 +78,7 @@ class DataConfig(Section):
     """The clients' task.  Its last split is held by the server to measure the model."""
 
     task: str = Field(
-        default="sample", description="sample, e2e, webnlg, a GLUE task, text or table"
+        default="sample", description="sample, e2e, webnlg, mmlu, a GLUE task, text or table"
     )
     folder: Path | None = Field(
         default=None, description="where the files are; else LEFF_DATA, else hub"
@@ -129,11 +129,16 @@ class ClientsConfig(Section):
     )
     memory: list[Amount] = Field(
         default=[],
-        description="for context auto: room for weights, gradients, optimizer, such as '64MB', "
-        "repeated; instead of layers",
+        description="room for weights, gradients, optimizer, such as '64MB', repeated; context "
+        "auto chooses by it, flora and flexlora their ranks; others refuse what does not fit",
     )
     flops: list[Amount] = Field(
         default=[], description="for context auto: operations of a step, such as '50G', repeated"
+    )
+    ranks: list[Positive] = Field(
+        default=[],
+        description="for flora and flexlora: ranks R_i, repeated over the clients; without them "
+        "method.rank, or what clients.memory has room for",
     )
     partition: Literal["iid", "dirichlet", "column"] = Field(
         default="dirichlet", description="how the examples are split (Sec. 5: Dirichlet)"
@@ -148,9 +153,13 @@ class ClientsConfig(Section):
 class MethodConfig(Section):
     """How the federation fine-tunes."""
 
-    name: str = Field(default="leff", description="leff or fedavg")
-    sampling: Literal["importance", "round_robin", "random"] = Field(
-        default="importance", description="how a client's block is drawn (Sec. 3.2)"
+    name: str = Field(
+        default="leff",
+        description="leff, fedavg, fedbitfit, fedlora, slora, flora or flexlora",
+    )
+    sampling: Literal["importance", "round_robin", "random", "fixed"] = Field(
+        default="importance",
+        description="how a client's block is drawn (Sec. 3.2); fixed: each client keeps one block",
     )
     scale: Literal["literal", "standardised"] = Field(
         default="standardised",
@@ -173,6 +182,19 @@ class MethodConfig(Section):
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="of the server, over rounds (FedAvgM)"
+    )
+    rank: Positive = Field(default=8, description="R of adapters (Table 5: 8)")
+    lora_alpha: AboveZero = Field(
+        default=16.0, description="adapters are scaled by lora_alpha / R; not in the paper"
+    )
+    base_bits: Literal[32, 8, 4] = Field(
+        default=32,
+        description="linear weights that adapters train beside, fedlora and flexlora: 8 by row, "
+        "4 NF4; with fewer than 32 word embeddings are float16",
+    )
+    sparse_share: Fraction = Field(
+        default=0.25,
+        description="share of the rounds that are slora's first stage; not in the paper",
     )
 
 

@@ -22,14 +22,16 @@ from leff.units import BYTES, FLOPS, parse_amount
 def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[str, Any]:
     """Return `cost.plan` of a model by its name, in the configuration's context and batches.
 
-    `numbers` are `layers` and `rank`.
+    `numbers` are `layers`, `rank` and `base_bits`, which is the configuration's unless given.
     """
-    asked = config.context
+    asked, numbers = config.context, {"rank": config.method.rank, **numbers}
+    numbers.setdefault("base_bits", config.method.base_bits)
     found = cost.plan(
         *_shape(model),
         method,
         **numbers,
         context=Setting(asked.name, asked.rate, asked.bits, asked.suffix).context,
+        clients=max(1, round(config.clients.count * config.clients.per_round)),
         embedding_bits=asked.embedding_bits if method == "leff" else 32,
         batch_size=config.training.batch_size,
         length=config.data.max_length,

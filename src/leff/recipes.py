@@ -16,13 +16,22 @@ from leff.aggregate import Merge
 from leff.config import RunConfig
 from leff.context import Bank, Distillation
 from leff.context.auto import Setting, candidates, choose
+from leff.cost import METHODS as FOOTPRINTS
+from leff.cost import shell_bits
 from leff.errors import ConfigError
 from leff.families import blocks
 from leff.fitting import Auto, Fitting, Fixed
-from leff.footprint import Choice
+from leff.footprint import EXACT, Choice, Footprint
+from leff.lora import check_rank, target_shapes
 from leff.methods.fedavg import FedAvg
+from leff.methods.fedbitfit import FedBitFit
+from leff.methods.fedlora import FedLora
+from leff.methods.flexlora import FlexLora
+from leff.methods.flora import FLora
 from leff.methods.leff import Leff
 from leff.methods.method import JobWriter, Method
+from leff.methods.slora import SLora
+from leff.methods.whole import WholeModel
 from leff.options import ClientsConfig
 from leff.sampling import BlockSampler, Rule
 from leff.sizes import model_sizes
@@ -36,7 +45,7 @@ class MethodRecipe:
     """How a method is built, and whether it needs public proxy data."""
 
     build: Callable[[RunConfig, JobWriter, Batches, Any], Method]  # the last: the model
-    uses_proxy: bool
+    uses_proxy: bool = False
 
 
 def _leff(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
@@ -89,10 +98,111 @@ def _fitting(
     return Auto(found, Bank(replace(distillation, seconds=0.0)), proxy)  # no clock: resumable
 
 
+def _fedavg(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
+    _check_memory(config, model, writer.kind)
+    return FedAvg(writer)
+
+
+def _fedbitfit(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
+    _check_memory(config, model, writer.kind)
+    return FedBitFit(WholeModel(writer), model)
+
+
+def _fedlora(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
+    method = config.method
+    _check_memory(config, model, writer.kind)
+    return FedLora(_base(config, writer), model, method.rank, method.lora_alpha, config.seed)
+
+
+def _slora(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
+    method, rounds = config.method, config.training.rounds
+    _check_memory(config, model, writer.kind)
+    if rounds < 2:
+        raise ConfigError("slora has two stages, so training.rounds must be at least 2, got 1")
+    sparse_rounds = min(max(1, round(method.sparse_share * rounds)), rounds - 1)
+    base = WholeModel(writer)
+    return SLora(base, model, method.rank, method.lora_alpha, sparse_rounds, config.seed)
+
+
+def _flora(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
+    ranks = client_ranks(config, model, writer.kind)
+    return FLora(WholeModel(writer), model, ranks, config.method.lora_alpha, config.seed)
+
+
+def _flexlora(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
+    ranks = client_ranks(config, model, writer.kind)
+    base = _base(config, writer)
+    return FlexLora(base, model, ranks, config.method.lora_alpha, config.seed)
+
+
+def _base(config: RunConfig, writer: JobWriter) -> WholeModel:
+    bits = config.method.base_bits
+    return WholeModel(replace(writer, shell_bits=shell_bits(bits)), bits)
+
+
 METHODS = {
     "leff": MethodRecipe(_leff, uses_proxy=True),
-    "fedavg": MethodRecipe(lambda config, writer, proxy, model: FedAvg(writer), uses_proxy=False),
+    "fedavg": MethodRecipe(_fedavg),
+    "fedbitfit": MethodRecipe(_fedbitfit),
+    "fedlora": MethodRecipe(_fedlora),
+    "slora": MethodRecipe(_slora),
+    "flora": MethodRecipe(_flora),
+    "flexlora": MethodRecipe(_flexlora),
 }
+
+
+def client_ranks(config: RunConfig, model: Any, kind: str) -> tuple[int, ...]:
+    """Return R_i of every client: as given, or the largest to method.rank that its memory allows.
+
+    Raises ConfigError for a rank that the model has no room for, and memory that has none for 1.
+    """
+    clients, targets = config.clients, target_shapes(model)
+    given = clients.ranks or [config.method.rank]
+    for rank in given:
+        check_rank(targets, rank, "clients.ranks" if clients.ranks else "method.rank")
+    if clients.ranks or not clients.memory:
+        return tuple(itertools.islice(itertools.cycle(given), clients.count))
+    sizes = [
+        (rank, _footprint(config, model, kind, rank).state_bytes)
+        for rank in range(1, config.method.rank + 1)
+    ]
+    ranks = []
+    for memory_bytes, _ in client_budgets(clients):
+        fitting = [rank for rank, size in sizes if memory_bytes is None or size <= memory_bytes]
+        if not fitting:
+            raise ConfigError(_too_little(config.method.name, memory_bytes or 0, sizes[0][1]))
+        ranks.append(fitting[-1])
+    return tuple(ranks)
+
+
+def _check_memory(config: RunConfig, model: Any, kind: str) -> None:
+    """Raise ConfigError for what clients cannot do with this method, in which all are alike."""
+    name, clients = config.method.name, config.clients
+    if clients.ranks:
+        raise ConfigError(
+            f"clients.ranks cannot be used by {name}, whose clients all train the same; use "
+            "flora or flexlora, or leave it out"
+        )
+    if not clients.memory:
+        return
+    needed = _footprint(config, model, kind, config.method.rank).state_bytes
+    least = min(memory for memory, _ in client_budgets(clients) if memory is not None)
+    if least < needed:
+        raise ConfigError(_too_little(name, least, needed))
+
+
+def _footprint(config: RunConfig, model: Any, kind: str, rank: int) -> Footprint:
+    method = config.method
+    asked = Choice(rank=rank, base_bits=method.base_bits, context=EXACT)
+    return FOOTPRINTS[method.name](model, model_sizes(model, kind), asked)
+
+
+def _too_little(method: str, memory_bytes: int, needed: int) -> str:
+    return (
+        f"clients.memory: {memory_bytes / 1e6:.1f} MB is too little for {method}, whose clients "
+        f"hold {needed / 1e6:.1f} MB at least; use leff with context.name = 'auto', or leave out "
+        "clients with less"
+    )
 
 
 def client_capacities(layers: Sequence[int], count: int, total: int) -> tuple[int, ...]:

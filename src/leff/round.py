@@ -21,6 +21,7 @@ from leff.aggregate import refusal
 from leff.methods.method import Method, Plan, RoundContext
 from leff.seeds import numpy_rng
 from leff.spool import Spool
+from leff.tuning import expected_shapes
 from leff.types import Capacity, Job, Update
 
 
@@ -68,9 +69,10 @@ def run_round(
     plan = method.plan(model, context, reports)  # 2
     planned = time.perf_counter()
     progress(plan, None)
+    asked = {job.client: expected_shapes(model, job) for job in plan.jobs}
     spool.clear()
     for update in fleet.train(plan.jobs):  # 3
-        reason = refusal(model, update)
+        reason = refusal(asked[update.client], update)
         if reason is not None:
             update = replace(update, payload=b"", losses=None, failure=reason)
         spool.add(update)

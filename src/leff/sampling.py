@@ -119,6 +119,8 @@ class BlockSampler:
         )
 
     def _first(self, client: int, probabilities: np.ndarray, chance: float) -> int:
+        if self._rule.sampling == "fixed":
+            return client % len(probabilities)
         if self._rule.sampling == "round_robin":  # each client starts at another block
             return (client + self._turns.get(client, 0)) % len(probabilities)
         return draw_block(probabilities, chance)

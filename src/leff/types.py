@@ -55,6 +55,29 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """What trains in a whole model, where it is not a block of layers and the tail.
+
+    `shapes` has everything that trains, by name:
+
+    - a parameter of the model, under its full name;
+    - ``MODULE.lora_A`` (R, in) and ``MODULE.lora_B`` (out, R): the linear module's output gains
+      `scale` · B · A · x (LoRA, Hu et al. 2022);
+    - ``MODULE.sparse`` (n,): added to the weight at n positions, which `seed` determines.
+
+    Their values are in `part`; where a name is not there, A is drawn with `seed` and the others
+    are zero.  The parts in `merged` hold A and B whose products are added to the weights, in that
+    order, before anything trains.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    part: Part | None = None
+    scale: float = 1.0
+    seed: int = 0
+    merged: tuple[Part, ...] = ()
+
+
+@dataclass(frozen=True)
 class LocalTraining:
     """Settings of one client's work in one round (PAPER Sec. 3.4).
 
@@ -78,7 +101,7 @@ class Job:
 
     `config` is the full model's configuration as JSON, `kind` the task's kind, and `pad_id` the
     tokenizer's padding; `shell` holds the embeddings and whatever else is always frozen, `tail`
-    what always trains.
+    what always trains.  With `tuned` no segment and no tail trains, but what it says.
     """
 
     round: int
@@ -91,17 +114,20 @@ class Job:
     tail: Part
     segments: tuple[Segment, ...]
     training: LocalTraining
+    tuned: Tuned | None = None
 
     @property
     def block(self) -> tuple[int, ...]:
-        """Layers of the full model that the client trains, in order."""
-        return tuple(source for s in self.segments if s.trains for source in s.sources)
+        """Layers of the full model that the client trains, or trains something in, in order."""
+        trained = (s for s in self.segments if s.trains or self.tuned is not None)
+        return tuple(source for segment in trained for source in segment.sources)
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """Every part that the client's model is built from."""
         layers = (part for segment in self.segments for part in segment.parts)
-        return (self.shell, self.tail, *layers)
+        tuned = () if self.tuned is None else (self.tuned.part, *self.tuned.merged)
+        return (self.shell, self.tail, *layers, *(part for part in tuned if part is not None))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def test_unknown_task_names_the_nearest():
 
 def test_every_name_is_known():
     glue = {"cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"}
-    assert set(known_tasks()) == {"sample", "e2e", "webnlg", "text", "table"} | glue
+    assert set(known_tasks()) == {"sample", "e2e", "webnlg", "mmlu", "text", "table"} | glue
 
 
 def test_sample_is_loaded_from_its_module_when_asked_for(monkeypatch):
@@ -108,6 +108,7 @@ COUNTS = {
     "mnli": (9999, 9815, None),
     "rte": (2490, 277, None),
     "wnli": (635, 71, None),
+    "mmlu": (1529, 1529, 14042),
     "text": (6359, 2461, 2891),
 }
 

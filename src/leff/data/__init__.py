@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from leff.data.task import Task
 
 GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
-PUBLIC = {"e2e": "e2e", "webnlg": "webnlg", **dict.fromkeys(GLUE, "glue")}  # name -> module
+PUBLIC = {  # name -> module
+    **{name: name for name in ("e2e", "webnlg", "mmlu")},
+    **dict.fromkeys(GLUE, "glue"),
+}
 OWN = ("text", "table")
 
 

@@ -40,8 +40,11 @@ class Example:
 
 
 def prompt(text_input: str) -> str:
-    """Return the text that comes before the target, in training and in generation."""
-    return f"{text_input} ="
+    """Return the text that comes before the target, in training and in generation.
+
+    An input that ends in a colon, as MMLU's "Answer:", asks by itself; others get a separator.
+    """
+    return text_input if text_input.endswith(":") else f"{text_input} ="
 
 
 def prompt_ids(prompts: Sequence[str], tokenizer: Any, max_length: int) -> list[list[int]]:

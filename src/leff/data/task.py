@@ -3,8 +3,8 @@
 python -c "from leff.data import load_task; print(load_task('sample').kind)"
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from leff.seeds import numpy_rng
@@ -26,6 +26,10 @@ class Task:
     - text: ``text``, one document a row.
 
     `attributes` are the columns of `train` by which clients can be split.
+
+    `shots` are worked examples by subject, in mmlu alone: there a model is measured by the answer
+    that it finds likeliest after them, and `validation` and `test` have one row for every question,
+    with its ``subject``.
     """
 
     name: str
@@ -35,6 +39,7 @@ class Task:
     test: "Dataset | None"
     labels: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
+    shots: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def group_references(inputs: Sequence[str], targets: Sequence[str]) -> "Dataset":

@@ -22,10 +22,13 @@ class FedAvg:
     def __init__(self, writer: JobWriter) -> None:
         self._writer = writer
 
+    def begin(self, model: nn.Module) -> None:
+        pass
+
     def plan(self, model: nn.Module, context: RoundContext, reports: Sequence[Capacity]) -> Plan:
         everything = (self._writer.block(model, range(len(blocks(model)))),)
         segments = {report.client: everything for report in reports}
-        return Plan(self._writer.jobs(model, context, segments))
+        return Plan(self._writer.jobs(self._writer.frame(model), context, segments))
 
     def merge(self, model: nn.Module, updates: Iterable[Update]) -> None:
         merge_layers(model, updates)

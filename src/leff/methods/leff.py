@@ -40,6 +40,9 @@ class Leff:
         self._writer, self._sampler, self._fitting = writer, sampler, fitting
         self._bank, self._merge, self._proxy = bank, merge, proxy
 
+    def begin(self, model: nn.Module) -> None:
+        pass
+
     def plan(self, model: nn.Module, context: RoundContext, reports: Sequence[Capacity]) -> Plan:
         fits, layers = self._fitting.fit(model, reports), len(blocks(model))
         wanted = {client: fit.layers for client, fit in fits.items()}
@@ -58,7 +61,7 @@ class Leff:
         facts = {**drawn.facts, "context_error": _errors(stand_ins.values())}
         if any(fit.name for fit in fits.values()):
             facts["contexts"] = {str(client): fit.name for client, fit in fits.items()}
-        return Plan(self._writer.jobs(model, context, segments), facts)
+        return Plan(self._writer.jobs(self._writer.frame(model), context, segments), facts)
 
     def merge(self, model: nn.Module, updates: Iterable[Update]) -> None:
         self._merge.apply(model, self._sampler.watch(updates))  # Sec. 3.5

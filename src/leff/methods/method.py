@@ -6,6 +6,7 @@ method.merge(model, updates)
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 from leff.families import config_to_json, half_words, layer_state, shell_state, tail_state
 from leff.parts import PartStore
 from leff.seeds import derive_seed
-from leff.types import Capacity, Job, LocalTraining, Segment, Update
+from leff.types import Capacity, Job, LocalTraining, Part, Segment, Tuned, Update
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Method(Protocol):
 
     name: str
 
+    def begin(self, model: nn.Module) -> None:
+        """Take in the model that the run starts with; before any round, and when it is resumed."""
+        ...
+
     def plan(self, model: nn.Module, context: RoundContext, reports: Sequence[Capacity]) -> Plan:
         """Return a job for every report; the model stays as it is."""
         ...
@@ -59,6 +64,15 @@ class Method(Protocol):
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put `state()`'s tensors back."""
         ...
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What is around the layers of a client's model: `config` is JSON, the rest is in the store."""
+
+    config: str
+    shell: Part
+    tail: Part
 
 
 @dataclass(frozen=True)
@@ -78,28 +92,33 @@ class JobWriter:
         parts = tuple(self.store.put(layer_state(model, layer)) for layer in layers)
         return Segment(tuple(layers), parts, trains=True)
 
-    def jobs(
-        self,
-        model: Any,
-        context: RoundContext,
-        segments: Mapping[int, tuple[Segment, ...]],
-    ) -> tuple[Job, ...]:
-        """Return a job per client, from the segments that its model has."""
+    def frame(self, model: Any) -> Frame:
+        """Store what is around the layers of `model`, and return where."""
         shell, tail = shell_state(model), self.store.put(tail_state(model))
         shell = self.store.put(half_words(model, shell) if self.shell_bits == 16 else shell)
-        config = config_to_json(model.config)
+        return Frame(config_to_json(model.config), shell, tail)
+
+    def jobs(
+        self,
+        frame: Frame,
+        context: RoundContext,
+        segments: Mapping[int, tuple[Segment, ...]],
+        tuned: Mapping[int, Tuned] = MappingProxyType({}),
+    ) -> tuple[Job, ...]:
+        """Return a job per client, from the segments that its model has."""
         return tuple(
             Job(
                 round=context.index,
                 client=client,
                 seed=derive_seed(context.seed, "client", context.index, client),
                 kind=self.kind,
-                config=config,
+                config=frame.config,
                 pad_id=self.pad_id,
-                shell=shell,
-                tail=tail,
+                shell=frame.shell,
+                tail=frame.tail,
                 segments=segments[client],
                 training=context.training,
+                tuned=tuned.get(client),
             )
             for client in sorted(segments)
         )

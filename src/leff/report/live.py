@@ -133,6 +133,12 @@ def _heading(federation: "Federation") -> str:
         capacities = ", ".join(budgets)
     if what == "fedavg":
         capacities = "every client trains all layers, whatever its capacity"
+    elif what in ("flora", "flexlora"):
+        ranks = config.clients.ranks or [config.method.rank]
+        chosen = " at most, by memory" if config.clients.memory and not config.clients.ranks else ""
+        capacities = f"adapters of rank {' '.join(map(str, ranks))}{chosen}"
+    elif what != "leff":
+        capacities = "every client holds the whole model, whatever its capacity"
     moved = (
         f", {federation.split.moved} moved so that none is empty" if federation.split.moved else ""
     )

@@ -1,0 +1,45 @@
+"""FedBitFit: every client trains the biases of the whole model, which are averaged.
+
+BitFit (Zaken et al., ACL 2022) with FedAvg's mean, as in FedPETuning (Zhang et al., ACL Findings
+2023).  What counts as a bias is PAPER's Table 5; a classifier trains whole.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from leff.aggregate import merge_layers
+from leff.families import bitfit_names
+from leff.methods.method import Plan, RoundContext
+from leff.methods.whole import WholeModel, own_parameters, shapes_of
+from leff.types import Capacity, Tuned, Update
+
+
+class FedBitFit:
+    """Biases and the classifier, averaged by the clients' numbers of examples.
+
+    ConfigError for a model whose layers have no biases.
+    """
+
+    name = "fedbitfit"
+
+    def __init__(self, base: WholeModel, model: Any) -> None:
+        self._base, self._names = base, bitfit_names(model)
+
+    def begin(self, model: Any) -> None:
+        self._base.put(model)
+
+    def plan(self, model: Any, context: RoundContext, reports: Sequence[Capacity]) -> Plan:
+        tensors = own_parameters(model, self._names)
+        tuned = Tuned(shapes_of(tensors), self._base.store.put(tensors))
+        return Plan(self._base.jobs(context, {report.client: tuned for report in reports}))
+
+    def merge(self, model: Any, updates: Iterable[Update]) -> None:
+        merge_layers(model, updates)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        pass

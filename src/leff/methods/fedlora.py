@@ -1,0 +1,46 @@
+"""FedLoRA: adapters of one rank on every client, A and B averaged apart.
+
+    W + s · mean(B) · mean(A),   s = α / R
+
+FedIT (Zhang et al., ICASSP 2024).  The product of the means is not the mean of the products; FLoRA
+and FlexLoRA were made for that.  A classifier trains whole beside the adapters.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from leff import lora
+from leff.methods.adapters import merge_adapters
+from leff.methods.method import Plan, RoundContext
+from leff.methods.whole import WholeModel, own_parameters, shapes_of
+from leff.types import Capacity, Tuned, Update
+
+
+class FedLora:
+    """One global adapter, which starts with B = 0, so that round 1 starts from the model itself."""
+
+    name = "fedlora"
+
+    def __init__(self, base: WholeModel, model: Any, rank: int, alpha: float, seed: int) -> None:
+        self._base, self._scale = base, alpha / rank
+        shapes = lora.adapter_shapes(lora.target_shapes(model), rank)
+        self._adapters = lora.fresh(shapes, seed)
+
+    def begin(self, model: Any) -> None:
+        self._base.put(model)
+
+    def plan(self, model: Any, context: RoundContext, reports: Sequence[Capacity]) -> Plan:
+        tensors = {**self._adapters, **own_parameters(model)}
+        tuned = Tuned(shapes_of(tensors), self._base.store.put(tensors), self._scale)
+        return Plan(self._base.jobs(context, {report.client: tuned for report in reports}))
+
+    def merge(self, model: Any, updates: Iterable[Update]) -> None:
+        self._adapters = merge_adapters(model, self._adapters, self._scale, updates)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return self._adapters
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        self._adapters = dict(state)

@@ -1,0 +1,84 @@
+"""SLoRA: a sparse stage finds where adapters should start, then FedLoRA (Babakniya et al. 2023).
+
+Stage one, the first rounds: every client trains the same few weights of each linear module, at
+random positions, and the server averages them.  Then the update ΔW of each module gives the
+adapters their start, s · B · A = the best approximation of ΔW of rank R (by SVD), beside the
+weights that the run started with.  Stage two: FedLoRA.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from leff import lora, sparse
+from leff.aggregate import weighted_mean
+from leff.methods.adapters import merge_adapters, payloads
+from leff.methods.method import Plan, RoundContext
+from leff.methods.whole import WholeModel, own_parameters, put_parameters, shapes_of
+from leff.types import Capacity, Tuned, Update
+
+
+class SLora:
+    """Sparse updates for `sparse_rounds` rounds, as many values as the adapters have; then LoRA."""
+
+    name = "slora"
+
+    def __init__(
+        self, base: WholeModel, model: Any, rank: int, alpha: float, sparse_rounds: int, seed: int
+    ) -> None:
+        self._base, self._rank, self._scale, self._seed = base, rank, alpha / rank, seed
+        self._sparse_rounds, self._round = sparse_rounds, 0
+        shapes = sparse.sparse_shapes(lora.target_shapes(model), rank)
+        self._trained = lora.fresh(shapes, seed)  # sparse values, which are zero; then adapters
+
+    def begin(self, model: Any) -> None:
+        self._base.put(model)
+
+    def plan(self, model: Any, context: RoundContext, reports: Sequence[Capacity]) -> Plan:
+        self._round = context.index
+        tensors = {**self._trained, **own_parameters(model)}
+        part = self._base.store.put(tensors)
+        tuned = Tuned(shapes_of(tensors), part, self._scale, self._seed)
+        stage = 1 if self._round < self._sparse_rounds else 2
+        jobs = self._base.jobs(context, {report.client: tuned for report in reports})
+        return Plan(jobs, {"slora_stage": stage})
+
+    def merge(self, model: Any, updates: Iterable[Update]) -> None:
+        if self._round >= self._sparse_rounds:
+            self._trained = merge_adapters(model, self._trained, self._scale, updates)
+            return
+        self._merge_sparse(model, updates)
+        if self._round == self._sparse_rounds - 1:
+            self._trained = self._adapters(model)
+
+    def _merge_sparse(self, model: Any, updates: Iterable[Update]) -> None:
+        means = {n: mean.tensor.float() for n, mean in weighted_mean(payloads(updates)).items()}
+        if not means:
+            return
+        new = {name: means[name] for name in self._trained}
+        sparse.add_sparse(
+            model, {name: new[name] - own for name, own in self._trained.items()}, self._seed
+        )
+        put_parameters(model, means)
+        self._trained = new
+
+    @torch.no_grad()
+    def _adapters(self, model: Any) -> dict[str, torch.Tensor]:
+        """Return the adapters that stage two starts from, put into the model for the update."""
+        found: dict[str, lora.Product] = {}
+        for module, values in sparse.modules_of(self._trained).items():
+            update = sparse.dense(model, module, values, self._seed)
+            u, s, vt = torch.linalg.svd(update.double(), full_matrices=False)
+            root = (s[: self._rank] / self._scale).sqrt()
+            b, a = u[:, : self._rank] * root, root[:, None] * vt[: self._rank]
+            found[module] = b.float().contiguous(), a.float().contiguous()
+            weight = lora.linear_weight(model, module)
+            weight += (self._scale * lora.multiplied(found[module], update) - update).to(weight)
+        return lora.named(found)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return self._trained
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        self._trained = dict(state)

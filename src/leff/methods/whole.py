@@ -1,0 +1,62 @@
+"""What the methods share whose clients hold the whole model, frozen, and train little beside it.
+
+    base = WholeModel(writer, bits=32)
+    base.put(model)                                 # once, the model that the run starts with
+    jobs = base.jobs(context, {client: Tuned(shapes, part)})
+
+The frozen model goes to a client once: its parts are the same in every round.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from leff.context.quantise import quantised
+from leff.families import blocks, full_tail_names
+from leff.methods.method import Frame, JobWriter, RoundContext
+from leff.parts import PartStore
+from leff.types import Job, Segment, Tuned
+
+
+class WholeModel:
+    """The model that the run starts with, linear weights of its layers in 32, 8 or 4 bits."""
+
+    def __init__(self, writer: JobWriter, bits: int = 32) -> None:
+        self._writer, self._bits = writer, bits
+        self._frame: Frame | None = None
+        self._segments: tuple[Segment, ...] = ()
+
+    def put(self, model: Any) -> None:
+        """Store the model's parts."""
+        self._frame = self._writer.frame(model)
+        parts = tuple(self.store.put(quantised(layer, self._bits)) for layer in blocks(model))
+        self._segments = (Segment(tuple(range(len(parts))), parts, bits=self._bits),)
+
+    @property
+    def store(self) -> PartStore:
+        return self._writer.store
+
+    def jobs(self, context: RoundContext, tuned: Mapping[int, Tuned]) -> tuple[Job, ...]:
+        """Return a job for every client, which trains what its `Tuned` says."""
+        assert self._frame is not None, "put() comes first"
+        segments = dict.fromkeys(tuned, self._segments)
+        return self._writer.jobs(self._frame, context, segments, tuned)
+
+
+def own_parameters(model: Any, names: list[str] | None = None) -> dict[str, torch.Tensor]:
+    """Return these parameters of the model, by default the classifier, which trains whole."""
+    parameters = dict(model.named_parameters())
+    return {n: parameters[n].data for n in (full_tail_names(model) if names is None else names)}
+
+
+def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def put_parameters(model: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write those of the tensors into the model that are its parameters."""
+    parameters = dict(model.named_parameters())
+    for name in tensors.keys() & parameters.keys():
+        parameters[name].copy_(tensors[name])

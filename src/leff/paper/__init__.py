@@ -1,0 +1,11 @@
+"""The paper's tables and figures, ours beside the paper's.
+
+leff table 1 --row LEFF --column CoLA          # runs what is missing, prints the table
+leff figure 4 --no-run                         # draws what is there
+
+published.py     the paper's own figures          experiment.py   reads the TOML files
+cells.py         cells -> runs, keyed by config   results.py      result files, checked
+predict.py       seconds and bytes beforehand     sweep.py        runs what is missing
+values.py        mean, deviation, averages        counts.py       Table 5, which has no runs
+study.py         one table or figure, all of it   tables.py, figures.py   what people see
+"""

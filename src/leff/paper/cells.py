@@ -1,0 +1,250 @@
+"""From a table or figure to its runs: a cell is a row, a point and a task, with a run a seed.
+
+    found = cells(experiment, common, Selection(size="mini", rows=("LEFF",)))
+    found[0].runs[0].config, found[0].runs[0].key
+
+A run's key is the digest of what its figures depend on, so tables share runs.
+"""
+
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leff.config import RunConfig, load_config
+from leff.data.files import DATA_VARIABLE
+from leff.errors import ConfigError, DataError, nearest
+from leff.paper.experiment import SIZES, Common, Experiment, Options
+
+FILES = ("train", "validation", "test")  # options that name a file
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which part of a table or figure, and with what; labels in any case, none for all."""
+
+    size: str = "mini"
+    rows: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    model: str | None = None
+    data_dir: Path | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether this is all of it, with the size's own models."""
+        return not (self.rows or self.columns or self.seeds or self.model)
+
+
+@dataclass(frozen=True)
+class PaperRun:
+    """One run of a cell."""
+
+    row: str
+    point: str
+    task: str
+    seed: int
+    config: RunConfig
+    key: str  # of its result
+    command: str  # that makes it
+
+    @property
+    def label(self) -> str:
+        names = (self.row, self.point, self.task, f"seed {self.seed}")
+        return ", ".join(name for name in names if name)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row at a point on a task: its runs, or why there are none."""
+
+    row: str
+    point: str  # "" where the experiment has no axis
+    task: str
+    columns: tuple[str, ...]  # of the task's, those that are asked for
+    runs: tuple[PaperRun, ...] = ()
+    absent: str = ""
+
+
+def cells(experiment: Experiment, common: Common, selection: Selection) -> list[Cell]:
+    """Return every cell that is asked for.
+
+    Raises ConfigError for an unknown size, row or column, an option that does not check, or a
+    cell asked for by name that this size leaves out; DataError if such a cell's file is missing.
+    """
+    if selection.size not in SIZES:
+        raise ConfigError(f"--size cannot be {selection.size!r}{nearest(selection.size, SIZES)}")
+    rows = chosen("row", selection.rows, experiment.rows, experiment)
+    columns = _columns(experiment, common, selection.columns)
+    points = experiment.size(selection.size).points or list(experiment.points) or [""]
+    return [
+        _cell(experiment, common, selection, row, point, task, tuple(asked))
+        for row in rows
+        for point in points
+        for task, asked in columns.items()
+    ]
+
+
+def _columns(
+    experiment: Experiment, common: Common, wanted: tuple[str, ...]
+) -> dict[str, list[str]]:
+    """Return the columns asked for, by task; a task's name stands for all of its columns."""
+    known = {task: list(common.tasks[task].metrics) for task in experiment.tasks}
+    labels = [*known, *(label for own in known.values() for label in own if label not in known)]
+    asked = set(chosen("column", wanted, labels, experiment))
+    found = {
+        task: own if task in asked else [label for label in own if label in asked]
+        for task, own in known.items()
+    }
+    return {task: own for task, own in found.items() if own}
+
+
+def chosen(
+    what: str, wanted: tuple[str, ...], known: Iterable[str], experiment: Experiment
+) -> list[str]:
+    """Return the known labels that are wanted, in their own order; all if none is."""
+    known = list(known)
+    lower = {label.lower(): label for label in known}
+    for label in wanted:
+        if label.lower() not in lower:
+            raise ConfigError(
+                f"{experiment.name} has no {what} {label!r}; it has {', '.join(known)}"
+            )
+    asked = {lower[label.lower()] for label in wanted} or set(known)
+    return [label for label in known if label in asked]
+
+
+def _cell(
+    experiment: Experiment,
+    common: Common,
+    selection: Selection,
+    row: str,
+    point: str,
+    task: str,
+    columns: tuple[str, ...],
+) -> Cell:
+    if _left_out(experiment, selection, row, task):
+        return Cell(row, point, task, columns, absent=f"not in {selection.size}")
+    files, lacking = _needed(experiment.rows[row].needs, selection.data_dir)
+    if lacking:
+        if selection.rows:
+            raise DataError(f"{experiment.name}, {row}: {lacking}")
+        return Cell(row, point, task, columns, absent=lacking)
+    options = _options(experiment, common, selection, row, point, task) | files
+    extent = experiment.size(selection.size)
+    seeds = selection.seeds or tuple(extent.seeds_at.get(point, extent.seeds))
+    runs = (
+        _run(experiment, selection, row, point, task, {**options, "seed": seed}) for seed in seeds
+    )
+    return Cell(row, point, task, columns, tuple(runs))
+
+
+def _left_out(experiment: Experiment, selection: Selection, row: str, task: str) -> bool:
+    """Return whether the size leaves a cell out; ConfigError if it was asked for by name."""
+    extent = experiment.size(selection.size)
+    for name, kept, asked in (
+        (row, extent.rows, selection.rows),
+        (task, extent.tasks, selection.columns),
+    ):
+        if kept and name not in kept:
+            if asked:
+                raise ConfigError(
+                    f"{experiment.name} at size {selection.size} has no {name}, only "
+                    f"{', '.join(kept)}; take one of those, or --size full"
+                )
+            return True
+    return False
+
+
+def _options(
+    experiment: Experiment, common: Common, selection: Selection, row: str, point: str, task: str
+) -> Options:
+    """Return a cell's options, all but the seed; later sources win."""
+    size, entry = common.size(selection.size), common.tasks[task]
+    method = experiment.method(row)
+    found = {
+        **size.groups[entry.group],
+        **entry.options,
+        **size.tasks.get(task, {}),
+        **common.methods[method],
+        "training.learning_rate": _rate(size.rates, method, entry.group, selection.size),
+        **experiment.options,
+        **experiment.size(selection.size).options,
+        **experiment.rows[row].options,
+        **(experiment.points[point] if point else {}),
+    }
+    if selection.model:
+        found["model.name"] = selection.model
+    if selection.data_dir:
+        found |= {"data.folder": selection.data_dir, "proxy.folder": selection.data_dir}
+    return found
+
+
+def _rate(rates: Mapping[str, Mapping[str, float]], method: str, group: str, size: str) -> float:
+    try:
+        return rates[method][group]
+    except KeyError:
+        raise ConfigError(
+            f"common.toml has no learning rate of {method} on {group}; add it to [{size}.rates]"
+        ) from None
+
+
+def _needed(needs: Mapping[str, str], data_dir: Path | None) -> tuple[Options, str]:
+    """Return the files that a row needs as options, and what to say if one is not there."""
+    root = data_dir or os.environ.get(DATA_VARIABLE)
+    found: Options = {}
+    for option, name in needs.items():
+        if root is None:
+            return {}, f"no data: {name} is needed; name its folder with --data-dir or LEFF_DATA"
+        places = [Path(root) / name, Path(root) / f"{name}.gz"]
+        there = next((place.absolute() for place in places if place.is_file()), None)
+        if there is None:
+            return {}, f"no data: there is no {places[0]}, with or without .gz"
+        found[option] = there
+    return found, ""
+
+
+def _run(
+    experiment: Experiment, selection: Selection, row: str, point: str, task: str, options: Options
+) -> PaperRun:
+    try:
+        config = load_config(None, options)
+    except ConfigError as error:
+        raise ConfigError(f"{experiment.name}, {row}, {task}: {error}") from None
+    command = ["leff", *experiment.words, "--size", selection.size]
+    command += ["--row", row, "--column", task, "--seed", str(config.seed)]
+    command += ["--model", config.model.name] if selection.model else []
+    return PaperRun(row, point, task, config.seed, config, run_key(config), shlex.join(command))
+
+
+def run_key(config: RunConfig) -> str:
+    """Return the digest of what a run's figures depend on, 16 hexadecimal digits.
+
+    Left out: where files lie (a path counts by its last two names), the engine (its workers do
+    not change results; threads and devices do so in the last bits), and options that have their
+    defaults, so that a result outlives the options that later versions add.  A default that
+    changes is noticed when the result is read (`leff.paper.results`).
+    """
+    values = portable(config.model_dump(mode="json", exclude_defaults=True))
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def portable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration's values without the engine and without what is this machine's."""
+    found = {name: value for name, value in values.items() if name != "engine"}
+    for section in ("data", "proxy"):
+        if section in found:
+            own = {key: value for key, value in found[section].items() if key != "folder"}
+            named = {key: _short(own[key]) for key in FILES if own.get(key)}
+            found[section] = {**own, **named}
+    if Path(found.get("model", {}).get("name", "")).is_absolute():
+        found["model"] = {**found["model"], "name": Path(found["model"]["name"]).name}
+    return {name: value for name, value in found.items() if value != {}}
+
+
+def _short(path: str) -> str:
+    return "/".join(Path(path).parts[-2:])

@@ -1,0 +1,130 @@
+"""What `leff table` and `leff figure` do, from what was typed to what is printed.
+
+answer("table", 1, Selection(), Places(), Wishes(dry_run=True), console)
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from leff.errors import ConfigError, ModelError, RunError
+from leff.paper import tables
+from leff.paper.cells import Selection
+from leff.paper.counts import count_cells
+from leff.paper.study import Places, Study
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What to do with a table or figure."""
+
+    run: bool = True
+    dry_run: bool = False
+    jobs: int = 0
+    keep: bool = False
+    markdown: bool = False
+    picture: Path | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of it: `rows` for scripts, `show` for people, and what failed, by run."""
+
+    rows: list[dict[str, Any]]
+    show: Callable[[Console], None]
+    failures: Mapping[str, str]
+
+    def check(self) -> None:
+        """Raise RunError if a run failed."""
+        if self.failures:
+            reasons = "; ".join(dict.fromkeys(self.failures.values()))
+            raise RunError(
+                f"{len(self.failures)} runs failed ({reasons}); the same command tries them again"
+            )
+
+
+def answer(
+    word: str,
+    number: int,
+    selection: Selection,
+    places: Places,
+    wishes: Wishes,
+    say: Callable[[str], None],
+) -> Answer:
+    """Do what was asked for a table or figure.
+
+    Raises ConfigError, DataError or ModelError before any run; what fails in one is in the answer.
+    """
+    check_picture(wishes.picture)
+    study = Study.open(f"{word}{number}", selection, places)
+    if study.experiment.kind == "counts":
+        return _counts(study, wishes)
+    if wishes.dry_run:
+        rows = tables.run_rows(study)
+        return Answer(rows, lambda console: tables.print_runs(console, study, rows), {})
+    try:
+        failures = study.fill(wishes.jobs, wishes.keep, say) if wishes.run else {}
+    except KeyboardInterrupt:
+        raise RunError("interrupted; the same command goes on from the last round") from None
+    values = study.values(_impossible(study) | failures)
+    rows = [value.to_dict() for value in values]
+    if word == "table":
+
+        def show(console: Console) -> None:
+            if wishes.markdown:
+                console.print(
+                    tables.markdown(study, values), markup=False, highlight=False, soft_wrap=True
+                )
+            else:
+                tables.print_table(console, study, values)
+
+        return Answer(rows, show, failures)
+    from leff.paper.figures import draw
+
+    path = wishes.picture or _picture(study)
+    draw(study, values, path)
+
+    def show_figure(console: Console) -> None:
+        console.print(f"picture {path}", markup=False, highlight=False, soft_wrap=True)
+        for line in tables.missing_lines(values):
+            console.print(line, markup=False, highlight=False)
+
+    return Answer(rows, show_figure, failures)
+
+
+def _impossible(study: Study) -> dict[str, str]:
+    """Return why runs cannot be; nothing for a model that cannot be looked up without a network."""
+    if not study.missing:
+        return {}
+    try:
+        return study.impossible()
+    except ModelError:
+        return {}
+
+
+def _counts(study: Study, wishes: Wishes) -> Answer:
+    found = count_cells(study.experiment, study.common, study.selection)
+
+    def show(console: Console) -> None:
+        if wishes.markdown:
+            text = tables.counts_markdown(study, found)
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            tables.print_counts(console, study, found)
+
+    return Answer(found, show, {})
+
+
+def _picture(study: Study) -> Path:
+    """Return where a picture goes; one of a part does not take the place of the whole."""
+    part = "" if study.selection.whole else "-part"
+    return study.results_root / f"{study.experiment.name}-{study.selection.size}{part}.png"
+
+
+def check_picture(path: Path | None) -> None:
+    """Raise ConfigError for a picture that is no PNG."""
+    if path is not None and path.suffix.lower() != ".png":
+        raise ConfigError(f"--out must end in .png, got {path}")

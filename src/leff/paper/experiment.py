@@ -1,0 +1,213 @@
+"""A table or figure as its file in experiments/paper describes it.
+
+    folder = experiments_folder()
+    common, experiment = read_common(folder), read_experiment(folder, "table1")
+    experiment.rows["LEFF"], experiment.mini.seeds
+
+`common.toml` holds what all of them share: methods, tasks, and the settings of the two sizes.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import leff
+from leff.errors import ConfigError
+
+SIZES = ("mini", "full")
+COMMON = "common.toml"
+Options = dict[str, Any]  # dotted keys of RunConfig
+Kind = Literal["table", "deviation", "counts", "points", "bars", "rounds"]
+Part = TypeVar("Part", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """Frozen, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Group(Strict):
+    """Tasks that share settings and are averaged."""
+
+    average: str = ""  # the label of the column that averages them, if any does
+    scale: float = 1.0  # 100 for points
+    digits: int = 4
+
+
+class TaskEntry(Strict):
+    """A task: its options, its columns, and for predictions how large it is."""
+
+    group: str
+    metrics: dict[str, str]  # column label -> the metric's name in results
+    options: Options
+    train_rows: int
+    test_rows: int
+    tokens: int  # of a training example, mean
+
+
+class SizeSettings(Strict):
+    """What one size means for every experiment."""
+
+    note: str
+    notes: dict[str, str]  # by group
+    groups: dict[str, Options]
+    tasks: dict[str, Options] = {}
+    tokens: dict[str, int] = {}  # by task, where the tokenizer makes another number of them
+    rates: dict[str, dict[str, float]]  # learning rate by method and group
+
+
+class Common(Strict):
+    """The file `common.toml`."""
+
+    methods: dict[str, Options]
+    groups: dict[str, Group]
+    tasks: dict[str, TaskEntry]
+    mini: SizeSettings
+    full: SizeSettings
+
+    def size(self, name: str) -> SizeSettings:
+        return self.mini if name == "mini" else self.full
+
+
+class Row(Strict):
+    """A row (in a figure, a line or a bar): a method and options over its own."""
+
+    method: str = ""  # the label, if not said
+    options: Options = {}
+    needs: dict[str, str] = {}  # option -> a file below the data folder
+
+
+class Extent(Strict):
+    """What of an experiment is run at one size; all rows, tasks and points unless said."""
+
+    seeds: list[int] = Field(min_length=1)
+    seeds_at: dict[str, list[int]] = {}  # by point
+    rows: list[str] = []
+    tasks: list[str] = []
+    points: list[str] = []
+    options: Options = {}
+    note: str = ""
+
+
+class PaperPoint(Strict):
+    """Where in the published tables a figure's values are, for one of its points."""
+
+    table: str
+    point: str
+
+
+class Experiment(Strict):
+    """One table or figure."""
+
+    name: str
+    title: str
+    caption: str
+    kind: Kind = "table"
+    tasks: list[str] = []
+    rows: dict[str, Row] = {}
+    points: dict[str, Options] = {}  # values on the horizontal axis
+    axis: str = ""  # its name
+    options: Options = {}
+    paper: PaperPoint | None = None
+    models: list[str] = []  # of counts, which are not run
+    mini: Extent = Extent(seeds=[0])
+    full: Extent = Extent(seeds=[0])
+
+    @property
+    def words(self) -> list[str]:
+        """The name as the command line has it: table and 1."""
+        return _words(self.name)
+
+    def size(self, name: str) -> Extent:
+        return self.mini if name == "mini" else self.full
+
+    def method(self, row: str) -> str:
+        return self.rows[row].method or row
+
+
+def experiments_folder(folder: Path | None = None) -> Path:
+    """Return the folder of experiments: the given one, or the one beside the package's checkout.
+
+    Raises ConfigError if it is not there.
+    """
+    found = folder or Path(leff.__file__).resolve().parents[2] / "experiments" / "paper"
+    if not (found / COMMON).is_file():
+        raise ConfigError(
+            f"there are no experiments in {found} (no {COMMON}); run from a checkout of LEFF, or "
+            "name its folder with --experiments"
+        )
+    return found
+
+
+def known_experiments(folder: Path) -> list[str]:
+    """Return the names of the tables and figures that have a file."""
+    names = (path.stem for path in folder.glob("*.toml"))
+    return sorted(name for name in names if re.fullmatch(r"(table|figure)\d+", name))
+
+
+def read_common(folder: Path) -> Common:
+    """Return the settings that experiments share.  Raises ConfigError."""
+    path = folder / COMMON
+    return _parse(Common, _read(path), path)
+
+
+def read_experiment(folder: Path, name: str) -> Experiment:
+    """Return the experiment `name`, such as table1.  Raises ConfigError, listing what exists."""
+    known = known_experiments(folder)
+    if name not in known:
+        listed = ", ".join(map(" ".join, map(_words, known)))
+        raise ConfigError(f"there is no {' '.join(_words(name))}; there are {listed}")
+    path = folder / f"{name}.toml"
+    values = _read(path)
+    source = values.pop("runs_of", None)
+    if source is not None:
+        same = _read(folder / f"{source}.toml")
+        shared = ("rows", "tasks", "points", "options", "mini", "full")
+        values = {key: same[key] for key in shared if key in same} | values
+    found = _parse(Experiment, {**values, "name": name}, path)
+    _check(found, read_common(folder), path)
+    return found
+
+
+def _words(name: str) -> list[str]:
+    word = name.rstrip("0123456789")
+    return [word, name[len(word) :]]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} cannot be read as TOML: {error}") from None
+
+
+def _parse(part: type[Part], values: dict[str, Any], path: Path) -> Part:
+    try:
+        return part.model_validate(values)
+    except ValidationError as error:
+        places = ((".".join(map(str, p["loc"])), p["msg"], p["input"]) for p in error.errors())
+        problems = "; ".join(f"{key}: {said}, got {value!r}" for key, said, value in places)
+        raise ConfigError(f"{path}: {problems}") from None
+
+
+def _check(experiment: Experiment, common: Common, path: Path) -> None:
+    """Raise ConfigError for a name that nothing answers to."""
+    known = {
+        "method": (common.methods, [experiment.method(row) for row in experiment.rows]),
+        "task": (common.tasks, experiment.tasks),
+    }
+    for size in SIZES:
+        extent = experiment.size(size)
+        known |= {
+            f"{size} row": (experiment.rows, extent.rows),
+            f"{size} task": (experiment.tasks, extent.tasks),
+            f"{size} point": (experiment.points, [*extent.points, *extent.seeds_at]),
+        }
+    for what, (names, used) in known.items():
+        for name in used:
+            if name not in names:
+                raise ConfigError(f"{path}: no {what} {name!r}; there are {', '.join(names)}")

@@ -1,0 +1,167 @@
+"""Figures: a panel a column, a line or a bar a row, deviations as bands or whiskers.
+
+draw(study, study.values(), Path("figure4.png"))
+"""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from leff.paper.study import Study
+from leff.paper.values import Value
+
+COLUMNS_MOST = 3  # panels in a row
+WIDE = 20  # largest over smallest point from which the axis is logarithmic
+LEGEND_INCHES = 0.35  # from the top
+PAPERS = "the paper's"
+NOT_YET = "not run yet"
+CAPTION_WIDTH = 78  # characters a panel
+
+
+def draw(study: Study, values: Sequence[Value], path: Path) -> None:
+    """Draw a figure; a panel without any value says so.
+
+    What the size leaves out has no panel.  The average comes first.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = _panels(values)
+    across = min(COLUMNS_MOST, len(panels)) or 1
+    down = -(-len(panels) // across) or 1
+    figure = Figure(figsize=(4.6 * max(across, 2), 3.4 * down + 1.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(down, across, squeeze=False).ravel())
+    colours = {row: f"C{i}" for i, row in enumerate(study.experiment.rows)}
+    lines = study.experiment.kind != "bars"
+    for axis, (column, own) in zip(axes, panels.items(), strict=False):
+        (_lines if lines else _bars)(axis, own, colours)
+        axis.set_title(column)
+        if lines:
+            axis.set_xlabel(study.experiment.axis)
+        axis.set_ylabel(_unit(study, own))
+        axis.grid(alpha=0.3, axis="both" if lines else "y")
+        if not any(value.by_seed for value in own):
+            axis.text(0.5, 0.5, NOT_YET, ha="center", va="center", transform=axis.transAxes)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    _around(figure, study, values, axes, across)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}")
+    figure.savefig(unfinished, dpi=110, format="png")
+    unfinished.replace(path)
+
+
+def _around(
+    figure: Any, study: Study, values: Sequence[Value], axes: Sequence[Any], across: int
+) -> None:
+    """Add title, legend and caption."""
+    name = " ".join(study.experiment.words).capitalize()
+    title = f"{name} ({study.selection.size}): {study.experiment.title}"
+    found: dict[str, Any] = {}
+    for axis in axes:
+        handles, labels = axis.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    if len(found) > 1:
+        title += "\n\n"  # the legend's place
+        named = [label for label in (*study.experiment.rows, PAPERS) if label in found]
+        below = 1 - LEGEND_INCHES / figure.get_figheight()
+        look = {"loc": "upper center", "bbox_to_anchor": (0.5, below), "frameon": False}
+        figure.legend([found[label] for label in named], named, ncols=len(named), **look)
+    figure.suptitle(title)
+    spread = "Bands" if study.experiment.kind == "rounds" else "Whiskers"
+    said = f"{study.caption()} {_seeds(study, values)} {spread}: one standard deviation over seeds."
+    caption = textwrap.fill(said, CAPTION_WIDTH * max(across, 2))
+    figure.supxlabel(caption, fontsize=8, ha="left", x=0.02)
+
+
+def _seeds(study: Study, values: Sequence[Value]) -> str:
+    """Return how many seeds there are, by point where that differs."""
+    most: dict[str, int] = {}
+    for value in values:
+        most[value.point] = max(most.get(value.point, 0), len(value.by_seed))
+    if len(set(most.values())) == 1:
+        return f"Seeds: {max(most.values())}."
+    axis = study.experiment.axis
+    return f"Seeds: {', '.join(f'{n} at {axis} = {point}' for point, n in most.items())}."
+
+
+def _panels(values: Sequence[Value]) -> dict[str, list[Value]]:
+    """Return the values by column, averages first, without what the size leaves out."""
+    found: dict[str, list[Value]] = {}
+    for value in sorted(values, key=lambda value: value.metric != "mean"):
+        if not (value.missing or "").startswith("not in "):
+            found.setdefault(value.column, []).append(value)
+    return found
+
+
+def _unit(study: Study, values: Sequence[Value]) -> str:
+    value = values[0]
+    if study.experiment.kind == "rounds":
+        return "validation loss"
+    return value.metric if value.digits > 2 else f"{value.metric}, points"
+
+
+def _lines(axis: Any, values: Sequence[Value], colours: dict[str, str]) -> None:
+    """Draw a line a row over the points; the paper's values as hollow diamonds."""
+    for row in dict.fromkeys(value.row for value in values):
+        own = [value for value in values if value.row == row]
+        there = [value for value in own if value.mean is not None]
+        points = [
+            (float(value.point), value.mean or 0.0, value.deviation or 0.0) for value in there
+        ]
+        if points:
+            x, mean, spread = zip(*points, strict=True)
+            look = {"color": colours[row], "linewidth": 1.5}
+            axis.plot(x, mean, marker="o", markersize=4, label=row, **look)
+            if own[0].metric == "loss":
+                low = [m - s for m, s in zip(mean, spread, strict=True)]
+                high = [m + s for m, s in zip(mean, spread, strict=True)]
+                axis.fill_between(x, low, high, color=colours[row], alpha=0.15, linewidth=0)
+            elif any(spread):
+                axis.errorbar(x, mean, spread, fmt="none", ecolor=colours[row], capsize=3)
+        paper = [(float(value.point), value.paper) for value in own if value.paper is not None]
+        if paper:
+            x, y = zip(*paper, strict=True)
+            axis.plot(x, y, ls="", marker="D", mfc="none", color=colours[row])
+    if any(value.paper is not None for value in values):
+        axis.plot([], [], ls="", marker="D", mfc="none", color="0.4", label=PAPERS)
+    _scale(axis, sorted({float(value.point) for value in values}))
+
+
+def _scale(axis: Any, points: Sequence[float]) -> None:
+    """Mark the points themselves, on a logarithmic axis if they are far apart."""
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+    if points[0] > 0 and points[-1] / points[0] > WIDE:
+        axis.set_xscale("log")
+        axis.xaxis.set_minor_locator(NullLocator())
+    if len(points) < 10:
+        axis.xaxis.set_major_locator(FixedLocator(list(points)))
+        axis.set_xticklabels([f"{point:g}" for point in points])
+    else:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _bars(axis: Any, values: Sequence[Value], colours: dict[str, str]) -> None:
+    """Draw a bar a row, its mean above it, whiskers where there are two seeds or more."""
+    there = [value for value in values if value.mean is not None]
+    for place, value in enumerate(values):
+        if value.mean is None:
+            continue
+        error = value.deviation
+        axis.bar(place, value.mean, yerr=error, color=colours[value.row], capsize=4, width=0.7)
+        digits = value.digits if value.digits < 3 else 3
+        axis.annotate(
+            f"{value.mean:.{digits}f}",
+            (place, value.mean + (error or 0.0)),
+            (0, 2),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+    axis.set_xticks(range(len(values)), [value.row for value in values])
+    if there:
+        tops = [(value.mean or 0.0) + (value.deviation or 0.0) for value in there]
+        axis.set_ylim(min(0.0, *(value.mean or 0.0 for value in there)), max(tops) * 1.15 or 1.0)

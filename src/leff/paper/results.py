@@ -1,0 +1,169 @@
+"""Result files: what a run came to, small enough to commit, and checked when it is read.
+
+    store = ResultStore(Path("results/mini"))
+    store.write(run, collect(folder, ...)); store.read(run)["after"]["metrics"]
+
+A file is named for its run's key.  It ends in a digest of all the rest, so an edited one is
+refused, and it holds every option, so one made with other options is refused too.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leff.config import RunConfig
+from leff.durable import finite, write_json
+from leff.errors import DataError
+from leff.paper.cells import PaperRun, portable
+
+Result = dict[str, Any]
+DIGEST = "sha256"
+
+
+@dataclass(frozen=True)
+class ResultStore:
+    """The results of one size."""
+
+    folder: Path
+
+    def path(self, key: str) -> Path:
+        return self.folder / f"{key}.json"
+
+    def read(self, run: PaperRun) -> Result | None:
+        """Return a run's result, or None while there is none.
+
+        Raises DataError for a file that was edited, or that belongs to another configuration.
+        """
+        path = self.path(run.key)
+        if not path.exists():
+            return None
+        found = _checked(path)
+        _check_options(path, found["options"], options_of(run.config))
+        return found
+
+    def write(self, run: PaperRun, values: Mapping[str, Any]) -> None:
+        """Write a run's result, with its options, its command and its digest."""
+        head = {"key": run.key, "command": run.command, "options": options_of(run.config)}
+        found = finite(head | dict(values))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.path(run.key), found | {DIGEST: _digest(found)})
+
+    def all(self) -> list[Result]:
+        """Return every sound result, whatever table it is from."""
+        found = []
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                found.append(_checked(path))
+            except DataError:
+                continue  # whose own table refuses it
+        return found
+
+
+def options_of(config: RunConfig) -> dict[str, Any]:
+    """Return every option that a run's figures depend on, by section."""
+    return portable(config.model_dump(mode="json"))
+
+
+def _checked(path: Path) -> Result:
+    """Return a result file's values; DataError unless they are what was written for this key."""
+    remedy = "; delete it and run again"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        written = values.pop(DIGEST)
+    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise DataError(f"{path} is no result file ({error!r}){remedy}") from None
+    if written != _digest(values):
+        raise DataError(f"{path} was edited: its digest is not that of what it holds{remedy}")
+    if values["key"] != path.stem:
+        raise DataError(f"{path} is the result of another run, {values['key']}{remedy}")
+    return values
+
+
+def _check_options(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise DataError for an option that both know and that differs."""
+    before, now = flat(stored), flat(wanted)
+    for key in before.keys() & now.keys():
+        if before[key] != now[key]:
+            raise DataError(
+                f"{path} belongs to another configuration: {key} was {before[key]!r} and is "
+                f"{now[key]!r} now; delete it and run again"
+            )
+
+
+def flat(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options by dotted key."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        own = value if isinstance(value, Mapping) else {"": value}
+        found |= {f"{name}.{key}" if key else name: entry for key, entry in own.items()}
+    return found
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def collect(folder: Path, wall_seconds: float | None, operations: float | None) -> Result:
+    """Return what is kept of a finished run in `folder`.
+
+    `wall_seconds` is None for a run that was cut and resumed, or shared its cores with others;
+    `operations` is what `leff.paper.predict` counted for it.
+    """
+    from leff.runs import RunFolder
+
+    run = RunFolder(folder)
+    result, records, environment = run.result() or {}, run.records(), run.environment()
+    clients = [client for record in records[1:] for client in record["clients"]]
+    kept = ("task", "method", "metric", "failures", "download_bytes", "upload_bytes")
+    facts = ("kind", "device", "python", "system", "versions", "split_moved", "split_redraws")
+    return {
+        **{name: result[name] for name in kept},
+        "before": _without_texts(result["before"]),
+        "after": _without_texts(result["after"]),
+        "rounds": [
+            {name: record.get(name) for name in ("round", "loss", "metric", "train_loss")}
+            for record in records
+        ],
+        "client_bytes": max(client["state_bytes"] or 0 for client in clients),
+        "round_seconds": sum(record["seconds"] for record in records[1:]),
+        "wall_seconds": wall_seconds,
+        "operations": operations,
+        "finished": time.strftime("%Y-%m-%d", time.gmtime()),
+        "hardware": hardware(),
+        **{name: environment[name] for name in facts},
+        "digests": {name: v for name, v in environment.items() if name.endswith("_digest")},
+    }
+
+
+def _without_texts(measured: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in measured.items() if key != "texts"}
+
+
+def hardware() -> dict[str, Any]:
+    """Return what a run's speed depends on: processor, its cores, GPUs."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"processor": _processor(), "cores": _cores(), "gpus": gpus}
+
+
+def _cores() -> int:
+    """Return the cores that this process may use."""
+    from joblib import cpu_count
+
+    return min(cpu_count(), os.cpu_count() or 1)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -1,0 +1,195 @@
+"""One table or figure, all of it: its cells, its results, what is missing, what it shows.
+
+study = Study.open("table1", Selection(rows=("LEFF",)), Places())
+failures = study.fill(jobs=1)
+study.values(failures)
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from leff.config import RunConfig
+from leff.data import load_task
+from leff.errors import ConfigError, LeffError, nearest
+from leff.paper.cells import Cell, PaperRun, Selection, cells
+from leff.paper.experiment import (
+    Common,
+    Experiment,
+    experiments_folder,
+    read_common,
+    read_experiment,
+)
+from leff.paper.predict import Forecast, Prediction
+from leff.paper.results import Result, ResultStore, collect
+from leff.paper.sweep import Workshop, sweep
+from leff.paper.values import Value, metric_values, round_values
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders; None for the usual ones, beside the checkout or here."""
+
+    experiments: Path | None = None
+    results: Path | None = None
+    runs: Path = Path("runs") / "paper"
+
+
+@dataclass
+class Study:
+    """A table or figure at one size, or the part of it that was asked for."""
+
+    experiment: Experiment
+    common: Common
+    selection: Selection
+    places: Places
+    cells: list[Cell]
+    store: ResultStore
+    results: dict[str, Result] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, name: str, selection: Selection, places: Places) -> "Study":
+        """Read the experiment and the results that are there.
+
+        Raises ConfigError for what is unknown, DataError for a result file that cannot be used.
+        """
+        folder = experiments_folder(places.experiments)
+        common, experiment = read_common(folder), read_experiment(folder, name)
+        counts = experiment.kind == "counts"
+        found = [] if counts else cells(experiment, common, selection)
+        beside = folder if places.experiments else folder.parent
+        root = places.results or beside.resolve().parent / "results"
+        study = cls(
+            experiment, common, selection, places, found, ResultStore(root / selection.size)
+        )
+        study.results = {run.key: done for run in study.runs if (done := study.store.read(run))}
+        return study
+
+    @property
+    def results_root(self) -> Path:
+        return self.store.folder.parent
+
+    @property
+    def runs(self) -> list[PaperRun]:
+        """All runs, each once; every cell's first seed comes before any second one."""
+        found = {run.key: run for cell in self.cells for run in cell.runs}
+        return sorted(found.values(), key=lambda run: run.seed)
+
+    @property
+    def missing(self) -> list[PaperRun]:
+        """The runs that have no result yet."""
+        return [run for run in self.runs if run.key not in self.results]
+
+    def caption(self) -> str:
+        """Return the experiment's caption with what the size means for the groups in it."""
+        if self.experiment.kind == "counts":
+            return self.experiment.caption
+        size, extent = self.common.size(self.selection.size), self._extent
+        groups = dict.fromkeys(self.common.tasks[cell.task].group for cell in self.cells)
+        parts = [self.experiment.caption, size.note, *(size.notes[group] for group in groups)]
+        model = f"With {self.selection.model} instead." if self.selection.model else ""
+        return " ".join(filter(None, [*parts, extent.note, model]))
+
+    @property
+    def _extent(self) -> Any:
+        return self.experiment.size(self.selection.size)
+
+    def predictions(self) -> list[tuple[PaperRun, bool, Prediction]]:
+        """Return every run, whether its result is there, and what it takes.
+
+        Raises ModelError for a model that cannot be looked up.
+        """
+        forecast = Forecast(self.common, self.selection.size, self.store.all())
+        return [(run, run.key in self.results, forecast.of(run)) for run in self.runs]
+
+    def impossible(self) -> dict[str, str]:
+        """Return, by key, why a run that is missing cannot be: a method that a model forbids."""
+        return {
+            run.key: told.basis
+            for run, done, told in self.predictions()
+            if not done and told.operations is None
+        }
+
+    def fill(
+        self, jobs: int = 0, keep: bool = False, say: Callable[[str], None] = lambda text: None
+    ) -> dict[str, str]:
+        """Run what is missing and possible; return what failed, by the key of the run.
+
+        Raises ConfigError, DataError or ModelError before any run if one of them cannot start.
+        """
+        check_methods(self.missing)
+        operations = {run.key: told.operations for run, _, told in self.predictions()}
+        runs = [run for run in self.missing if operations[run.key] is not None]
+        check_data(runs)
+
+        def finish(run: PaperRun, folder: Path, seconds: float | None) -> None:
+            self.store.write(run, collect(folder, seconds, operations[run.key]))
+            self.results[run.key] = self.store.read(run) or {}
+
+        return sweep(runs, Workshop(self.places.runs, jobs, keep), finish, say)
+
+    def values(self, failures: Mapping[str, str] | None = None) -> list[Value]:
+        """Return what the table or figure shows."""
+        if self.experiment.kind == "rounds":
+            return round_values(self.common, self.cells, self.results, failures or {})
+        return metric_values(self.experiment, self.common, self.cells, self.results, failures or {})
+
+
+def check_methods(runs: list[PaperRun]) -> None:
+    """Raise ConfigError for a method that cannot be run."""
+    from leff.recipes import METHODS
+
+    for run in runs:
+        name = run.config.method.name
+        if name not in METHODS:
+            raise ConfigError(f"{run.row}: no method {name!r}{nearest(name, METHODS)}")
+
+
+def check_data(runs: list[PaperRun]) -> None:
+    """Load all that the runs learn from once, so that what is missing is said before any work.
+
+    Raises DataError or ConfigError, naming the cell, the file and where it was looked for.
+    """
+    from leff.recipes import METHODS
+
+    seen: set[str] = set()
+    for run in runs:
+        wanted = [_data_arguments(run.config)]
+        if METHODS[run.config.method.name].uses_proxy:
+            wanted.append(_proxy_arguments(run.config))
+        for arguments in wanted:
+            key = json.dumps(arguments, sort_keys=True, default=str)
+            if key in seen:
+                continue
+            seen.add(key)
+            try:
+                load_task(**arguments)
+            except LeffError as error:
+                raise type(error)(
+                    f"{run.row}, {run.task}: {error}; or leave the cell out with --row or --column"
+                ) from None
+
+
+def _data_arguments(config: RunConfig) -> dict[str, Any]:
+    data = config.data
+    return {
+        "name": data.task,
+        "folder": data.folder,
+        "train": data.train,
+        "validation": data.validation,
+        "test": data.test,
+        "columns": data.columns,
+        "kind": data.kind,
+    }
+
+
+def _proxy_arguments(config: RunConfig) -> dict[str, Any]:
+    proxy = config.proxy
+    return {
+        "name": proxy.task,
+        "folder": proxy.folder,
+        "train": proxy.train,
+        "columns": proxy.columns,
+    }

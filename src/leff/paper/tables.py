@@ -1,0 +1,234 @@
+"""Tables for a reader: methods side by side, a line a metric, the paper's figure below ours.
+
+    print_table(Console(), study, study.values())
+    print(markdown(study, study.values()))
+
+A cell is ``79.3 ± 0.8 (3)``: mean, standard deviation, number of seeds; below it the paper's.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from leff.paper.experiment import Experiment
+from leff.paper.study import Study
+from leff.paper.values import Value
+from leff.report.live import bytes_text
+
+LEGENDS = {
+    "table": "mean ± standard deviation (number of seeds)",
+    "deviation": "standard deviation (number of seeds)",
+}
+NOTHING = "–"
+
+
+def print_table(console: Console, study: Study, values: Sequence[Value]) -> None:
+    """Print ours above the paper's, and below the table what is missing and why."""
+    rows = list(dict.fromkeys(value.row for value in values))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for row in rows:
+        table.add_column(row, justify="right", no_wrap=True)
+    for column, own in _lines(values).items():
+        cells = [_two_lines(study.experiment, own[row]) for row in rows]
+        table.add_row(column, *cells)
+    console.print(_title(study), style="bold", markup=False, highlight=False)
+    console.print(table)
+    _print_end(console, study, values)
+
+
+def _print_end(console: Console, study: Study, values: Sequence[Value]) -> None:
+    console.print(Text(f"Ours: {_legend(study)}; below it the paper's.", style="dim"))
+    console.print(Text(study.caption(), style="dim"))
+    for line in missing_lines(values):
+        console.print(Text(line, style="yellow"))
+
+
+def markdown(study: Study, values: Sequence[Value]) -> str:
+    """Return the table as Markdown: ours, then the paper's in brackets."""
+    rows = list(dict.fromkeys(value.row for value in values))
+    head = ["", *rows]
+    lines = [f"### {_title(study)}", "", _row(head), _row(["---"] + ["---:"] * len(rows))]
+    for column, own in _lines(values).items():
+        cells = [_parts(study.experiment, own[row]) for row in rows]
+        lines.append(_row([column, *(f"{ours} [{paper}]" for ours, paper in cells)]))
+    lines += ["", f"Ours: {_legend(study)}; in brackets the paper's. {study.caption()}"]
+    absent = missing_lines(values)
+    return "\n".join([*lines, *(["", *(f"- {line}" for line in absent)] if absent else [])])
+
+
+def missing_lines(values: Sequence[Value]) -> list[str]:
+    """Return a line for every reason that something is missing, with the cells it holds for."""
+    cells = [value for value in values if value.metric != "mean"]
+    reasons = dict.fromkeys(value.missing for value in cells if value.missing)
+    return [f"{', '.join(_where(reason, cells))}: {reason}" for reason in reasons]
+
+
+def _where(reason: str, cells: Sequence[Value]) -> list[str]:
+    """Name the cells that have a reason: whole rows, whole columns of the others, single ones."""
+    rows = _all_with(reason, cells, lambda value: value.row)
+    rest = [value for value in cells if value.row not in rows]
+    columns = _all_with(reason, rest, lambda value: value.column)
+    single = [v for v in rest if v.missing == reason and v.column not in columns]
+    named = (" ".join(filter(None, (v.row, v.point, v.column))) for v in single)
+    return [*rows, *columns, *dict.fromkeys(named)]
+
+
+def _all_with(reason: str, cells: Sequence[Value], name: Callable[[Value], str]) -> list[str]:
+    """Return the names all of whose cells have the reason."""
+    others = {name(value) for value in cells if value.missing != reason}
+    return [label for label in dict.fromkeys(map(name, cells)) if label not in others]
+
+
+def _legend(study: Study) -> str:
+    return LEGENDS.get(study.experiment.kind, LEGENDS["table"])
+
+
+def _title(study: Study) -> str:
+    name = " ".join(study.experiment.words).capitalize()
+    size = "" if study.experiment.kind == "counts" else f" ({study.selection.size})"
+    return f"{name}{size}: {study.experiment.title}"
+
+
+def _lines(values: Sequence[Value]) -> dict[str, dict[str, Value]]:
+    """Return the values by column, then by row."""
+    found: dict[str, dict[str, Value]] = {}
+    for value in values:
+        found.setdefault(value.column, {})[value.row] = value
+    return found
+
+
+def _two_lines(experiment: Experiment, value: Value) -> Text:
+    ours, paper = _parts(experiment, value)
+    return Text(ours) + Text(f"\n{paper}", style="dim")
+
+
+def _parts(experiment: Experiment, value: Value) -> tuple[str, str]:
+    """Return ours and the paper's as they are printed."""
+    if experiment.kind == "deviation":
+        ours = _number(value.deviation, max(value.digits, 2))
+        ours += f" ({len(value.by_seed)})" if value.deviation is not None else ""
+    else:
+        ours = mean_text(value)
+    return ours, _number(value.paper, max(value.digits, 2))
+
+
+def mean_text(value: Value) -> str:
+    """Return ``79.3 ± 0.8 (3)``, without a deviation for one seed."""
+    if value.mean is None:
+        return NOTHING
+    deviation = "" if value.deviation is None else f" ± {value.deviation:.{value.digits}f}"
+    return f"{value.mean:.{value.digits}f}{deviation} ({len(value.by_seed)})"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return NOTHING if value is None else f"{value:.{digits}f}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+# Counts (Table 5)
+
+
+def print_counts(console: Console, study: Study, found: Sequence[Mapping[str, Any]]) -> None:
+    """Print ours above the paper's, a line a model."""
+    methods = list(dict.fromkeys(cell["method"] for cell in found))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for method in methods:
+        table.add_column(method, justify="right", no_wrap=True)
+    for model in dict.fromkeys(cell["model"] for cell in found):
+        own = [cell for cell in found if cell["model"] == model]
+        table.add_row(model, *(Text(a) + Text(f"\n{b}", style="dim") for a, b in map(_pair, own)))
+    console.print(_title(study), style="bold", markup=False, highlight=False)
+    console.print(table)
+    console.print(Text(f"Ours; below it the paper's. {study.caption()}", style="dim"))
+    for line in dict.fromkeys(_count_notes(found)):
+        console.print(Text(line, style="yellow"))
+
+
+def counts_markdown(study: Study, found: Sequence[Mapping[str, Any]]) -> str:
+    """Return the counts as Markdown: ours, then the paper's in brackets."""
+    methods = list(dict.fromkeys(cell["method"] for cell in found))
+    lines = [f"### {_title(study)}", "", _row(["", *methods])]
+    lines.append(_row(["---"] + ["---:"] * len(methods)))
+    for model in dict.fromkeys(cell["model"] for cell in found):
+        own = [_pair(cell) for cell in found if cell["model"] == model]
+        lines.append(_row([model, *(f"{ours} [{paper}]" for ours, paper in own)]))
+    notes = [f"- {line}" for line in dict.fromkeys(_count_notes(found))]
+    return "\n".join([*lines, "", f"Ours, in brackets the paper's. {study.caption()}", "", *notes])
+
+
+def _pair(cell: Mapping[str, Any]) -> tuple[str, str]:
+    ours, paper = cell["trainable_parameters"], cell["paper"]
+    return tuple(NOTHING if count is None else f"{count:,}" for count in (ours, paper))  # type: ignore[return-value]
+
+
+def _count_notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [f"{cell['model']}, {cell['method']}: {cell['note']}" for cell in found if cell["note"]]
+
+
+# Predictions (--dry-run)
+
+
+def run_rows(study: Study) -> list[dict[str, Any]]:
+    """Return every run with predicted seconds and bytes, for scripts."""
+    return [
+        {
+            "key": run.key,
+            "row": run.row,
+            **({"point": run.point} if run.point else {}),
+            "column": run.task,
+            "seed": run.seed,
+            "model": run.config.model.name,
+            "method": run.config.method.name,
+            "done": done,
+            "seconds": told.seconds,
+            "bytes": told.bytes,
+            "basis": told.basis,
+            "command": run.command,
+        }
+        for run, done, told in study.predictions()
+    ]
+
+
+def print_runs(console: Console, study: Study, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the runs with predicted time and memory, and what is left to do in all."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("run", "row", "column", "seed", "state"):
+        table.add_column(name)
+    for name in ("time", "memory"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        named = " ".join(filter(None, (row["row"], row.get("point", ""))))
+        state = "done" if row["done"] else "to do"
+        time = NOTHING if row["seconds"] is None else duration(row["seconds"])
+        held = NOTHING if row["bytes"] is None else bytes_text(row["bytes"])
+        table.add_row(row["key"], named, row["column"], str(row["seed"]), state, time, held)
+    console.print(_title(study), style="bold", markup=False, highlight=False)
+    console.print(table)
+    left = [row for row in rows if not row["done"]]
+    seconds = sum(row["seconds"] or 0 for row in left)
+    jobs = "one after another; " if left else ""
+    total = f"{len(left)} of {len(rows)} runs to do, {duration(seconds)} {jobs}".rstrip("; ")
+    console.print(Text(f"{total}. Memory: clients at work and the server's model."))
+    for basis in dict.fromkeys(row["basis"] for row in left):
+        console.print(
+            Text(f"{'' if basis.startswith('cannot') else 'time from '}{basis}", style="dim")
+        )
+    for line in missing_lines(study.values()):
+        if "(seed" not in line:  # what is merely to do is listed above
+            console.print(Text(line, style="yellow"))
+
+
+def duration(seconds: float) -> str:
+    """Return seconds for a reader: ``2 min``, ``1.5 h``."""
+    for size, unit in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

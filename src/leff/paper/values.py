@@ -1,0 +1,191 @@
+"""What a table or figure shows: mean, deviation and number of seeds, ours and the paper's.
+
+    for value in metric_values(experiment, common, found_cells, results): value.mean
+
+Averages over a group of tasks are taken seed by seed, and the paper's over the same tasks.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from leff.paper.cells import Cell, PaperRun
+from leff.paper.experiment import Common, Experiment, Group
+from leff.paper.published import TABLES
+from leff.paper.results import Result
+
+Results = Mapping[str, Result]  # by key
+
+
+@dataclass(frozen=True)
+class Value:
+    """One figure: a value for every seed that has one."""
+
+    row: str
+    point: str
+    column: str
+    metric: str
+    by_seed: Mapping[int, float]
+    digits: int
+    paper: float | None = None
+    missing: str | None = None  # what is not there, and why
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.mean(self.by_seed.values()) if self.by_seed else None
+
+    @property
+    def deviation(self) -> float | None:
+        """The sample's standard deviation, n - 1 in the denominator; None for one seed."""
+        return statistics.stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the cell for scripts; `seeds` is their number."""
+        return {
+            "row": self.row,
+            **({"point": self.point} if self.point else {}),
+            "column": self.column,
+            "metric": self.metric,
+            "mean": self.mean,
+            "deviation": self.deviation,
+            "seeds": len(self.by_seed),
+            "paper": self.paper,
+            "missing": self.missing,
+        }
+
+
+def metric_values(
+    experiment: Experiment,
+    common: Common,
+    cells: Sequence[Cell],
+    results: Results,
+    failures: Mapping[str, str],
+) -> list[Value]:
+    """Return a value for every metric of every cell, and averages over groups of tasks."""
+    by_cell = {
+        (cell.row, cell.point, cell.task): _of_cell(experiment, common, cell, results, failures)
+        for cell in cells
+    }
+    every = [value for values in by_cell.values() for value in values]
+    averaged = {value.column for value in every if not _out(value)}
+    found: list[Value] = []
+    for row, point in dict.fromkeys((cell.row, cell.point) for cell in cells):
+        for name, group in common.groups.items():
+            values = [
+                value
+                for (own_row, own_point, task), own in by_cell.items()
+                if (own_row, own_point, common.tasks[task].group) == (row, point, name)
+                for value in own
+            ]
+            there = [value for value in values if value.column in averaged]
+            found += values
+            if group.average and len(there) > 1 and experiment.kind != "deviation":
+                found.append(_average(group, there))
+    return found
+
+
+def _of_cell(
+    experiment: Experiment,
+    common: Common,
+    cell: Cell,
+    results: Results,
+    failures: Mapping[str, str],
+) -> list[Value]:
+    entry = common.tasks[cell.task]
+    group = common.groups[entry.group]
+    found = []
+    for column in cell.columns:
+        metric = entry.metrics[column]
+        by_seed: dict[int, float] = {}
+        problems: dict[str, list[int]] = {}  # the seeds that each holds for
+        for run in cell.runs:
+            value = _measured(run, metric, results)
+            if value is not None:
+                by_seed[run.seed] = group.scale * value
+            else:
+                problems.setdefault(_problem(run, metric, results, failures), []).append(run.seed)
+        paper = published(experiment, cell.row, cell.point, column)
+        missing = cell.absent or _said(problems)
+        found.append(
+            Value(cell.row, cell.point, column, metric, by_seed, group.digits, paper, missing)
+        )
+    return found
+
+
+def _measured(run: PaperRun, metric: str, results: Results) -> float | None:
+    """Return a run's final metric, or None while there is none."""
+    return results[run.key]["after"]["metrics"].get(metric) if run.key in results else None
+
+
+def _problem(run: PaperRun, metric: str, results: Results, failures: Mapping[str, str]) -> str:
+    """Return why a run has no value of a metric."""
+    if run.key not in results:
+        return failures.get(run.key, "not run")
+    return results[run.key]["after"]["notes"].get(metric) or "not finite"
+
+
+def _said(problems: Mapping[str, Sequence[int]]) -> str | None:
+    """Return problems with the seeds that have them."""
+    parts = [
+        f"{problem} (seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))})"
+        for problem, seeds in problems.items()
+    ]
+    return "; ".join(parts) or None
+
+
+def _average(group: Group, values: Sequence[Value]) -> Value:
+    """Return the average over a group's columns in one row; the paper's over the same."""
+    first = values[0]
+    seeds = set.intersection(*(set(value.by_seed) for value in values))
+    paper = [value.paper for value in values if value.paper is not None]
+    lacking = [value.column for value in values if value.missing]
+    return Value(
+        first.row,
+        first.point,
+        group.average,
+        "mean",
+        {seed: statistics.mean(v.by_seed[seed] for v in values) for seed in sorted(seeds)},
+        group.digits,
+        statistics.mean(paper) if len(paper) == len(values) else None,
+        f"incomplete: {', '.join(lacking)}" if lacking else None,
+    )
+
+
+def _out(value: Value) -> bool:
+    """Whether the size leaves this cell out; a column that it leaves out whole is not averaged."""
+    return (value.missing or "").startswith("not in ")
+
+
+def published(experiment: Experiment, row: str, point: str, column: str) -> float | None:
+    """Return the paper's value, or None where it prints none."""
+    paper = experiment.paper
+    if paper is not None and paper.point != point:
+        return None
+    table = TABLES.get(paper.table if paper else experiment.name, {})
+    return table.get(row, {}).get(column)
+
+
+def round_values(
+    common: Common, cells: Sequence[Cell], results: Results, failures: Mapping[str, str]
+) -> list[Value]:
+    """Return the validation loss of every cell after every round, the round being the point."""
+    found = []
+    for cell in cells:
+        curves = {
+            run.seed: {r["round"]: r["loss"] for r in results[run.key]["rounds"]}
+            for run in cell.runs
+            if run.key in results
+        }
+        problems: dict[str, list[int]] = {}
+        for run in cell.runs:
+            if run.key not in results:
+                problems.setdefault(_problem(run, "", results, failures), []).append(run.seed)
+        missing = cell.absent or _said(problems)
+        rounds = sorted({number for curve in curves.values() for number in curve})
+        for number in rounds or [0]:
+            at_seed = {seed: curve.get(number) for seed, curve in curves.items()}
+            by_seed = {s: v for s, v in at_seed.items() if v is not None and math.isfinite(v)}
+            found.append(Value(cell.row, str(number), cell.task, "loss", by_seed, 4, None, missing))
+    return found

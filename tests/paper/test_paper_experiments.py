@@ -1,0 +1,171 @@
+"""The experiments of the paper: every file expands to checked runs, and tables share runs."""
+
+import json
+
+import pytest
+
+from leff.config import parse_config
+from leff.errors import ConfigError, DataError
+from leff.paper.cells import Selection, cells, run_key
+from leff.paper.experiment import (
+    SIZES,
+    experiments_folder,
+    known_experiments,
+    read_common,
+    read_experiment,
+)
+from leff.paper.published import TABLES, TRAINABLE
+
+FOLDER = experiments_folder()
+NAMES = known_experiments(FOLDER)
+COMMON = read_common(FOLDER)
+
+
+def runs(name, size="mini", **selection):
+    found = cells(read_experiment(FOLDER, name), COMMON, Selection(size=size, **selection))
+    return {run.key: run for cell in found for run in cell.runs}
+
+
+def test_all_tables_and_figures_are_there():
+    numbers = [f"figure{n}" for n in range(4, 9)] + [f"table{n}" for n in range(1, 8)]
+    assert numbers == NAMES
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "table5"])
+def test_an_experiment_expands_to_checked_runs(name, size):
+    found = runs(name, size)
+    assert found
+    for key, run in found.items():
+        assert key == run_key(run.config) and len(key) == 16
+        assert run.config.training.learning_rate > 0
+        assert run.config.seed == run.seed
+
+
+def test_figures_that_are_the_papers_are_published_for_every_row_and_column():
+    for name, table in TABLES.items():
+        experiment = read_experiment(FOLDER, name)
+        metrics = [c for task in experiment.tasks for c in COMMON.tasks[task].metrics]
+        assert set(table) == set(experiment.rows)
+        assert all(list(values) == metrics for values in table.values())
+    table5 = read_experiment(FOLDER, "table5")
+    assert list(TRAINABLE) == table5.models
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_tables_share_runs(size):
+    table1 = runs("table1", size).keys()
+    assert runs("table7", size).keys() == table1
+    assert runs("figure8", size).keys() == table1
+    assert table1 & runs("figure4", size).keys()
+    importance = runs("figure6", size, rows=("importance",)).keys()
+    eight = runs("table2", size, rows=("8",)).keys()
+    assert importance == eight and eight <= runs("figure4", size).keys()
+    assert (
+        runs("figure7", size, rows=("IMPORTANCE",)).keys()
+        == runs("table3", size, rows=("8",)).keys()
+    )
+
+
+def test_mini_has_the_seeds_and_points_that_were_planned():
+    figure4 = runs("figure4").values()
+    assert {run.point for run in figure4} == {"0.05", "0.5", "5"}
+    assert {run.seed for run in figure4 if run.point == "0.05"} == {0, 1, 2}
+    assert {run.seed for run in figure4 if run.point != "0.05"} == {0}
+    assert {run.config.clients.alpha for run in runs("table1").values()} == {0.05}
+
+
+def test_a_key_leaves_out_engine_folders_and_defaults():
+    plain = parse_config({"data": {"task": "cola"}})
+    same = parse_config(
+        {
+            "data": {"task": "cola", "folder": "/anywhere"},
+            "engine": {"workers": 3, "device": "cpu"},
+            "clients": {"count": 8},  # the default
+        }
+    )
+    other = parse_config({"data": {"task": "cola"}, "clients": {"count": 9}})
+    assert run_key(plain) == run_key(same) != run_key(other)
+
+
+def test_a_key_of_files_is_that_of_their_last_names():
+    def key(path):
+        return run_key(parse_config({"data": {"task": "text", "train": path}}))
+
+    assert key("/a/b/own.txt") == key("/c/b/own.txt") != key("/a/b/other.txt")
+
+
+def test_what_is_unknown_is_refused_with_what_exists(tmp_path):
+    with pytest.raises(ConfigError, match="there is no table 9; there are figure 4, figure 5"):
+        read_experiment(FOLDER, "table9")
+    with pytest.raises(ConfigError, match="has no row 'peft'; it has FedAvg, FedBitFit"):
+        runs("table1", rows=("peft",))
+    with pytest.raises(ConfigError, match=r"has no column 'wnli'; it has CoLA.* E2E, BLEU"):
+        runs("table1", columns=("wnli",))
+    with pytest.raises(ConfigError, match="at size mini has no QQP, only CoLA"):
+        runs("table1", columns=("qqp",))
+    with pytest.raises(ConfigError, match="--size cannot be 'small'"):
+        runs("table1", size="small")
+    with pytest.raises(ConfigError, match=r"no experiments in .*--experiments"):
+        experiments_folder(tmp_path)
+
+
+def test_labels_are_taken_in_any_case_and_a_metric_is_a_column():
+    found = cells(
+        read_experiment(FOLDER, "table1"), COMMON, Selection(rows=("leff",), columns=("rouge-l",))
+    )
+    assert [(cell.row, cell.task, cell.columns) for cell in found] == [
+        ("LEFF", "E2E", ("ROUGE-L",))
+    ]
+    assert [run.seed for run in found[0].runs] == [0, 1, 2]
+
+
+def test_a_file_that_a_row_needs_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.delenv("LEFF_DATA", raising=False)
+    experiment = read_experiment(FOLDER, "table6")
+    nowhere = cells(experiment, COMMON, Selection())
+    assert "name its folder with --data-dir or LEFF_DATA" in nowhere[-1].absent
+    wanted = tmp_path / "openwebtext" / "train.txt"
+    there = Selection(data_dir=tmp_path)
+    assert f"no {wanted}" in cells(experiment, COMMON, there)[-1].absent
+    with pytest.raises(DataError, match="OpenWebText: no data: there is no"):
+        cells(experiment, COMMON, Selection(rows=("openwebtext",), data_dir=tmp_path))
+    wanted.parent.mkdir()
+    wanted.write_text("a text\n")
+    found = cells(experiment, COMMON, there)[-1]
+    assert not found.absent and found.runs[0].config.proxy.train == wanted
+
+
+def test_a_wrong_file_is_refused(tmp_path):
+    for path in FOLDER.glob("*.toml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    table = tmp_path / "table3.toml"
+    good = table.read_text()
+    for wrong, said in (
+        (good.replace('method = "LEFF"', 'method = "PEFT"'), "no method 'PEFT'; there are FedAvg"),
+        (good.replace('rows = ["8", "40"]', 'rows = ["9"]'), "no mini row '9'; there are 8, 16"),
+        (good.replace("title", "titel"), "titel"),
+        (good + "\n[", "cannot be read as TOML"),
+    ):
+        table.write_text(wrong)
+        with pytest.raises(ConfigError, match=said):
+            read_experiment(tmp_path, "table3")
+    table.write_text(good.replace("clients.count", "clients.number"))
+    with pytest.raises(ConfigError, match=r"table3, 8, E2E: .*unknown key clients\.number"):
+        cells(read_experiment(tmp_path, "table3"), COMMON, Selection())
+
+
+def test_table_5_is_the_papers_to_the_digit(cli):
+    status, printed, _ = cli("table", "5", "--json")
+    found = json.loads(printed)
+    assert status == 0 and len(found) == 25
+    for cell in found:
+        paper = TRAINABLE[cell["model"]][cell["method"]]
+        if isinstance(paper, int):
+            assert cell["trainable_parameters"] == cell["paper"] == paper
+        else:
+            assert cell["paper"] is None and paper in cell["note"]
+    status, printed, _ = cli("table", "5", "--row", "GPT2", "--column", "leff")
+    assert status == 0 and printed.count("7,089,408") == 2 and "gpt2-large" not in printed
+    status, printed, _ = cli("table", "5", "--markdown", "--row", "gpt2")
+    assert "| gpt2 | 85,056,000 [85,056,000] |" in printed

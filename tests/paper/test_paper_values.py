@@ -1,0 +1,122 @@
+"""Means, deviations and averages, and how they are printed."""
+
+import numpy as np
+import pytest
+
+from leff.paper.cells import Selection, cells
+from leff.paper.experiment import experiments_folder, read_common, read_experiment
+from leff.paper.published import TABLES
+from leff.paper.values import Value, metric_values, round_values
+
+FOLDER = experiments_folder()
+COMMON = read_common(FOLDER)
+PAPER_AVERAGES = {  # Table 1, GLUE and NLG
+    "FedAvg": (65.88, 2.2980),
+    "FedBitFit": (53.41, 2.0570),
+    "FedLoRA": (54.57, 1.9788),
+    "SLoRA": (59.70, 2.2572),
+    "LEFF": (63.84, 2.2805),
+}
+
+
+def made(name, numbers, **selection):
+    """Return an experiment's cells, and a result for every run: `numbers` by task, then seed."""
+    found = cells(read_experiment(FOLDER, name), COMMON, Selection(**selection))
+    results = {}
+    for run in (run for cell in found for run in cell.runs):
+        if run.seed not in numbers.get(run.task, {}):
+            continue
+        names = COMMON.tasks[run.task].metrics.values()
+        value = numbers[run.task][run.seed]
+        results[run.key] = {
+            "after": {"metrics": dict.fromkeys(names, value), "notes": {"METEOR": "no Java"}},
+            "rounds": [{"round": n, "loss": value and value / (n + 1)} for n in range(3)],
+        }
+    return found, results
+
+
+def by_column(values):
+    return {value.column: value for value in values}
+
+
+def test_mean_and_deviation_are_numpys():
+    numbers = [0.731, 0.652, 0.702]
+    value = Value("a", "", "b", "m", dict(enumerate(numbers)), 1)
+    assert value.mean == pytest.approx(np.mean(numbers), rel=1e-14)
+    assert value.deviation == pytest.approx(np.std(numbers, ddof=1), rel=1e-14)
+    one = Value("a", "", "b", "m", {0: 0.5}, 1)
+    assert (one.mean, one.deviation) == (0.5, None)
+    none = Value("a", "", "b", "m", {}, 1)
+    assert (none.mean, none.deviation) == (None, None)
+
+
+def test_a_cell_has_points_seeds_and_the_papers_figure():
+    found, results = made("table1", {"CoLA": {0: 0.2, 1: 0.3}}, rows=("LEFF",), columns=("CoLA",))
+    (value,) = metric_values(read_experiment(FOLDER, "table1"), COMMON, found, results, {})
+    assert value.to_dict() == {
+        "row": "LEFF",
+        "column": "CoLA",
+        "metric": "matthews",
+        "mean": pytest.approx(25.0),
+        "deviation": pytest.approx(np.std([20, 30], ddof=1)),
+        "seeds": 2,
+        "paper": 27.74,
+        "missing": "not run (seed 2)",
+    }
+
+
+def test_an_average_is_taken_seed_by_seed_over_the_columns_of_the_size():
+    numbers = {"CoLA": {0: 0.1, 1: 0.2}, "RTE": {0: 0.5, 1: 0.9}, "MRPC": {0: 0.6, 1: 0.7}}
+    numbers |= {"SST-2": {0: 0.8, 1: 0.8}, "STS-B": {0: 0.4}}
+    found, results = made("table2", numbers, rows=("8",), seeds=(0, 1))
+    experiment = read_experiment(FOLDER, "table2")
+    average = by_column(metric_values(experiment, COMMON, found, results, {}))["GLUE average"]
+    assert average.by_seed == {0: pytest.approx(48.0)}  # seed 1 lacks STS-B
+    paper = [TABLES["table2"]["8"][column] for column in [*numbers]]
+    assert average.paper == pytest.approx(np.mean(paper))
+    assert average.missing == "incomplete: STS-B"
+
+
+def test_the_papers_averages_follow_from_its_columns():
+    experiment = read_experiment(FOLDER, "table1")
+    found = cells(experiment, COMMON, Selection(size="full"))
+    values = metric_values(experiment, COMMON, found, {}, {})
+    for row, (glue, nlg) in PAPER_AVERAGES.items():
+        own = by_column([value for value in values if value.row == row])
+        assert own["GLUE average"].paper == pytest.approx(glue, abs=0.006)
+        assert own["NLG average"].paper == pytest.approx(nlg, abs=6e-5)
+
+
+def test_what_is_not_there_says_why():
+    experiment = read_experiment(FOLDER, "table1")
+    found, results = made("table1", {"E2E": {0: None, 1: 0.1, 2: 0.1}}, rows=("LEFF",))
+    lost = next(run for cell in found if cell.task == "RTE" for run in cell.runs)
+    values = by_column(metric_values(experiment, COMMON, found, results, {lost.key: "it broke"}))
+    assert values["QQP"].missing == "not in mini" and values["QQP"].paper == 70.83
+    assert values["RTE"].missing == "it broke (seed 0); not run (seeds 1, 2)"
+    assert values["METEOR"].missing == "no Java (seed 0)"
+    assert values["BLEU"].missing == "not finite (seed 0)" and values["BLEU"].mean == 0.1
+
+
+def test_a_table_of_deviations_has_no_averages():
+    experiment = read_experiment(FOLDER, "table7")
+    found = cells(experiment, COMMON, Selection())
+    values = metric_values(experiment, COMMON, found, {}, {})
+    assert not {"GLUE average", "NLG average"} & {value.column for value in values}
+    assert by_column(values)["CoLA"].paper == 1.38  # of LEFF, the last row
+
+
+def test_losses_by_round():
+    found, results = made("figure8", {"RTE": {0: 0.6, 1: 0.9}}, rows=("LEFF",), columns=("RTE",))
+    values = round_values(COMMON, found, results, {})
+    assert [value.point for value in values] == ["0", "1", "2"]
+    assert [value.mean for value in values] == pytest.approx([0.75, 0.375, 0.25])
+    assert values[0].deviation == pytest.approx(np.std([0.6, 0.9], ddof=1))
+    assert {value.missing for value in values} == {"not run (seed 2)"}
+
+
+def test_figure_4_has_the_papers_table_1_at_its_alpha():
+    experiment = read_experiment(FOLDER, "figure4")
+    found = cells(experiment, COMMON, Selection(rows=("SLoRA",), columns=("CoLA",)))
+    values = metric_values(experiment, COMMON, found, {}, {})
+    assert {value.point: value.paper for value in values} == {"0.05": 21.82, "0.5": None, "5": None}

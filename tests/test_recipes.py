@@ -1,0 +1,84 @@
+"""What clients can afford: ranks as given or by memory, and what cannot be done."""
+
+import pytest
+from small_rounds import recipe
+from tiny_models import tiny
+
+from leff.config import load_config
+from leff.cost import plan
+from leff.errors import ConfigError
+from leff.recipes import client_ranks
+
+GPT2 = ("gpt2", "generation")
+
+
+def ranks(name="flora", count=5, **given):
+    values = {"method.name": name, "clients.count": count}
+    values |= {key.replace("__", "."): value for key, value in given.items()}
+    return client_ranks(load_config(None, values), tiny(*GPT2), "generation")
+
+
+def needed(rank, name="flora", **given):
+    """Bytes of training state."""
+    return plan(tiny(*GPT2).config, "generation", name, rank=rank, **given).total_bytes
+
+
+def refused(name, store, **given):
+    with pytest.raises(ConfigError) as caught:
+        recipe(name, tiny(*GPT2), "generation", store, **given)
+    return str(caught.value)
+
+
+def test_ranks_are_those_given_in_turn_or_the_methods():
+    assert ranks(clients__ranks=[1, 4]) == (1, 4, 1, 4, 1)
+    assert ranks(clients__ranks=[1, 4], count=1) == (1,)
+    assert ranks(method__rank=7) == (7,) * 5
+
+
+@pytest.mark.parametrize(("name", "bits"), [("flora", 32), ("flexlora", 32), ("flexlora", 8)])
+def test_the_largest_rank_that_memory_has_room_for(name, bits):
+    def room(rank, less=0):
+        return f"{needed(rank, name, base_bits=bits) - less}B"
+
+    memory = [room(3), room(3, less=1), room(8), "1GB", room(1)]
+    given = {"clients__memory": memory, "method__rank": 8, "method__base_bits": bits}
+    assert ranks(name, **given) == (3, 2, 8, 8, 1)
+
+
+def test_ranks_that_are_given_need_no_memory():
+    assert ranks(clients__ranks=[2], clients__memory=["1kB"]) == (2,) * 5
+
+
+def test_fewer_bits_need_less_only_where_they_are_used():
+    assert needed(2, "flexlora", base_bits=4) < needed(2, "flexlora", base_bits=8)
+    assert needed(2, "flexlora", base_bits=8) < needed(2, "flexlora")
+    for name in ("flora", "slora"):
+        assert needed(2, name, base_bits=4) == needed(2, name)
+
+
+@pytest.mark.parametrize("name", ["flora", "flexlora"])
+def test_a_rank_without_room_in_the_model(name, store):
+    said = refused(name, store, clients__ranks=[2, 33])
+    assert "clients.ranks must be 1 to 32" in said and "got 33" in said
+    said = refused(name, store, method__rank=33)
+    assert "method.rank must be 1 to 32" in said and "got 33" in said
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedbitfit", "fedlora", "slora", "flora", "flexlora"])
+def test_memory_that_has_no_room(name, store):
+    given = {"method__rank": 1, "clients__memory": ["1GB", "50kB"]}
+    said = refused(name, store, **given)
+    assert "clients.memory: 0.1 MB is too little" in said or "0.05 MB" in said
+    assert name in said and "context.name = 'auto'" in said
+    assert f"{needed(1, name) / 1e6:.1f} MB at least" in said
+    recipe(name, tiny(*GPT2), "generation", store, method__rank=1, clients__memory=["1GB"])
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedbitfit", "fedlora", "slora"])
+def test_ranks_where_all_clients_train_the_same(name, store):
+    said = refused(name, store, clients__ranks=[1, 2])
+    assert f"clients.ranks cannot be used by {name}" in said and "flora or flexlora" in said
+
+
+def test_ranks_with_leff(store):
+    assert "clients.ranks cannot be used by leff" in refused("leff", store, clients__ranks=[1, 2])
