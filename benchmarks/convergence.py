@@ -1,4 +1,4 @@
-"""Theorem 1, measured: how the smallest gradient norm falls with T, and the floor that contexts set.
+"""Theorem 1, measured: the smallest gradient norm against T, and the floor that contexts set.
 
     .venv/bin/python -m benchmarks.convergence --picture docs/convergence.png       # 40 minutes
 
