@@ -4,9 +4,10 @@
     .venv/bin/python -m benchmarks.fidelity --task sample --json               # the built-in model
 
 All sides have the same splits, seeds, start model, rounds and clients.  The clients of `leff` and
-`leff-paper` train one layer each (`--layers`).  `fedavg` is McMahan et al.'s; `fedavg-calibrated`
-(on request) has LEFF's default loss for classifiers too.  A task is any of GLUE's in LEFF_DATA
-(model MiniLM-L6), `sample` (the built-in task and model) or `e2e` (the 260K Llama).
+`leff-paper` train one layer each (`--layers`).  `fedavg` is McMahan et al.'s; on request there are
+`fedavg-calibrated`, with LEFF's default loss for classifiers too, and the other methods.  A task is
+any of GLUE's in LEFF_DATA (model MiniLM-L6), `sample` (the built-in task and model) or `e2e` (the
+260K Llama).
 
 A row per side, figures in points (100 times the task's metric, on validation examples after each
 round): `mean_last5` and `worst_last5` over the last five rounds, means over the partitions;
@@ -49,8 +50,19 @@ SIDES: dict[str, dict[str, Any]] = {
     "leff-round-robin": {"method.sampling": "round_robin"},
     "leff-clients": {"method.source": "clients"},
     "leff-paper": {"preset": "paper"},
+    "fedbitfit": {"method.name": "fedbitfit", "training.calibrated": False},
+    "fedlora": {"method.name": "fedlora", "training.calibrated": False},
+    "fedlora-nf4": {
+        "method.name": "fedlora",
+        "method.base_bits": 4,
+        "training.calibrated": False,
+    },
+    "slora": {"method.name": "slora", "training.calibrated": False},
+    "flora": {"method.name": "flora", "training.calibrated": False},
+    "flexlora": {"method.name": "flexlora", "training.calibrated": False},
 }
-GRID = (5e-5, 1e-4, 2e-4, 4e-4)  # for MiniLM; ten times that for the small decoders
+GRID = (5e-5, 1e-4, 2e-4, 4e-4)  # of whole layers in MiniLM
+TIMES = 10  # that much for biases and adapters, and for whole layers of the small decoders
 TUNING_SEED = 1000
 GLUE: dict[str, Any] = {
     "model.name": "sentence-transformers/all-MiniLM-L6-v2",
@@ -76,10 +88,11 @@ TASKS: dict[str, dict[str, Any]] = {
         "evaluation.max_new_tokens": 128,
     },
 }
-RATES: dict[str, dict[str, float]] = {  # of fedavg and leff, from --tune; see docs/LOG.md
-    "glue": {"fedavg": 2e-4, "leff": 4e-4},
-    "sample": {"fedavg": 2e-3, "leff": 4e-3},
-    "e2e": {"fedavg": 2e-3, "leff": 4e-3},
+ADAPTED = ("fedbitfit", "fedlora", "slora", "flora", "flexlora")
+RATES: dict[str, dict[str, float]] = {  # fedavg's and leff's from --tune; see docs/LOG.md
+    "glue": {"fedavg": 2e-4, "leff": 4e-4, **dict.fromkeys(ADAPTED, 2e-3)},
+    "sample": {"fedavg": 2e-3, "leff": 4e-3, **dict.fromkeys(ADAPTED, 4e-3)},
+    "e2e": {"fedavg": 2e-3, "leff": 4e-3, **dict.fromkeys(ADAPTED, 4e-3)},
 }
 
 
@@ -138,14 +151,20 @@ def tuned(side: str, options: Mapping[str, Any], rates: Sequence[float], keep: P
     return max(found, key=lambda rate: found[rate])
 
 
+def grid(side: str, task: str) -> list[float]:
+    """Return the usual learning rates to try."""
+    plain = side.partition("-")[0] not in ADAPTED and task not in TASKS
+    return [rate * (1 if plain else TIMES) for rate in GRID]
+
+
 def compare(arguments: argparse.Namespace, keep: Path) -> list[dict[str, Any]]:
     """Return a row for each side."""
     options, rows = shared_options(arguments), []
     known_rates = RATES[arguments.task if arguments.task in TASKS else "glue"]
     for side in arguments.sides:
         rate = known_rates[side.partition("-")[0]]
-        if arguments.tune:
-            rate = tuned(side, options, arguments.tune, keep)
+        if arguments.tune is not None:
+            rate = tuned(side, options, arguments.tune or grid(side, arguments.task), keep)
         runs = [
             one_run(side, {**options, "training.learning_rate": rate, "seed": seed}, keep)
             for seed in range(arguments.seed, arguments.seed + arguments.partitions)
@@ -219,8 +238,6 @@ def main() -> None:
     add("--keep", type=Path, help="folder for the runs, found again by the next call")
     add("--json", action="store_true")
     arguments = parser.parse_args()
-    if arguments.tune == []:
-        arguments.tune = [rate * (10 if arguments.task in TASKS else 1) for rate in GRID]
     with tempfile.TemporaryDirectory() as scratch:
         rows = compare(arguments, arguments.keep or Path(scratch))
     print(json.dumps(rows, indent=1) if arguments.json else "\n".join(map(show, rows)))
