@@ -10,6 +10,7 @@ import torch
 from tiny_models import LAYERS, tiny
 
 from leff.aggregate import Merge
+from leff.config import load_config
 from leff.context import Bank, Distillation, make_context
 from leff.data.encode import Example, collate
 from leff.engines.local import LocalFleet
@@ -19,10 +20,11 @@ from leff.methods.fedavg import FedAvg
 from leff.methods.leff import Leff
 from leff.methods.method import JobWriter, RoundContext
 from leff.parts import PartStore
+from leff.recipes import METHODS
 from leff.round import run_round
 from leff.sampling import BlockSampler, Rule
 from leff.spool import Spool
-from leff.types import Job, LocalTraining, Segment
+from leff.types import Job, LocalTraining, Segment, Update, pack
 
 CPU = torch.device("cpu")
 PAD = 0
@@ -70,7 +72,11 @@ def proxy(kind: str, count: int = 3) -> list[dict[str, torch.Tensor]]:
 
 def dropping(name: str, kind: str, seed: int = 0) -> Any:
     """A tiny model without dropout: it has to equal loops that draw differently."""
-    model = tiny(name, kind, seed)
+    return undropped(tiny(name, kind, seed))
+
+
+def undropped(model: Any) -> Any:
+    """Take the dropout out of a model, and of the models that are made from its config."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -105,6 +111,24 @@ def make_method(name: str, kind: str, store: PartStore, context: str = "drop", *
     return Leff(
         writer, sampler, Fixed(make_context(context, **options)), bank, Merge(), proxy(kind)
     )
+
+
+def recipe(name: str, model: Any, kind: str, store: PartStore, **options: Any) -> Any:
+    """A method as a run builds it, begun; a double underscore in an option stands for the dot."""
+    given = {"clients.count": 3, "method.rank": 3, "training.rounds": 3}
+    given |= {key.replace("__", "."): value for key, value in options.items()}
+    config = load_config(None, {**given, "method.name": name})
+    made = METHODS[name].build(config, JobWriter(store, kind, PAD), proxy(kind), model)
+    made.begin(model)
+    return made
+
+
+def invented(job: Job, examples: int, seed: int) -> Update:
+    """An update of a job with `tuned`: random numbers of the shapes that it asks for."""
+    assert job.tuned is not None
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {n: torch.randn(s, generator=generator) for n, s in job.tuned.shapes.items()}
+    return Update(job.round, job.client, (), examples, pack(tensors))
 
 
 def run_rounds(

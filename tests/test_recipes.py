@@ -68,8 +68,8 @@ def test_a_rank_without_room_in_the_model(name, store):
 def test_memory_that_has_no_room(name, store):
     given = {"method__rank": 1, "clients__memory": ["1GB", "50kB"]}
     said = refused(name, store, **given)
-    assert "clients.memory: 0.1 MB is too little" in said or "0.05 MB" in said
-    assert name in said and "context.name = 'auto'" in said
+    assert f"clients.memory: 0.1 MB is too little for {name}" in said
+    assert "context.name = 'auto'" in said
     assert f"{needed(1, name) / 1e6:.1f} MB at least" in said
     recipe(name, tiny(*GPT2), "generation", store, method__rank=1, clients__memory=["1GB"])
 

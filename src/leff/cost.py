@@ -163,7 +163,7 @@ def _fedlora(model: nn.Module, sizes: Sizes, choice: Choice) -> Footprint:
 
 def _flora(model: nn.Module, sizes: Sizes, choice: Choice) -> Footprint:
     """A client begins with an adapter of its own making, and gets those of all clients after."""
-    plan, adapters = _fedlora(model, sizes, choice), _adapters(model, choice)
+    plan, adapters = _slora(model, sizes, choice), _adapters(model, choice)
     return replace(
         plan, download_bytes=plan.download_bytes + (choice.clients - 1) * adapters * FP32_BYTES
     )

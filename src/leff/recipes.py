@@ -49,6 +49,7 @@ class MethodRecipe:
 
 
 def _leff(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
+    _refuse_ranks(config)
     context, method = config.context, config.method
     distillation = Distillation(
         steps=context.steps,
@@ -175,14 +176,18 @@ def client_ranks(config: RunConfig, model: Any, kind: str) -> tuple[int, ...]:
     return tuple(ranks)
 
 
+def _refuse_ranks(config: RunConfig) -> None:
+    if config.clients.ranks:
+        raise ConfigError(
+            f"clients.ranks cannot be used by {config.method.name}, which has no ranks by client; "
+            "use flora or flexlora, or leave it out"
+        )
+
+
 def _check_memory(config: RunConfig, model: Any, kind: str) -> None:
     """Raise ConfigError for what clients cannot do with this method, in which all are alike."""
+    _refuse_ranks(config)
     name, clients = config.method.name, config.clients
-    if clients.ranks:
-        raise ConfigError(
-            f"clients.ranks cannot be used by {name}, whose clients all train the same; use "
-            "flora or flexlora, or leave it out"
-        )
     if not clients.memory:
         return
     needed = _footprint(config, model, kind, config.method.rank).state_bytes

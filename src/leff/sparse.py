@@ -34,9 +34,10 @@ def sparse_shapes(targets: Mapping[str, tuple[int, int]], rank: int) -> dict[str
 
 
 def positions(module: str, shape: tuple[int, int], count: int, seed: int) -> torch.Tensor:
-    """Return `count` different positions (n,) in a weight (out, in), ascending."""
+    """Return `count` different positions (n,) in a weight (out, in), ascending, int32."""
     generator = torch.Generator().manual_seed(derive_seed(seed, module, SPARSE))
-    return torch.randperm(shape[0] * shape[1], generator=generator)[:count].sort().values
+    places = torch.randperm(shape[0] * shape[1], generator=generator)[:count]
+    return places.sort().values.to(torch.int32)
 
 
 @torch.no_grad()

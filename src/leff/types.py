@@ -164,14 +164,15 @@ def pack(tensors: Mapping[str, "torch.Tensor"]) -> bytes:
 
 
 def unpack(payload: bytes) -> dict[str, "torch.Tensor"]:
-    """Return the tensors of `pack`'s bytes, on the CPU.
+    """Return the tensors of `pack`'s bytes, on the CPU, in the order of their names.
 
     They are copied to where torch would have put them: safetensors aligns to 16 bytes, and the
     last bits of a matrix product may depend on the alignment.
     """
     from safetensors.torch import load
 
-    return {name: tensor.clone() for name, tensor in load(payload).items()}
+    tensors = load(payload)  # in any order
+    return {name: tensors[name].clone() for name in sorted(tensors)}
 
 
 def part_of(payload: bytes) -> Part:

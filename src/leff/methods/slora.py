@@ -66,12 +66,14 @@ class SLora:
     @torch.no_grad()
     def _adapters(self, model: Any) -> dict[str, torch.Tensor]:
         """Return the adapters that stage two starts from, put into the model for the update."""
-        found: dict[str, lora.Product] = {}
+        shapes = lora.adapter_shapes(lora.target_shapes(model), self._rank)
+        fresh, found = lora.products(lora.fresh(shapes, self._seed)), {}
         for module, values in sparse.modules_of(self._trained).items():
             update = sparse.dense(model, module, values, self._seed)
             u, s, vt = torch.linalg.svd(update.double(), full_matrices=False)
             root = (s[: self._rank] / self._scale).sqrt()
             b, a = u[:, : self._rank] * root, root[:, None] * vt[: self._rank]
+            a = torch.where(root[:, None] > 0, a, fresh[module][1])  # two zeros could not learn
             found[module] = b.float().contiguous(), a.float().contiguous()
             weight = lora.linear_weight(model, module)
             weight += (self._scale * lora.multiplied(found[module], update) - update).to(weight)
