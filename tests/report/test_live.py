@@ -29,8 +29,10 @@ def record(number, **more):
     } | more
 
 
-def federation(name="sample", rounds=3):
-    config = RunConfig.model_validate({"model": {"name": name}, "training": {"rounds": rounds}})
+def federation(name="sample", rounds=3, **sections):
+    config = RunConfig.model_validate(
+        {"model": {"name": name}, "training": {"rounds": rounds}, **sections}
+    )
     return SimpleNamespace(
         config=config,
         evaluator=SimpleNamespace(metric="BLEU"),
@@ -40,6 +42,34 @@ def federation(name="sample", rounds=3):
         capacities=(1, 2),
         folder=SimpleNamespace(path="runs/a[b]"),
     )
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({}, "capacities 1 2 layers"),
+        (
+            {"context": {"name": "auto"}, "clients": {"memory": ["4MB"], "flops": ["1G"]}},
+            "memory 4MB, a step's operations 1G",
+        ),
+        ({"method": {"name": "fedavg"}}, "every client trains all layers"),
+        ({"method": {"name": "fedlora"}}, "every client holds the whole model"),
+        ({"method": {"name": "flora", "rank": 4}}, "adapters of rank 4\n"),
+        (
+            {"method": {"name": "flexlora", "rank": 4}, "clients": {"memory": ["4MB"]}},
+            "adapters of rank 4 at most, by memory",
+        ),
+        (
+            {"method": {"name": "flexlora"}, "clients": {"ranks": [1, 2], "memory": ["4MB"]}},
+            "adapters of rank 1 2\n",
+        ),
+    ],
+)
+def test_the_head_says_what_clients_can_do(sections, said):
+    file = io.StringIO()
+    with LiveTable(Console(file=file, width=200)) as table:
+        table.started(federation(**sections))
+    assert said in file.getvalue()
 
 
 def watch(terminal, rounds=3, height=40, **more):

@@ -17,6 +17,7 @@ from rich.text import Text
 from leff.types import Update
 
 if TYPE_CHECKING:
+    from leff.config import RunConfig
     from leff.federation import Federation
     from leff.methods.method import Plan
 
@@ -122,23 +123,6 @@ def _heading(federation: "Federation") -> str:
     what = config.method.name
     if what == "leff":
         what += f", context {config.context.name}, {config.method.sampling} sampling"
-    capacities = f"capacities {_capacities(federation.capacities)} layers"
-    if config.context.name == "auto":
-        budgets = [f"memory {' '.join(config.clients.memory)}"] if config.clients.memory else []
-        budgets += (
-            [f"a step's operations {' '.join(config.clients.flops)}"]
-            if config.clients.flops
-            else []
-        )
-        capacities = ", ".join(budgets)
-    if what == "fedavg":
-        capacities = "every client trains all layers, whatever its capacity"
-    elif what in ("flora", "flexlora"):
-        ranks = config.clients.ranks or [config.method.rank]
-        chosen = " at most, by memory" if config.clients.memory and not config.clients.ranks else ""
-        capacities = f"adapters of rank {' '.join(map(str, ranks))}{chosen}"
-    elif what != "leff":
-        capacities = "every client holds the whole model, whatever its capacity"
     moved = (
         f", {federation.split.moved} moved so that none is empty" if federation.split.moved else ""
     )
@@ -146,9 +130,27 @@ def _heading(federation: "Federation") -> str:
     return (
         f"[bold]{federation.task.name}[/bold] with {model}: {what}\n"
         f"{federation.fleet.size} clients, {min(sizes)} to {max(sizes)} examples each, "
-        f"{split}{moved}; {capacities}\n"
+        f"{split}{moved}; {_what_they_can(config, federation.capacities)}\n"
         f"run folder {folder}"
     )
+
+
+def _what_they_can(config: "RunConfig", layers: Sequence[int]) -> str:
+    """Return how the clients differ, as far as the method goes by it."""
+    method, clients = config.method, config.clients
+    if method.name == "leff" and config.context.name == "auto":
+        flops = f"a step's operations {' '.join(clients.flops)}" if clients.flops else ""
+        memory = f"memory {' '.join(clients.memory)}" if clients.memory else ""
+        return ", ".join(filter(None, (memory, flops)))
+    if method.name == "leff":
+        return f"capacities {_capacities(layers)} layers"
+    if method.name == "fedavg":
+        return "every client trains all layers, whatever its capacity"
+    if method.name in ("flora", "flexlora"):
+        ranks = " ".join(map(str, clients.ranks or [method.rank]))
+        by_memory = clients.memory and not clients.ranks
+        return f"adapters of rank {ranks}{' at most, by memory' if by_memory else ''}"
+    return "every client holds the whole model, whatever its capacity"
 
 
 def _capacities(layers: Sequence[int]) -> str:
