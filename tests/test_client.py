@@ -58,6 +58,7 @@ def quantised(model, kind, store, block, bits=8, **options):
 def plain_training(model, names, job, examples):
     """What local training is, written down again over the full model; changes it in place."""
     model.train().requires_grad_(False)
+    model.config.use_cache = False  # with one, dropout in attention rounds otherwise
     parameters = dict(model.named_parameters())
     chosen = [parameters[name].requires_grad_(True) for name in names]
     settings = job.training

@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn import functional
 
 from leff.data.encode import Example, collate
-from leff.families import blocks
+from leff.families import blocks, uncached
+from leff.losses import mean_loss
 from leff.memory import state_bytes
 from leff.seeds import numpy_rng
 from leff.types import Job
@@ -86,8 +87,9 @@ def _loss(
     labels = batch["labels"]
     with torch.autocast(labels.device.type, torch.bfloat16, enabled=half):
         if log_prior is None:
-            return model(**batch).loss.float()
-        logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+            return mean_loss(model, batch)
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        logits = model(**inputs, **uncached(model)).logits
     return functional.cross_entropy(logits.float() + log_prior, labels)  # (B, K), (B,)
 
 
