@@ -119,6 +119,13 @@ def test_paths_are_absolute_from_where_the_file_is_loaded(tmp_path, monkeypatch)
         ({"context.rate": 0.0}, "context.rate must be above 0.0, got 0.0"),
         ({"context.rate": 1.01}, "context.rate must be at most 1.0, got 1.01"),
         ({"context.rate": float("nan")}, "context.rate must be a finite number"),
+        (
+            {"training.accumulation": 5, "training.batch_size": 12},
+            "training.accumulation = 5 does not divide training.batch_size = 12; these do: 1, 2, "
+            "3, 4, 6, 12",
+        ),
+        ({"training.accumulation": 0}, "training.accumulation must be at least 1, got 0"),
+        ({"training.optimizer": "adam8"}, "training.optimizer cannot be 'adam8'"),
         ({"model": "gpt2"}, "model is a section, got 'gpt2'; did you mean model.name?"),
         ({"model.name": 3}, "model.name must be text, got 3"),
         ({"seed": 1, "seed.x": 3}, "seed.x: seed is a value, not a section"),
