@@ -105,7 +105,7 @@ def test_paths_are_absolute_from_where_the_file_is_loaded(tmp_path, monkeypatch)
         ({"clients.per_round": 1.1}, "clients.per_round must be at most 1.0, got 1.1"),
         ({"clients.partition": "dirichlt"}, "cannot be 'dirichlt'; did you mean 'dirichlet'?"),
         ({"context.name": "distill"}, "cannot be 'distill'; did you mean 'distil'?"),
-        ({"context.bits": 16}, "context.bits cannot be 16; known are: 32, 8, 4"),
+        ({"context.bits": 5}, "context.bits cannot be 5; known are: 32, 16, 8, 4"),
         ({"context.name": "auto"}, "context.name = 'auto' needs clients.memory or clients.flops"),
         ({"clients.memory": ["64 MBit"]}, "clients.memory: '64 MBit' has an unknown unit 'MBit'"),
         ({"clients.flops": ["a lot"]}, "clients.flops: 'a lot' is no amount"),

@@ -57,7 +57,7 @@ def test_the_same_update_to_the_bit(name, kind, options, store):
     assert one.failure is None
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [16, 8, 4])
 def test_the_same_update_to_the_bit_among_quantised_layers(bits, store):
     payloads = {
         client.train(

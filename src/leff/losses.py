@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from leff.data.encode import IGNORED
 from leff.families import body_and_head, uncached
+from leff.precision import product_dtype
 
 POSITIONS = 128  # C, our choice: three (C, V) are there at a time, 77 MB with GPT-2's vocabulary
 
@@ -81,7 +82,7 @@ class _ChunkedLoss(torch.autograd.Function):
         hidden_gradient = torch.empty_like(hidden) if to_hidden else None
         weight_gradient = torch.zeros_like(weight) if to_weight else None
         losses = torch.zeros_like(targets, dtype=torch.float32)
-        dtype = _product_dtype(hidden)
+        dtype = product_dtype(hidden)
         inputs, head = hidden.to(dtype), weight.to(dtype)
         for part in _parts(len(rows), positions):
             each, gradient = _loss_and_gradient(
@@ -102,11 +103,6 @@ class _ChunkedLoss(torch.autograd.Function):
         made, ctx.gradients = ctx.gradients, None  # given away: the head's may be gigabytes
         scaled = (None if each is None else each.mul_(grad_outputs[0]) for each in made)
         return (*scaled, None, None, None, None)
-
-
-def _product_dtype(hidden: torch.Tensor) -> torch.dtype:
-    device = hidden.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
 def _parts(count: int, most: int) -> list[slice]:

@@ -187,10 +187,10 @@ class MethodConfig(Section):
     lora_alpha: AboveZero = Field(
         default=16.0, description="adapters are scaled by lora_alpha / R; not in the paper"
     )
-    base_bits: Literal[32, 8, 4] = Field(
+    base_bits: Literal[32, 16, 8, 4] = Field(
         default=32,
-        description="linear weights that adapters train beside, fedlora and flexlora: 8 by row, "
-        "4 NF4; with fewer than 32 word embeddings are float16",
+        description="linear weights that adapters train beside, fedlora and flexlora: 16 bfloat16, "
+        "8 by row, 4 NF4; with fewer than 32 word embeddings are float16",
     )
     sparse_share: Fraction = Field(
         default=0.25,
@@ -209,8 +209,9 @@ class ContextConfig(Section):
         default="", description="for the layers after the block, if not as before it"
     )
     rate: Fraction = Field(default=0.5, description="r: distil and drop keep ⌈n·r⌉ of n layers")
-    bits: Literal[32, 8, 4] = Field(
-        default=8, description="linear weights: 8 by row, 4 NF4, 32 as they are (the paper)"
+    bits: Literal[32, 16, 8, 4] = Field(
+        default=8,
+        description="linear weights: 16 bfloat16, 8 by row, 4 NF4, 32 as they are (the paper)",
     )
     embedding_bits: Literal[32, 16] = Field(
         default=16, description="frozen word embeddings on the client; 32: as they are (the paper)"
