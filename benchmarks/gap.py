@@ -98,6 +98,9 @@ class Start:
             own.calibrated,
             own.proximal,
             own.precision,
+            own.accumulation,
+            own.checkpointing,
+            own.optimizer,
         )
 
 

@@ -96,7 +96,8 @@ def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
 
 
 def _raw(tensor: torch.Tensor) -> tuple[torch.dtype, tuple[int, ...], bytes]:
-    return tensor.dtype, tuple(tensor.shape), tensor.detach().numpy().tobytes()
+    values = tensor.detach().contiguous().flatten().view(torch.uint8)  # numpy has no bfloat16
+    return tensor.dtype, tuple(tensor.shape), values.numpy().tobytes()
 
 
 def make_method(name: str, kind: str, store: PartStore, context: str = "drop", **settings: Any):

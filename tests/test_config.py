@@ -105,7 +105,7 @@ def test_paths_are_absolute_from_where_the_file_is_loaded(tmp_path, monkeypatch)
         ({"clients.per_round": 1.1}, "clients.per_round must be at most 1.0, got 1.1"),
         ({"clients.partition": "dirichlt"}, "cannot be 'dirichlt'; did you mean 'dirichlet'?"),
         ({"context.name": "distill"}, "cannot be 'distill'; did you mean 'distil'?"),
-        ({"context.bits": 16}, "context.bits cannot be 16; known are: 32, 8, 4"),
+        ({"context.bits": 5}, "context.bits cannot be 5; known are: 32, 16, 8, 4"),
         ({"context.name": "auto"}, "context.name = 'auto' needs clients.memory or clients.flops"),
         ({"clients.memory": ["64 MBit"]}, "clients.memory: '64 MBit' has an unknown unit 'MBit'"),
         ({"clients.flops": ["a lot"]}, "clients.flops: 'a lot' is no amount"),
@@ -119,6 +119,13 @@ def test_paths_are_absolute_from_where_the_file_is_loaded(tmp_path, monkeypatch)
         ({"context.rate": 0.0}, "context.rate must be above 0.0, got 0.0"),
         ({"context.rate": 1.01}, "context.rate must be at most 1.0, got 1.01"),
         ({"context.rate": float("nan")}, "context.rate must be a finite number"),
+        (
+            {"training.accumulation": 5, "training.batch_size": 12},
+            "training.accumulation = 5 does not divide training.batch_size = 12; these do: 1, 2, "
+            "3, 4, 6, 12",
+        ),
+        ({"training.accumulation": 0}, "training.accumulation must be at least 1, got 0"),
+        ({"training.optimizer": "adam8"}, "training.optimizer cannot be 'adam8'"),
         ({"model": "gpt2"}, "model is a section, got 'gpt2'; did you mean model.name?"),
         ({"model.name": 3}, "model.name must be text, got 3"),
         ({"seed": 1, "seed.x": 3}, "seed.x: seed is a value, not a section"),

@@ -1,6 +1,7 @@
 """All kinds of task from data to result, and how a run is put together."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,26 @@ def test_the_rate_falls_to_a_tenth(tmp_path, tiny_gpt2):
         federation = prepare(config, RunFolder(tmp_path / "run"))
         rates = [federation._local_training(i).learning_rate for i in range(10)]
         assert rates == pytest.approx(wanted)
+
+
+def test_the_options_of_training_reach_the_clients(tmp_path, tiny_gpt2):
+    given = {
+        "epochs": 0.5,
+        "batch_size": 6,
+        "weight_decay": 0.2,
+        "max_grad_norm": 3.0,
+        "calibrated": False,
+        "proximal": 0.1,
+        "precision": "bfloat16",
+        "accumulation": 3,
+        "checkpointing": True,
+        "optimizer": "adamw8bit",
+    }
+    settings = table_options(tmp_path, "generation", tiny_gpt2)
+    settings |= {f"training.{name}": value for name, value in given.items()}
+    federation = prepare(load_config(None, settings), RunFolder(tmp_path / "run"))
+    found = asdict(federation._local_training(0))
+    assert found.pop("learning_rate") > 0 and found == given
 
 
 def test_the_environment_says_what_the_run_depended_on(tmp_path, tiny_gpt2):

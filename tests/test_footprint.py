@@ -15,6 +15,7 @@ from leff.types import Segment
 ADAM_STEP = 4  # a counter per trained tensor, fp32
 CONTEXTS = {
     "none": {"name": "quantise"},
+    "quantise-16": {"name": "quantise", "bits": 16},
     "quantise-8": {"name": "quantise", "bits": 8},
     "quantise-4": {"name": "quantise", "bits": 4},
     "drop": {"name": "drop"},

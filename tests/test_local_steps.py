@@ -231,6 +231,90 @@ def test_every_epoch_sees_every_example_once_in_an_order_of_its_own(store):
     assert rows[:9] != rows[9:]
 
 
+# A batch in parts
+
+
+def uneven(kind):
+    """Eight examples of one step; of a language model's, parts have few labels, many, and none."""
+    examples = random_examples(kind, 8)
+    if kind != "generation":
+        return examples
+    examples.sort(key=lambda e: len(e.input_ids))  # as a batch has them
+    sizes = [len(e.input_ids) for e in examples]
+    prompts = [sizes[0], sizes[1], sizes[2] - 1, 2, 0, sizes[5], 0, 3]
+    return [replace(e, prompt_tokens=n) for e, n in zip(examples, prompts, strict=True)]
+
+
+def apart(one, other):
+    return float((one - other).norm() / other.norm())
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+@pytest.mark.parametrize("parts", [2, 4, 8])
+def test_parts_add_up_to_the_whole_batchs_gradient(name, kind, parts, store, monkeypatch):
+    """To rounding, whatever number of labels each part has."""
+    model, examples = dropping(name, kind), uneven(kind)
+    whole, plain = gradients(model, kind, store, examples, monkeypatch)
+    found, update = gradients(model, kind, store, examples, monkeypatch, accumulation=parts)
+    assert apart(found, whole) < 1e-5
+    assert update.losses == pytest.approx(plain.losses, rel=1e-6)
+    assert update.layer_scores == pytest.approx(plain.layer_scores, rel=1e-4)
+
+
+def test_parts_have_the_loss_of_the_clients_own_labels(store, monkeypatch):
+    model, examples = dropping("bert", "classification"), labelled(0, 0, 1, 0, 0, 0)
+    found = [
+        gradients(model, "classification", store, examples, monkeypatch, calibrated=True,
+                  accumulation=parts)[0]
+        for parts in (1, 3)
+    ]  # fmt: skip
+    assert apart(*found) < 1e-5
+
+
+@pytest.mark.parametrize(("rows", "sizes"), [(8, [2, 2, 2, 2]), (5, [2, 2, 1]), (1, [1])])
+def test_no_more_than_a_part_is_done_at_a_time(rows, sizes, store, monkeypatch):
+    model, seen, original = dropping("gpt2", "generation"), [], client.client_model
+
+    def watched(*arguments):
+        built = original(*arguments)
+        blocks(built)[0].register_forward_hook(lambda m, a, output: seen.append(len(a[0])))
+        return built
+
+    monkeypatch.setattr(client, "client_model", watched)
+    job = job_of(model, "generation", store, range(1, 3),
+                 training=with_settings(batch_size=8, accumulation=4))  # fmt: skip
+    update = client.train(job, store.get, random_examples("generation", rows), CPU)
+    assert update.steps == 1 and seen == sizes
+
+
+def test_pull_and_clipping_are_once_a_step(store, monkeypatch):
+    """The second step's gradient with μ (θ1 - θ0) in it; a part's own pull would count twice."""
+    model, examples = dropping("gpt2", "generation"), random_examples("generation", 4)
+    seen = {}
+
+    def clip(parameters, norm):
+        state = torch.cat([p.detach().flatten() for p in parameters])
+        seen[parts].append((state, torch.cat([p.grad.flatten() for p in parameters])))
+
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", clip)
+    for parts in (1, 2):
+        seen[parts] = []
+        training = with_settings(epochs=2, proximal=30.0, accumulation=parts, **STEP)
+        job = job_of(model, "generation", store, range(1, 3), training=training)
+        assert client.train(job, store.get, examples, CPU).steps == 2
+    pull = 30.0 * (seen[1][1][0] - seen[1][0][0])
+    assert [len(seen[parts]) for parts in (1, 2)] == [2, 2]
+    # where a gradient is rounding noise, as key biases' are, AdamW's first step may turn
+    assert float((seen[2][1][1] - seen[1][1][1]).norm()) < 0.1 * float(pull.norm())
+
+
+def test_a_step_without_any_label_is_a_failure_in_parts_too(store):
+    examples = [replace(e, prompt_tokens=len(e.input_ids)) for e in uneven("generation")]
+    job = job_of(tiny("gpt2", "generation"), "generation", store, range(1),
+                 training=with_settings(accumulation=2))  # fmt: skip
+    assert "the loss was nan at step 1" in client.train(job, store.get, examples, CPU).failure
+
+
 # Importance
 
 

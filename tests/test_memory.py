@@ -42,7 +42,8 @@ def test_shared_storage_counts_once():
 
 
 @pytest.mark.parametrize(
-    ("bits", "held"), [(8, 64 * 32 + 32 * 4), (4, 64 * 32 // 2 + 64 * 32 // 64 * 4)]
+    ("bits", "held"),
+    [(16, 64 * 32 * 2), (8, 64 * 32 + 32 * 4), (4, 64 * 32 // 2 + 64 * 32 // 64 * 4)],
 )
 def test_few_bits_count_with_their_scales(bits, held):
     small = rebuilt(

@@ -217,6 +217,13 @@ STATES = {
         "context__suffix": "distil",
     },
     "the paper": {"preset": "paper"},
+    "less memory": {
+        "context__bits": 16,
+        "training__accumulation": 2,
+        "training__checkpointing": True,
+        "training__optimizer": "adamw8bit",
+        "training__precision": "bfloat16",
+    },
 }
 
 

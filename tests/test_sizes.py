@@ -20,7 +20,7 @@ COUNTED = [
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
-@pytest.mark.parametrize("bits", [32, 8, 4])
+@pytest.mark.parametrize("bits", [32, 16, 8, 4])
 def test_a_layers_bytes_are_those_of_the_tensors_sent(name, kind, bits):
     model = tiny(name, kind)
     for layer, size in zip(blocks(model), model_sizes(model, kind).layers, strict=True):

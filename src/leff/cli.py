@@ -187,10 +187,10 @@ def plan(
         str | None, typer.Option(help="distil, drop or quantise (leff); by default a run's own.")
     ] = None,
     rate: Annotated[float | None, typer.Option(help="r of distil and drop.")] = None,
-    bits: Annotated[int | None, typer.Option(help="Bits of the context: 32, 8 or 4.")] = None,
+    bits: Annotated[int | None, typer.Option(help="Bits of the context: 32, 16, 8 or 4.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of adapters; the paper's 8.")] = None,
     base_bits: Annotated[
-        int | None, typer.Option(help="Bits of the weights beside adapters: 32, 8 or 4.")
+        int | None, typer.Option(help="Bits of the weights beside adapters: 32, 16, 8 or 4.")
     ] = None,
     memory: Annotated[
         str | None,

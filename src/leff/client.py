@@ -17,6 +17,7 @@ from leff.context.quantise import install
 from leff.data.encode import Example, by_length, collate
 from leff.families import blocks, build_model, config_from_json, family_of, trainable_names
 from leff.local_steps import local_steps, trained_layers
+from leff.losses import label_count, mean_loss
 from leff.seeds import forked
 from leff.tuning import Fetch, tune
 from leff.types import Capacity, Job, Update, pack
@@ -81,11 +82,9 @@ def evaluate(
     order = by_length(examples)
     for start in range(0, len(order), batch_size):
         batch = collate([examples[row] for row in order[start : start + batch_size]], pad_id)
-        labels = batch["labels"]
-        # the language model's loss is a mean over the labels but the first, which nothing predicts
-        weight = int((labels[:, 1:] != -100).sum()) if labels.dim() == 2 else len(labels)
+        weight = label_count(batch["labels"])
         if weight:
-            loss = model(**{name: value.to(device) for name, value in batch.items()}).loss
+            loss = mean_loss(model, {name: value.to(device) for name, value in batch.items()})
             total, count = total + float(loss) * weight, count + weight
     model.train(was_training)
     if not count:

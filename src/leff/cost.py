@@ -138,8 +138,8 @@ def _check(choice: Choice, config: PretrainedConfig, method: str) -> None:
         )
     if choice.embedding_bits not in (32, 16):
         raise ConfigError(f"embedding bits must be 32 or 16, got {choice.embedding_bits}")
-    if choice.base_bits not in (32, 8, 4):
-        raise ConfigError(f"base bits must be 32, 8 or 4, got {choice.base_bits}")
+    if choice.base_bits not in (32, 16, 8, 4):
+        raise ConfigError(f"base bits must be 32, 16, 8 or 4, got {choice.base_bits}")
     for name in ("rank", "clients", "batch_size", "length"):
         if getattr(choice, name) < 1:
             raise ConfigError(f"{name} must be at least 1, got {getattr(choice, name)}")

@@ -208,6 +208,9 @@ class Federation:
             settings.calibrated,
             settings.proximal,
             settings.precision,
+            settings.accumulation,
+            settings.checkpointing,
+            settings.optimizer,
         )
 
     def _finish(self) -> dict[str, Any]:

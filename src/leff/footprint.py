@@ -21,7 +21,7 @@ class Choice:
     layers: int = 1  # L_i; for leff
     context: Context = EXACT  # for leff
     rank: int = 8  # R; for the methods with adapters, Table 5
-    base_bits: int = 32  # of the linear weights beside adapters: 32, 8 or 4
+    base_bits: int = 32  # of the linear weights beside adapters: 32, 16, 8 or 4
     clients: int = 8  # in a round; for flora, whose clients get all adapters
     embedding_bits: int = 32  # of the frozen word matrix: 32 or 16
     batch_size: int = 16

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from leff.families import blocks
+from leff.losses import mean_loss
 from leff.seeds import forked
 from leff.types import Update
 
@@ -73,12 +74,9 @@ def _importance(parameter: torch.Tensor, gradient: torch.Tensor) -> float:
 
 
 def _proxy_loss(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    logits = model(**inputs).logits
-    if "labels" in batch:  # causal LM: logits (B, T, V), labels (B, T) with -100 where padded
-        return nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()
-        )
+    if "labels" in batch:
+        return mean_loss(model, batch)
+    logits = model(**batch).logits
     if logits.shape[-1] == 1:
         drawn = logits.detach() + torch.randn_like(logits)
         return nn.functional.mse_loss(logits, drawn)

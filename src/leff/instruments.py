@@ -20,10 +20,11 @@ import torch
 from torch import nn
 
 from leff.client import Fetch, client_model, evaluate
-from leff.data.encode import IGNORED, Example, by_length, collate
+from leff.data.encode import Example, by_length, collate
 from leff.families import blocks, layer_prefix, trainable_names
 from leff.importance import undisturbed
 from leff.local_steps import trained_layers
+from leff.losses import label_count, mean_loss
 from leff.types import Job, Update, unpack
 
 
@@ -211,11 +212,9 @@ def _gradients(
     order = by_length(examples)
     for start in range(0, len(order), batch_size):
         batch = collate([examples[row] for row in order[start : start + batch_size]], pad_id)
-        labels = batch["labels"]
-        # as in `client.evaluate`: nothing predicts a language model's first label
-        weight = int((labels[:, 1:] != IGNORED).sum()) if labels.dim() == 2 else len(labels)
+        weight = label_count(batch["labels"])
         if weight:
-            loss = model(**{name: value.to(device) for name, value in batch.items()}).loss
+            loss = mean_loss(model, {name: value.to(device) for name, value in batch.items()})
             found = torch.autograd.grad(loss * weight, list(parameters.values()))
             for total, gradient in zip(sums.values(), found, strict=True):
                 total += gradient

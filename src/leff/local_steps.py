@@ -15,10 +15,13 @@ from torch import nn
 from torch.nn import functional
 
 from leff.data.encode import Example, collate
-from leff.families import blocks
+from leff.families import blocks, uncached
+from leff.losses import label_count, mean_loss
 from leff.memory import state_bytes
+from leff.optimizers import make_optimizer
+from leff.recompute import recompute
 from leff.seeds import numpy_rng
-from leff.types import Job
+from leff.types import Job, LocalTraining
 
 WINDOW = 8  # batches whose examples are sorted by length together (our choice)
 
@@ -43,13 +46,15 @@ def local_steps(
     examples: Sequence[Example],
     device: torch.device,
 ) -> Steps:
-    """Train `trained` in place by AdamW, on the job's epochs of batches."""
+    """Train `trained` in place by AdamW, on the job's epochs of batches; the model is used up."""
     settings = job.training
     if not examples:
         return Steps(failure="the client has no examples")
-    optimizer = torch.optim.AdamW(
-        trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    optimizer = make_optimizer(
+        settings.optimizer, trained, settings.learning_rate, settings.weight_decay
     )
+    if settings.checkpointing:
+        recompute(model)
     log_prior = _log_prior(model, job, examples, device)
     start = [parameter.detach().clone() for parameter in trained] if settings.proximal else []
     layers = [list(blocks(model)[layer].parameters()) for layer in trained_layers(job)]
@@ -57,11 +62,9 @@ def local_steps(
     scores = np.zeros(len(layers))
     for batch in batches(examples, job, device):
         optimizer.zero_grad(set_to_none=True)
-        loss = _loss(model, batch, settings.precision == "bfloat16", log_prior)
-        losses.append(float(loss.detach()))
+        losses.append(_add_gradients(model, batch, settings, log_prior))
         if not math.isfinite(losses[-1]):
             return Steps(losses, failure=f"the loss was {losses[-1]} at step {len(losses)}")
-        loss.backward()
         scores += _step_scores(layers)
         _pull_back(trained, start, settings.proximal)
         nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
@@ -76,6 +79,29 @@ def trained_layers(job: Job) -> list[int]:
     return [layer for layer, flag in enumerate(trains) if flag]
 
 
+def _add_gradients(
+    model: nn.Module,
+    batch: Mapping[str, torch.Tensor],
+    settings: LocalTraining,
+    log_prior: torch.Tensor | None,
+) -> float:
+    """Add the gradient of the batch's mean loss, and return that loss.
+
+    Part by part, where the settings ask for it: a part counts by its labels, so that the sum is
+    the whole batch's whatever number of labels its parts have.
+    """
+    labels, total = label_count(batch["labels"]), 0.0
+    size = settings.batch_size // settings.accumulation
+    for first in range(0, len(batch["labels"]), size):
+        part = {name: value[first : first + size] for name, value in batch.items()}
+        share = label_count(part["labels"]) / labels if labels else 1.0
+        if share:  # a mean over no labels is NaN
+            loss = share * _loss(model, part, settings.precision == "bfloat16", log_prior)
+            loss.backward()
+            total += float(loss.detach())
+    return total
+
+
 def _loss(
     model: nn.Module,
     batch: Mapping[str, torch.Tensor],
@@ -86,8 +112,9 @@ def _loss(
     labels = batch["labels"]
     with torch.autocast(labels.device.type, torch.bfloat16, enabled=half):
         if log_prior is None:
-            return model(**batch).loss.float()
-        logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+            return mean_loss(model, batch)
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        logits = model(**inputs, **uncached(model)).logits
     return functional.cross_entropy(logits.float() + log_prior, labels)  # (B, K), (B,)
 
 

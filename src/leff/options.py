@@ -187,10 +187,10 @@ class MethodConfig(Section):
     lora_alpha: AboveZero = Field(
         default=16.0, description="adapters are scaled by lora_alpha / R; not in the paper"
     )
-    base_bits: Literal[32, 8, 4] = Field(
+    base_bits: Literal[32, 16, 8, 4] = Field(
         default=32,
-        description="linear weights that adapters train beside, fedlora and flexlora: 8 by row, "
-        "4 NF4; with fewer than 32 word embeddings are float16",
+        description="linear weights that adapters train beside, fedlora and flexlora: 16 bfloat16, "
+        "8 by row, 4 NF4; with fewer than 32 word embeddings are float16",
     )
     sparse_share: Fraction = Field(
         default=0.25,
@@ -209,8 +209,9 @@ class ContextConfig(Section):
         default="", description="for the layers after the block, if not as before it"
     )
     rate: Fraction = Field(default=0.5, description="r: distil and drop keep ⌈n·r⌉ of n layers")
-    bits: Literal[32, 8, 4] = Field(
-        default=8, description="linear weights: 8 by row, 4 NF4, 32 as they are (the paper)"
+    bits: Literal[32, 16, 8, 4] = Field(
+        default=8,
+        description="linear weights: 16 bfloat16, 8 by row, 4 NF4, 32 as they are (the paper)",
     )
     embedding_bits: Literal[32, 16] = Field(
         default=16, description="frozen word embeddings on the client; 32: as they are (the paper)"
@@ -258,6 +259,21 @@ class TrainingConfig(Section):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of a client's matrix products"
+    )
+    accumulation: Positive = Field(
+        default=1,
+        description="parts in which a step's batch is done, one after the other, for less memory; "
+        "must divide training.batch_size",
+    )
+    checkpointing: bool = Field(
+        default=False,
+        description="run the trained layers and those after them again in the backward pass, for "
+        "less memory; same results",
+    )
+    optimizer: Literal["adamw", "adamw8bit"] = Field(
+        default="adamw",
+        description="adamw8bit: its state in 8 bits for tensors of 4096 values or more, a quarter "
+        "of the memory (bitsandbytes; slow on a CPU); plans and budgets count adamw's",
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.01, description="AdamW's default")
     max_grad_norm: AboveZero = Field(default=1.0, description="gradients are clipped to this norm")
@@ -346,12 +362,22 @@ class RunConfig(Section):
                 "1 the model would lag behind what all clients agree on"
             )
         self._check_budgets()
+        self._check_accumulation()
         if min(self.clients.layers) < 1:
             raise ValueError(
                 f"clients.layers must be at least 1 each, got {min(self.clients.layers)}; "
                 "a client that can train no layer cannot take part"
             )
         return self
+
+    def _check_accumulation(self) -> None:
+        parts, size = self.training.accumulation, self.training.batch_size
+        if size % parts:
+            divisors = [str(number) for number in range(1, size + 1) if size % number == 0]
+            raise ValueError(
+                f"training.accumulation = {parts} does not divide training.batch_size = {size}; "
+                f"these do: {', '.join(divisors)}"
+            )
 
     def _check_budgets(self) -> None:
         clients, auto = self.clients, self.context.name == "auto"

@@ -34,8 +34,8 @@ class LayerSize:
     def bytes(self, bits: int) -> int:
         """Return its bytes with linear weights in `bits`; norms and biases stay fp32.
 
-        8 bits: a byte a weight and an fp32 scale for each output row (LLM.int8).  4 bits: half a
-        byte, and an fp32 scale for every 64 weights (NF4).
+        16 bits: two bytes a weight (bfloat16).  8 bits: a byte a weight and an fp32 scale for each
+        output row (LLM.int8).  4 bits: half a byte, and an fp32 scale for every 64 weights (NF4).
         """
         others = (self.values - self.linear_values) * FP32_BYTES
         return others + sum(_matrix_bytes(*shape, bits) for shape in self.linears)
@@ -43,6 +43,8 @@ class LayerSize:
 
 def _matrix_bytes(rows: int, columns: int, bits: int) -> int:
     count = rows * columns
+    if bits == 16:
+        return 2 * count
     if bits == 8:
         return count + rows * FP32_BYTES
     if bits == 4:

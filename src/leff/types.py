@@ -82,7 +82,9 @@ class LocalTraining:
     """Settings of one client's work in one round (PAPER Sec. 3.4).
 
     `calibrated` classifiers add the log frequencies of the client's own labels to the logits in
-    training; `proximal` is FedProx's μ; `precision` is that of the matrix products.
+    training; `proximal` is FedProx's μ; `precision` is that of the matrix products.  A step's batch
+    is done in `accumulation` parts, which divides its size; with `checkpointing` layers run again
+    in the backward pass.
     """
 
     epochs: float
@@ -93,6 +95,9 @@ class LocalTraining:
     calibrated: bool = False
     proximal: float = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
+    accumulation: int = 1
+    checkpointing: bool = False
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Layers in 8 and in 4 bits: truly small, close to the originals, and passing gradients."""
+"""Layers in 16, in 8 and in 4 bits: truly small, close to the originals, and passing gradients."""
 
 import logging
 
@@ -42,6 +42,8 @@ def rows(linear):
 def value(tensors, path):
     """The weight (out, in) that is sent, worked out from the formats' definitions."""
     codes = tensors[f"{path}.weight"]
+    if codes.dtype == torch.bfloat16:
+        return codes.float()
     if codes.dtype == torch.int8:
         return codes * (tensors[f"{path}.{SCALE}"] / 127)[:, None]
     indices = torch.stack([codes >> 4, codes & 15], -1).flatten()
@@ -56,6 +58,19 @@ def with_values(layer, tensors):
             weight = value(tensors, path)
             linear.weight.copy_(weight.t() if isinstance(linear, Conv1D) else weight)
     return layer
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_16_bits_are_the_nearest_of_bfloat16(name):
+    """8 significant bits: within 2⁻⁹ of the value, which is half a step."""
+    layer = layer_of(name)
+    tensors = quantised(layer, 16)
+    assert tensors.keys() == layer.state_dict().keys()
+    for path, linear in linears(layer).items():
+        found, weight = tensors[f"{path}.weight"], rows(linear).detach()
+        assert found.dtype == torch.bfloat16 and found.is_contiguous()
+        assert ((found.float() - weight).abs() <= 2**-8 * weight.abs()).all()
+        assert ((found.float() - weight).abs() / weight.abs()).mean() < 2**-9
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -89,24 +104,22 @@ def test_4_bits_are_within_half_a_step_of_their_group(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [16, 8, 4])
 def test_linear_bytes(name, bits):
     layer = layer_of(name)
     tensors = quantised(layer, bits)
     weights = sum(linear.weight.numel() for linear in linears(layer).values())
-    scale = SCALE if bits == 8 else GROUP_SCALE
-    after = sum(
-        tensors[f"{n}.weight"].nbytes + tensors[f"{n}.{scale}"].nbytes for n in linears(layer)
-    )
+    own = [f"{n}.{key}" for n in linears(layer) for key in ("weight", SCALE, GROUP_SCALE)]
+    after = sum(tensors[name].nbytes for name in own if name in tensors)
     outputs = sum(rows(linear).shape[0] for linear in linears(layer).values())
-    assert after == (weights + 4 * outputs if bits == 8 else 0.5625 * weights)
+    assert after == {16: 2 * weights, 8: weights + 4 * outputs, 4: 0.5625 * weights}[bits]
     # and in what is sent
     saved = len(pack(dict(layer.state_dict()))) - len(pack(tensors))
     assert saved == pytest.approx(4 * weights - after, abs=200 + 120 * len(linears(layer)))
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("bits", [32, 8, 4])
+@pytest.mark.parametrize("bits", [32, 16, 8, 4])
 def test_the_rest_of_the_layer_is_as_it_was(name, bits):
     layer = layer_of(name)
     weights = {f"{path}.weight" for path in linears(layer)} if bits < 32 else set()
@@ -118,7 +131,7 @@ def test_the_rest_of_the_layer_is_as_it_was(name, bits):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("bits", "most"), [(32, 0), (8, 0.03), (4, 0.3)])
+@pytest.mark.parametrize(("bits", "most"), [(32, 0), (16, 0.006), (8, 0.03), (4, 0.3)])
 def test_a_rebuilt_layer_is_close_to_the_original(name, bits, most):
     model = tiny(name, "classification")
     trace = capture(model, proxy("classification")[0])
@@ -132,7 +145,7 @@ def test_a_rebuilt_layer_is_close_to_the_original(name, bits, most):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [16, 8, 4])
 def test_reload_through_bytes_is_exact(name, bits):
     tensors = quantised(layer_of(name), bits)
     back = unpack(pack(tensors))
@@ -148,7 +161,7 @@ def test_reload_through_bytes_is_exact(name, bits):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [16, 8, 4])
 def test_gradient_flows_through_frozen_layers(name, bits):
     """Outputs and gradients equal those through the dequantised weights."""
     model = tiny(name, "classification")
@@ -168,7 +181,7 @@ def test_gradient_flows_through_frozen_layers(name, bits):
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [16, 8, 4])
 @pytest.mark.parametrize("inputs", [2, 32, 48, 64, 96, 98, 384])
 @pytest.mark.parametrize("train", [True, False])
 def test_products_are_exact_whatever_the_number_of_inputs_and_the_mode(bits, inputs, train):
@@ -177,8 +190,8 @@ def test_products_are_exact_whatever_the_number_of_inputs_and_the_mode(bits, inp
     layer = nn.Sequential(nn.Linear(inputs, 5))
     tensors = quantised(layer, bits)
     weight = value(tensors, "0")
-    scale = GROUP_SCALE if bits == 4 else SCALE
-    torch.testing.assert_close(unpacked(tensors["0.weight"], tensors[f"0.{scale}"]), weight)
+    scales = tensors.get({16: "", 8: f"0.{SCALE}", 4: f"0.{GROUP_SCALE}"}[bits])
+    torch.testing.assert_close(unpacked(tensors["0.weight"], scales).float(), weight)
     hidden = torch.randn(2, 3, inputs)
     with torch.no_grad():
         expected = nn.functional.linear(hidden, weight, layer[0].bias)

@@ -65,6 +65,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "fedavg": ("fedavg", {}),
     "fedbitfit": ("fedbitfit", {}),
     "fedlora": ("fedlora", {}),
+    "fedlora-16": ("fedlora", {"method__base_bits": 16}),
     "fedlora-8": ("fedlora", {"method__base_bits": 8}),
     "fedlora-4": ("fedlora", {"method__base_bits": 4}),
     "slora": ("slora", {}),  # one sparse round of three
@@ -298,8 +299,8 @@ def dequantise(model: Any, bits: int) -> None:
         tensors = quantised(layer, bits)
         for name, module in layer.named_modules():
             if isinstance(module, nn.Linear | Conv1D):
-                scales = tensors[f"{name}.{SCALE if bits == 8 else GROUP_SCALE}"]
-                rows = unpacked(tensors[f"{name}.weight"], scales)
+                scales = tensors.get(f"{name}.{SCALE if bits == 8 else GROUP_SCALE}")
+                rows = unpacked(tensors[f"{name}.weight"], scales).float()
                 module.weight.data = rows.t().clone() if isinstance(module, Conv1D) else rows
 
 

@@ -26,7 +26,7 @@ from leff.footprint import Choice, block_footprint
 from leff.sizes import Sizes
 
 TOLERANCE = 0.03  # errors that differ by less count as equal: 8 bits then count as exact
-BITS = (32, 8, 4)
+BITS = (32, 8, 4)  # 16 would never be chosen: 8 take less, and count as exact
 DEEP = 8  # layers from which a quarter of them is a model of its own
 
 

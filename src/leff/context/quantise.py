@@ -1,12 +1,12 @@
-"""Layers whose linear weights are sent in 8 or in 4 bits.
+"""Layers whose linear weights are sent in 16, in 8 or in 4 bits.
 
     tensors = quantised(layer, bits=4)
     left = install(layer, tensors, device)   # on the client: modules that unpack as they multiply
 
-8 bits: each output row has its own scale, absmax / 127 (LLM.int8(), Dettmers et al. 2022).  4
-bits: NF4, a scale for every 64 weights, 0.5625 bytes a weight (QLoRA, Dettmers et al. 2023).
-Packed by bitsandbytes.  Biases and norms stay as they are, and so does the computing, which is in
-the inputs' precision.
+16 bits: the nearest bfloat16 (8 significant bits, fp32's range).  8 bits: each output row has its
+own scale, absmax / 127 (LLM.int8(), Dettmers et al. 2022).  4 bits: NF4, a scale for every 64
+weights, 0.5625 bytes a weight (QLoRA, Dettmers et al. 2023).  8 and 4 are packed by bitsandbytes.
+Biases and norms stay as they are, and so does the computing, which is in the inputs' precision.
 """
 
 import copy
@@ -19,20 +19,23 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from leff.errors import ModelError
+from leff.precision import product_dtype
 
 # It logs when it is imported that a CPU kernel, which we do not use, is not installed.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 SCALE = "SCB"  # 8 bits, bitsandbytes' name: the maxima of a weight's rows, (out,)
 GROUP_SCALE = "absmax"  # 4 bits: the maxima of groups of 64 weights, (⌈out·in/64⌉,)
+SCALES = (SCALE, GROUP_SCALE)
 GROUP = 64
 
 
 def quantised(layer: nn.Module, bits: int) -> dict[str, torch.Tensor]:
     """Return a layer's tensors, every linear weight as codes and scales.
 
-    8 bits: `weight` int8 (out, in) and `SCB`; 4 bits: `weight` uint8 (out, in/2) and `absmax`; 32
-    bits: as they are.  ModelError if there is nothing to quantise, or an odd number of inputs.
+    16 bits: `weight` bfloat16 (out, in) alone; 8 bits: `weight` int8 (out, in) and `SCB`; 4 bits:
+    `weight` uint8 (out, in/2) and `absmax`; 32 bits: as they are.  ModelError if there is nothing
+    to quantise, or for 4 bits an odd number of inputs.
     """
     tensors = {name: tensor.detach() for name, tensor in layer.state_dict().items()}
     if bits == 32:
@@ -42,24 +45,27 @@ def quantised(layer: nn.Module, bits: int) -> dict[str, torch.Tensor]:
             f"{type(layer).__name__} has no linear module that can be quantised; use context.bits "
             "= 32 with the context distil or drop"
         )
-    code = {8: _in_8_bits, 4: _in_4_bits}[bits]
     for name, linear in _linears(layer).items():
         weight = tensors.pop(f"{name}.weight")
         rows = weight.t() if isinstance(linear, Conv1D) else weight  # (out, in)
         # On the CPU whatever the layer's device: there it takes fp32, and gives the same bytes.
-        scale, codes, scales = code(name, rows.float().cpu().contiguous())
-        tensors |= {f"{name}.weight": codes, f"{name}.{scale}": scales}
+        found = PACKED[bits](name, rows.float().cpu().contiguous())
+        tensors |= {f"{name}.{key}": tensor for key, tensor in found.items()}
     return tensors
 
 
-def _in_8_bits(name: str, rows: torch.Tensor) -> tuple[str, torch.Tensor, torch.Tensor]:
+def _in_16_bits(name: str, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"weight": rows.bfloat16()}
+
+
+def _in_8_bits(name: str, rows: torch.Tensor) -> dict[str, torch.Tensor]:
     from bitsandbytes.functional import int8_vectorwise_quant
 
     codes, maxima, _ = int8_vectorwise_quant(rows)
-    return SCALE, codes, maxima
+    return {"weight": codes, SCALE: maxima}
 
 
-def _in_4_bits(name: str, rows: torch.Tensor) -> tuple[str, torch.Tensor, torch.Tensor]:
+def _in_4_bits(name: str, rows: torch.Tensor) -> dict[str, torch.Tensor]:
     from bitsandbytes.functional import quantize_4bit
 
     if rows.shape[1] % 2:
@@ -68,7 +74,10 @@ def _in_4_bits(name: str, rows: torch.Tensor) -> tuple[str, torch.Tensor, torch.
             "use context.bits = 8"
         )
     codes, state = quantize_4bit(rows, blocksize=GROUP, quant_type="nf4")
-    return GROUP_SCALE, codes.view(rows.shape[0], -1), state.absmax
+    return {"weight": codes.view(rows.shape[0], -1), GROUP_SCALE: state.absmax}
+
+
+PACKED = {16: _in_16_bits, 8: _in_8_bits, 4: _in_4_bits}
 
 
 def install(
@@ -80,14 +89,15 @@ def install(
     """
     left = dict(tensors)
     for name in _linears(layer):
-        scale = next((s for s in (SCALE, GROUP_SCALE) if f"{name}.{s}" in left), None)
-        if scale is None:
+        scales = next((left.pop(key) for s in SCALES if (key := f"{name}.{s}") in left), None)
+        weight = left.get(f"{name}.weight")
+        if scales is None and (weight is None or weight.dtype != torch.bfloat16):
             continue
-        codes, scales = left.pop(f"{name}.weight"), left.pop(f"{name}.{scale}")
+        codes = left.pop(f"{name}.weight")
         bias = left.pop(f"{name}.bias", None)
         swapped = QuantisedLinear(
             codes.to(device),
-            scales.to(device),
+            None if scales is None else scales.to(device),
             None if bias is None else bias.to(device, copy=True),
         )
         parent, _, child = name.rpartition(".")
@@ -104,13 +114,13 @@ class QuantisedLinear(nn.Module):
     """
 
     def __init__(
-        self, codes: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None
+        self, codes: torch.Tensor, scales: torch.Tensor | None, bias: torch.Tensor | None
     ) -> None:
         super().__init__()
         self.out_features = codes.shape[0]
-        self.in_features = codes.shape[1] * (1 if codes.dtype == torch.int8 else 2)
+        self.in_features = codes.shape[1] * (2 if codes.dtype == torch.uint8 else 1)
         self.codes: torch.Tensor
-        self.scales: torch.Tensor
+        self.scales: torch.Tensor | None
         self.register_buffer("codes", codes, persistent=False)
         self.register_buffer("scales", scales, persistent=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
@@ -125,7 +135,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, codes: Any, scales: Any, bias: Any) -> torch.Tensor:
         ctx.save_for_backward(codes, scales)
-        return nn.functional.linear(hidden, unpacked(codes, scales), bias)
+        weight = unpacked(codes, scales).to(product_dtype(hidden))
+        return nn.functional.linear(hidden, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
@@ -133,8 +144,13 @@ class _Product(torch.autograd.Function):
         return gradient @ unpacked(*ctx.saved_tensors).to(gradient.dtype), None, None, None
 
 
-def unpacked(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """Return the fp32 weight (out, in) of codes, int8 (out, in) or NF4's uint8 (out, in/2)."""
+def unpacked(codes: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
+    """Return the weight (out, in) of codes, int8 (out, in) or NF4's uint8 (out, in/2), in fp32.
+
+    One in 16 bits, which has no scales, is returned as it is.
+    """
+    if scales is None:
+        return codes
     from bitsandbytes.functional import QuantState, dequantize_4bit
 
     if codes.dtype == torch.int8:

@@ -26,7 +26,7 @@ class Recipe:
 
     rate: float = 1.0  # r
     trained: bool = False
-    bits: int = 32  # of a linear weight: 32, 8 or 4
+    bits: int = 32  # of a linear weight: 32, 16, 8 or 4
 
 
 @dataclass(frozen=True, order=True)

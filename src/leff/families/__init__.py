@@ -9,6 +9,7 @@ the rest from the record: tensors by role, short models, replay of single layers
 
 from leff.families.detect import FAMILIES, family_of, layer_count, linear_shape, positions
 from leff.families.family import Family
+from leff.families.forward import body_and_head, uncached
 from leff.families.half_words import half_words
 from leff.families.kinds import KINDS, model_class
 from leff.families.known import KNOWN_CONFIGS, config_from_json, config_to_json, load_config
@@ -39,6 +40,7 @@ __all__ = [
     "Trace",
     "bitfit_names",
     "blocks",
+    "body_and_head",
     "build_model",
     "capture",
     "config_from_json",
@@ -63,4 +65,5 @@ __all__ = [
     "short_config",
     "tail_state",
     "trainable_names",
+    "uncached",
 ]

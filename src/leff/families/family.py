@@ -26,6 +26,7 @@ class Family:
     full_tail: tuple[str, ...] = ("classifier", "score")  # trained whole beside adapters or biases
     attention_flag: bool = False  # the map is made only if the layer gets output_attentions=True
     offset_positions: bool = False  # positions are counted from the padding token's id on
+    plain_head: bool = False  # a language model's logits are its head times the body's output
     after_first: str | None = None  # path of a module that runs between the first two layers
 
 

@@ -13,4 +13,5 @@ GPT2 = Family(
     tail=("transformer.ln_f", "lm_head", "score"),
     lora_targets=("c_attn", "c_proj"),
     bias_tail=("transformer.ln_f",),
+    plain_head=True,
 )

@@ -21,4 +21,5 @@ LLAMA = Family(
         "down_proj",
     ),
     bias_tail=("model.norm",),
+    plain_head=True,
 )

@@ -7,7 +7,6 @@ Masks, positions and rotary tables belong to a batch, and in some families to a 
 layer is run with what its own source layer got.  Shapes: B batch, T tokens, D width, H heads.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from torch import nn
 from leff.errors import ModelError
 from leff.families.detect import family_of
 from leff.families.family import Family, find
+from leff.families.forward import uncached
 from leff.families.states import blocks
 
 
@@ -67,8 +67,6 @@ def capture(
     trace = Trace(family_of(model))
     body: Any = getattr(model, "base_model", model)
     inputs = {name: value for name, value in batch.items() if name not in ("label", "labels")}
-    if "use_cache" in inspect.signature(body.forward).parameters:
-        inputs["use_cache"] = False  # type: ignore[assignment]
     outputs: list[torch.Tensor] = []
     with ExitStack() as stack:
         stack.enter_context(nullcontext() if gradients else torch.no_grad())
@@ -76,7 +74,7 @@ def capture(
             _record(stack, block, trace, outputs, attention)
         if trace.family.after_first and (between := find(model, trace.family.after_first)):
             _record_between(stack, between, trace)
-        body(**inputs)
+        body(**inputs, **uncached(body))  # a captured cache would break the replay
     trace.hidden.append(outputs[-1])
     for layer, output in enumerate(outputs):
         known = layer == 0 and trace.after_first is not None

@@ -20,7 +20,7 @@ from leff.types import Job, Segment, Tuned
 
 
 class WholeModel:
-    """The model that the run starts with, linear weights of its layers in 32, 8 or 4 bits."""
+    """The model that the run starts with, linear weights of its layers in 32, 16, 8 or 4 bits."""
 
     def __init__(self, writer: JobWriter, bits: int = 32) -> None:
         self._writer, self._bits = writer, bits
