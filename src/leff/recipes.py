@@ -111,12 +111,14 @@ def _fedbitfit(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any)
 
 def _fedlora(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
     method = config.method
+    check_rank(target_shapes(model), method.rank, "method.rank")
     _check_memory(config, model, writer.kind)
     return FedLora(_base(config, writer), model, method.rank, method.lora_alpha, config.seed)
 
 
 def _slora(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
     method, rounds = config.method, config.training.rounds
+    check_rank(target_shapes(model), method.rank, "method.rank")
     _check_memory(config, model, writer.kind)
     if rounds < 2:
         raise ConfigError("slora has two stages, so training.rounds must be at least 2, got 1")
