@@ -64,7 +64,7 @@ def sweep(
         try:
             done = ((futures[future], future.result) for future in as_completed(futures))
             return _failures(done, len(runs), say)
-        except BaseException:
+        except BaseException:  # Ctrl-C among them; it goes on to the caller
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
