@@ -19,11 +19,13 @@ from torch import nn
 from leff.config import RunConfig
 from leff.data.partition import Partition
 from leff.data.task import Task
+from leff.devices import Device
 from leff.errors import DataError, RunError
 from leff.evaluation import Evaluator
 from leff.families import full_state
 from leff.instruments import measure_clients
 from leff.methods.method import Method, Plan, RoundContext
+from leff.pace import Pace
 from leff.parts import PartStore
 from leff.round import Fleet, run_round
 from leff.runs import Checkpoint, RunFolder, config_digest
@@ -70,6 +72,8 @@ class Federation:
     store: PartStore
     evaluator: Evaluator
     digests: dict[str, str]  # of what the run learns from, starts from and is measured on
+    pace: Pace | None = None
+    devices: tuple[Device, ...] = ()  # of the clients, with a fleet file
     done: int = 0
 
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
@@ -98,8 +102,9 @@ class Federation:
         for name in ("split_digest", *self.digests):
             if recorded[name] != facts[name]:
                 raise DataError(
-                    f"the data or the start model is not what {self.folder.path} was started with "
-                    f"({name} differs); put the files back, or start a new run"
+                    "the data, the start model or the fleet is not what "
+                    f"{self.folder.path} was started with ({name} differs); put the files back, "
+                    "or start a new run"
                 )
         for name in ("device", "versions"):
             if recorded[name] != facts[name]:
@@ -159,15 +164,19 @@ class Federation:
             self.config.clients.per_round,
             watch,
             lambda plan, spool: self._observe(index, plan, spool),
+            self.pace,
         )
         failures = [client["failure"] for client in record["clients"] if client["failure"]]
-        if len(failures) == len(record["clients"]) > 1:
+        ran_out = sum("out_of_memory_bytes" in client for client in record["clients"])
+        if len(failures) == len(record["clients"]) > 1 and len(failures) > ran_out:
             raise RunError(
                 f"round {index + 1}: no client's update could be used (the first: {failures[0]}); "
                 "if it is the loss, lower training.learning_rate"
             )
         if failures:
             log.warning("round %d: refused %d updates (%s)", index + 1, len(failures), failures[0])
+        for client, reason in record.get("sat_out", {}).items():
+            log.info("round %d: client %s sits out: %s", index + 1, client, reason)
         last = index + 1 == self.config.training.rounds
         if last or (index + 1) % self.config.evaluation.every == 0:
             record |= self._quick()
@@ -218,7 +227,9 @@ class Federation:
         clients = [client for record in records[1:] for client in record["clients"]]
         failures = [client["failure"] for client in clients if client["failure"]]
         if len(failures) == len(clients):
-            raise RunError(f"no client's update could be used in any round ({failures[0]})")
+            sat_out = [why for r in records[1:] for why in r.get("sat_out", {}).values()]
+            reason = [*failures, *sat_out][0]
+            raise RunError(f"no client's update could be used in any round ({reason})")
         before = records[0]["before"]
         after = self.evaluator.full(self.model, settings.final_examples, settings.beams)
         save_model(self.model, self.tokenizer, self.folder.path / "model")

@@ -10,6 +10,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 
 from leff.context import Bank, Batch, Context
 from leff.context.auto import Candidate, choose, measure
+from leff.deadline import TimeLimit, choose_in_time, room
 from leff.types import Capacity
 
 
@@ -33,7 +35,7 @@ class Fitting(Protocol):
     """Fits block and context to clients."""
 
     def fit(self, model: nn.Module, reports: Sequence[Capacity]) -> dict[int, Fit]:
-        """Return what every client gets; the model stays as it is."""
+        """Return what every client gets that can do anything; the model stays as it is."""
         ...
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -67,30 +69,61 @@ class Auto:
     A device that has room for all layers in few bits gets them so: wherever we measured, that was
     truer than any distilled or dropped context (docs/LOG.md), which are left for those that have
     not.  A candidate's error is measured on the proxy data in the round that first needs it, and
-    kept: which context is truest hardly changes while a model is fine-tuned.
+    kept: which context is truest hardly changes while a model is fine-tuned.  `errors` may say
+    some beforehand, which are then not measured: with one context for all there is no need to.
+
+    Devices choose by `limit` too, where they have a speed.  A client that nothing fits is left out
+    if that is the deadline's doing, or if its memory has run out before.
     """
 
-    def __init__(self, found: Sequence[Candidate], bank: Bank, proxy: Sequence[Batch]) -> None:
+    def __init__(
+        self,
+        found: Sequence[Candidate],
+        bank: Bank,
+        proxy: Sequence[Batch],
+        limit: TimeLimit | None = None,
+        errors: Mapping[Candidate, float] = MappingProxyType({}),
+    ) -> None:
         self._found, self._bank, self._proxy = list(found), bank, proxy
-        self._errors: dict[Candidate, float] = {}
+        self._limit = limit or TimeLimit(None, 1.0, {}, 1.0, 1)
+        self._errors: dict[Candidate, float] = dict(errors)
 
     def fit(self, model: nn.Module, reports: Sequence[Capacity]) -> dict[int, Fit]:
-        """Return every client's fit.  Raises ConfigError for a budget that nothing fits."""
-        wanted = {candidate for report in reports for candidate in self._room(report)}
+        """Return the clients' fits.  Raises ConfigError for a budget that nothing fits."""
+        rooms = {report.client: self._room(report) for report in reports}
+        wanted = {candidate for room in rooms.values() for candidate in room}
         new = [c for c in self._found if c in wanted and c not in self._errors]
         if new:
             self._errors |= measure(model, self._bank, new, self._proxy, decided={})
-        return {report.client: self._best(report) for report in reports}
+        return {
+            report.client: self._best(report, rooms[report.client])
+            for report in reports
+            if rooms[report.client] or not self._may_sit_out(report)
+        }
 
-    def _best(self, report: Capacity) -> Fit:
-        room = self._room(report)
-        best = choose(room, self._errors, report.memory_bytes, report.step_flops)
+    def _may_sit_out(self, report: Capacity) -> bool:
+        late = report.device is not None and self._limit.seconds is not None
+        return late or report.failed_bytes is not None
+
+    def _best(self, report: Capacity, found: Sequence[Candidate]) -> Fit:
+        memory, examples = report.memory_bytes, report.examples
+        if report.device is not None:
+            best = choose_in_time(
+                found or self._found, self._errors, report.device, examples, self._limit, memory
+            ).candidate
+        else:
+            best = choose(found or self._found, self._errors, memory, report.step_flops)
         return Fit(best.layers, best.setting.context, str(best.setting))
 
     def _room(self, report: Capacity) -> list[Candidate]:
-        """Return what to choose from for a device; what does not fit is left to `choose` to say."""
-        fitting = [c for c in self._found if _fits(c, report)]
-        return [c for c in fitting if c.setting.keeps_all] or fitting or self._found
+        return room(
+            self._found,
+            report.device,
+            report.examples,
+            self._limit,
+            report.memory_bytes,
+            report.step_flops,
+        )
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return ``errors`` of the candidates in their order, NaN where not measured."""
@@ -100,10 +133,3 @@ class Auto:
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         values = zip(self._found, state["errors"].tolist(), strict=True)
         self._errors = {candidate: e for candidate, e in values if not math.isnan(e)}
-
-
-def _fits(candidate: Candidate, report: Capacity) -> bool:
-    memory, flops = report.memory_bytes, report.step_flops
-    return (memory is None or candidate.state_bytes <= memory) and (
-        flops is None or candidate.step_flops <= flops
-    )

@@ -70,10 +70,15 @@ def block_footprint(sizes: Sizes, choice: Choice) -> Footprint:
 
     Bytes and layers are those of the place where most is held, operations the mean of all places.
     """
-    starts = range(len(sizes.layers) - choice.layers + 1)
-    places = [_placed(sizes, range(k, k + choice.layers), choice) for k in starts]
+    places = footprints(sizes, choice)
     worst = max(places, key=lambda place: place.state_bytes)
     return replace(worst, step_flops=sum(p.step_flops for p in places) // len(places))
+
+
+def footprints(sizes: Sizes, choice: Choice) -> list[Footprint]:
+    """Return the footprint at every place of the block, from the first to the last."""
+    starts = range(len(sizes.layers) - choice.layers + 1)
+    return [_placed(sizes, range(k, k + choice.layers), choice) for k in starts]
 
 
 def _placed(sizes: Sizes, block: range, choice: Choice) -> Footprint:

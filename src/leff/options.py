@@ -20,7 +20,7 @@ from pydantic import (
 
 from leff.errors import ConfigError
 from leff.presets import PRESETS
-from leff.units import BYTES, FLOPS, parse_amount
+from leff.units import BYTES, FLOPS, parse_amount, parse_seconds
 
 Positive = Annotated[int, Field(ge=1)]
 AboveZero = Annotated[float, Field(gt=0)]
@@ -45,7 +45,7 @@ class Section(BaseModel):
         if not isinstance(values, Mapping):
             return values
         found, base = dict(values), Path.cwd()
-        for key in ("folder", "train", "validation", "test"):
+        for key in ("folder", "train", "validation", "test", "fleet"):
             if isinstance(found.get(key), str | Path):
                 found[key] = base / Path(found[key]).expanduser()
                 base = found[key] if key == "folder" else base
@@ -134,6 +134,21 @@ class ClientsConfig(Section):
     )
     flops: list[Amount] = Field(
         default=[], description="for context auto: operations of a step, such as '50G', repeated"
+    )
+    fleet: Path | None = Field(
+        default=None,
+        description="TOML file of device classes, in place of layers, memory and flops; count is "
+        "that of its devices",
+    )
+    deadline: str = Field(
+        default="",
+        description="most time that a client's round takes on the fleet's virtual clock, such as "
+        "'30s'; steps, block and context go by it",
+    )
+    min_steps_share: Fraction = Field(
+        default=0.25,
+        description="with a deadline: share of its local steps that a client does at least, or it "
+        "sits the round out; our choice, not measured",
     )
     ranks: list[Positive] = Field(
         default=[],
@@ -362,6 +377,7 @@ class RunConfig(Section):
                 "1 the model would lag behind what all clients agree on"
             )
         self._check_budgets()
+        self._check_fleet()
         self._check_accumulation()
         if min(self.clients.layers) < 1:
             raise ValueError(
@@ -379,6 +395,26 @@ class RunConfig(Section):
                 f"these do: {', '.join(divisors)}"
             )
 
+    def _check_fleet(self) -> None:
+        clients, default = self.clients, ClientsConfig()
+        if clients.fleet:
+            for key in ("layers", "memory", "flops"):
+                if getattr(clients, key) != getattr(default, key):
+                    raise ValueError(
+                        f"clients.fleet and clients.{key} = {getattr(clients, key)} both say what "
+                        "devices can do; remove one"
+                    )
+        if clients.deadline and not clients.fleet:
+            raise ValueError(
+                f"clients.deadline = {clients.deadline!r} needs clients.fleet, a file that says "
+                "how fast the devices are"
+            )
+        if clients.deadline:
+            try:
+                parse_seconds(clients.deadline)
+            except ConfigError as error:
+                raise ValueError(f"clients.deadline: {error}") from None
+
     def _check_budgets(self) -> None:
         clients, auto = self.clients, self.context.name == "auto"
         for key, amounts, units in (
@@ -390,9 +426,10 @@ class RunConfig(Section):
                     parse_amount(amount, units)
                 except ConfigError as error:
                     raise ValueError(f"{key}: {error}") from None
-        if auto and not (clients.memory or clients.flops):
+        if auto and not (clients.memory or clients.flops or clients.fleet):
             raise ValueError(
-                "context.name = 'auto' needs clients.memory or clients.flops, such as ['64MB']"
+                "context.name = 'auto' needs clients.memory or clients.flops, such as ['64MB'], "
+                "or clients.fleet"
             )
         if auto and self.context.suffix:
             raise ValueError(

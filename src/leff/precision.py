@@ -1,12 +1,29 @@
-"""The precision of a matrix product.
+"""The precision of a matrix product, and whether the hardware has it.
 
 product_dtype(hidden)      # torch.bfloat16 inside autocast to it, else hidden's own
 """
 
 import torch
 
+from leff.errors import ConfigError
+
 
 def product_dtype(inputs: torch.Tensor) -> torch.dtype:
     """Return the type in which a product with `inputs` is computed here, as torch's modules do."""
     device = inputs.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise ConfigError if a device has no matrix products of training.precision's kind.
+
+    A GPU older than Ampere emulates bfloat16, slower than float32; a CPU always computes it.
+    """
+    if precision != "bfloat16" or device.type != "cuda":
+        return
+    with torch.cuda.device(device):
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise ConfigError(
+                f"training.precision = 'bfloat16', which {torch.cuda.get_device_name(device)} "
+                "does not have; use 'float32'"
+            )

@@ -24,7 +24,17 @@ from leff.federation import Federation
 from leff.generation import MIN_PROMPT
 from leff.methods.method import JobWriter
 from leff.parts import PartStore
-from leff.recipes import METHODS, Batches, client_budgets, client_capacities
+from leff.precision import check_precision
+from leff.recipes import (
+    METHODS,
+    Batches,
+    check_deadline,
+    client_budgets,
+    client_capacities,
+    client_devices,
+    make_pace,
+    with_fleet_count,
+)
 from leff.runs import RunFolder
 from leff.sources import evaluator_for, load_start, task_of, torch_device
 
@@ -38,9 +48,11 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     """
     if config.method.name not in METHODS:
         raise ConfigError(f"no method {config.method.name!r}{nearest(config.method.name, METHODS)}")
+    config = with_fleet_count(config)
     if unused := unused_options(config):
         log.info("without effect in this run: %s", ", ".join(unused))
     device = torch_device(config.engine.device)
+    check_precision(config.training.precision, device)
     data, task = config.data, task_of(config)
     train = draw_rows(task.train, data.train_examples, config.seed, "train")
     split = partition(
@@ -54,7 +66,9 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     )
     model, tokenizer = load_start(config, task)
     _check_positions(config, model, task.kind)
-    capacities = client_capacities(config.clients.layers, config.clients.count, len(blocks(model)))
+    devices, total = client_devices(config.clients), len(blocks(model))
+    layers = [total] if devices else config.clients.layers  # a fleet's go by memory and time
+    capacities = client_capacities(layers, config.clients.count, total)
     examples = _client_examples(train, split, tokenizer, task.kind, data.max_length)
     few = [client for client, own in enumerate(examples) if not own]
     if few:
@@ -62,6 +76,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
             f"the texts of client {few[0]} are too short to learn from; raise "
             "clients.min_examples, or use fewer clients"
         )
+    check_deadline(config, task.kind, model, [len(own) for own in examples])
     store = PartStore(folder.path / "parts")
     writer = JobWriter(store, task.kind, tokenizer.pad_token_id)
     digests = {
@@ -69,6 +84,8 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         "evaluation_digest": _digest_rows(task),
         "model_digest": _digest_tensors([full_state(model)]),
     }
+    if devices:
+        digests["fleet_digest"] = hashlib.sha256(repr(devices).encode()).hexdigest()
     recipe = METHODS[config.method.name]
     proxy = _proxy(config, tokenizer, task, device) if recipe.uses_proxy else []
     if recipe.uses_proxy:
@@ -85,8 +102,10 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         capacities=capacities,
         method=recipe.build(config, writer, proxy, model),
         fleet=LocalFleet(
-            examples, capacities, store, device, workers, client_budgets(config.clients)
+            examples, capacities, store, device, workers, client_budgets(config.clients), devices
         ),
+        pace=make_pace(config, task.kind, model),
+        devices=devices,
         store=store,
         evaluator=evaluator_for(config, task, tokenizer),
         digests=digests,

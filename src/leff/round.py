@@ -10,7 +10,7 @@ Two seams meet here: a `Method` (what is sent, trained, merged: `leff.methods`) 
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -19,10 +19,11 @@ from torch import nn
 
 from leff.aggregate import refusal
 from leff.methods.method import Method, Plan, RoundContext
+from leff.pace import Pace, Paced, pace_jobs
 from leff.seeds import numpy_rng
 from leff.spool import Spool
 from leff.tuning import expected_shapes
-from leff.types import Capacity, Job, Update
+from leff.types import Capacity, Job, Part, Update
 
 
 class Fleet(Protocol):
@@ -32,6 +33,10 @@ class Fleet(Protocol):
 
     def report(self, clients: Sequence[int]) -> list[Capacity]:
         """Return the capacities of these clients."""
+        ...
+
+    def missing(self, job: Job) -> Mapping[str, Part]:
+        """Return the parts of a job, by digest, that its client does not hold."""
         ...
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
@@ -56,17 +61,24 @@ def run_round(
     share: float = 1.0,
     progress: Callable[[Plan, Update | None], None] = lambda plan, update: None,
     observe: Callable[[Plan, Spool], dict[str, Any]] = lambda plan, spool: {},
+    pace: Pace | None = None,
 ) -> dict[str, Any]:
     """Run one round with a `share` of the clients; the model is changed in place.
 
     An update that cannot be merged is refused and counted, and the round goes on.  Returns the
     round's record.  `progress` is called with the plan, then with every update; `observe` before
-    the merge, and what it returns goes into the record.
+    the merge, and what it returns goes into the record.  `pace` is what jobs are weighed by, for
+    the deadline, the virtual clock, and clients whose memory ran out.
     """
     started = time.perf_counter()
     rng = numpy_rng(context.seed, "clients", context.index)
     reports = fleet.report(choose_clients(fleet.size, share, rng))  # 1
-    plan = method.plan(model, context, reports)  # 2
+    able = [report for report in reports if report.layers]
+    plan = method.plan(model, context, able)  # 2
+    paced = Paced(plan, {}, {})
+    if pace is not None:
+        paced = pace_jobs(model, plan, reports, fleet.missing, pace)
+        plan = paced.plan
     planned = time.perf_counter()
     progress(plan, None)
     asked = {job.client: expected_shapes(model, job) for job in plan.jobs}
@@ -87,7 +99,7 @@ def run_round(
         "observe_seconds": before_merge - trained,
         "merge_seconds": time.perf_counter() - before_merge,
     }
-    return _record(context, reports, plan, spool) | observed | seconds
+    return _record(context, reports, paced, spool) | observed | seconds
 
 
 def choose_clients(size: int, share: float, rng: np.random.Generator) -> list[int]:
@@ -97,9 +109,10 @@ def choose_clients(size: int, share: float, rng: np.random.Generator) -> list[in
 
 
 def _record(
-    context: RoundContext, reports: Sequence[Capacity], plan: Plan, spool: Spool
+    context: RoundContext, reports: Sequence[Capacity], paced: Paced, spool: Spool
 ) -> dict[str, Any]:
     capacities = {report.client: report for report in reports}
+    clock, clocks = paced.clock(update for _, update in sorted(spool.updates.items()))
     clients = [
         {
             "client": update.client,
@@ -116,6 +129,8 @@ def _record(
             "state_bytes": update.state_bytes,
             "layer_scores": list(update.layer_scores),
             "failure": update.failure,
+            **_out_of_memory(update),
+            **clocks.get(update.client, {}),
         }
         for _, update in sorted(spool.updates.items())
     ]
@@ -128,6 +143,12 @@ def _record(
         "failures": sum(client["failure"] is not None for client in clients),
         "download_bytes": sum(client["download_bytes"] for client in clients),
         "upload_bytes": sum(client["upload_bytes"] for client in clients),
-        **plan.facts,
+        **clock,
+        **paced.plan.facts,
         "clients": clients,
     }
+
+
+def _out_of_memory(update: Update) -> dict[str, int]:
+    found = update.out_of_memory_bytes
+    return {"out_of_memory_bytes": found} if found else {}

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from leff.devices import Device
+
 if TYPE_CHECKING:
     import torch
 
@@ -22,6 +24,8 @@ class Capacity:
 
     A device that does not know how many layers it can train says what it has room for: bytes of
     training state (weights, gradients, optimizer), and operations of a step; None is no limit.
+    `device` says how fast it is, where that is known.  `failed_bytes` is the predicted size of the
+    smallest job that its memory ran out in; with 0 `layers` it can do no job at all.
     """
 
     client: int
@@ -29,6 +33,8 @@ class Capacity:
     examples: int  # D_i
     memory_bytes: int | None = None
     step_flops: int | None = None
+    device: Device | None = None
+    failed_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ class Job:
     `config` is the full model's configuration as JSON, `kind` the task's kind, and `pad_id` the
     tokenizer's padding; `shell` holds the embeddings and whatever else is always frozen, `tail`
     what always trains.  With `tuned` no segment and no tail trains, but what it says.
+    `predicted_bytes` is what weights, gradients and optimizer state should take; 0 if unknown.
     """
 
     round: int
@@ -120,6 +127,7 @@ class Job:
     segments: tuple[Segment, ...]
     training: LocalTraining
     tuned: Tuned | None = None
+    predicted_bytes: int = 0
 
     @property
     def block(self) -> tuple[int, ...]:
@@ -143,7 +151,8 @@ class Update:
     training loss of the first and of the last quarter of the steps.  `download_bytes` is what the
     job's parts took that the client did not hold already; the engine fills it in.  `layer_scores`
     is the importance of each of `layers`, as measured while training; `state_bytes` what weights,
-    gradients and optimizer state took on the client.
+    gradients and optimizer state took on the client.  `out_of_memory_bytes` is what it held and
+    asked for when its memory ran out, 0 if it did not.
     """
 
     round: int
@@ -159,6 +168,7 @@ class Update:
     layer_scores: tuple[float, ...] = ()
     state_bytes: int = 0
     failure: str | None = None
+    out_of_memory_bytes: int = 0
 
 
 def pack(tensors: Mapping[str, "torch.Tensor"]) -> bytes:

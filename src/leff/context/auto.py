@@ -108,17 +108,21 @@ def settings(layers: int) -> list[Setting]:
 
 
 def candidates(
-    sizes: Sizes, asked: Choice | None = None, block_sizes: Sequence[int] = ()
+    sizes: Sizes,
+    asked: Choice | None = None,
+    block_sizes: Sequence[int] = (),
+    contexts: Sequence[Setting] = (),
 ) -> list[Candidate]:
     """Return every block size in every context, each different client model once.
 
     `asked` has the embedding bits and a step's batch.  Block sizes are 1 to L if none are given;
-    with L there is nothing to replace, and one candidate.
+    with L there is nothing to replace, and one candidate.  `contexts` are all `settings` unless
+    given.
     """
     total = len(sizes.layers)
     found: dict[tuple[Any, ...], Candidate] = {}
     for layers in block_sizes or range(1, total + 1):
-        for setting in settings(total):
+        for setting in contexts or settings(total):
             choice = replace(asked or Choice(), layers=layers, context=setting.context)
             footprint = block_footprint(sizes, choice)
             made = Candidate(layers, setting, footprint.state_bytes, footprint.step_flops)

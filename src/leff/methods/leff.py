@@ -45,6 +45,8 @@ class Leff:
 
     def plan(self, model: nn.Module, context: RoundContext, reports: Sequence[Capacity]) -> Plan:
         fits, layers = self._fitting.fit(model, reports), len(blocks(model))
+        if not fits:  # nobody has the memory and the time
+            return Plan(())
         wanted = {client: fit.layers for client, fit in fits.items()}
         drawn = self._sampler.draw(model, context, wanted)  # Sec. 3.2
         around = {
