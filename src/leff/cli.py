@@ -199,22 +199,62 @@ def plan(
     flops: Annotated[
         str | None, typer.Option(help="Choose what fits: 50G operations in a training step.")
     ] = None,
+    fleet: Annotated[
+        Path | None, typer.Option(help="A plan for every device class of this TOML file.")
+    ] = None,
+    device: Annotated[
+        Path | None, typer.Option(help="A plan for one class: the file that leff profile wrote.")
+    ] = None,
+    device_class: Annotated[
+        str | None, typer.Option("--class", help="The class of that file, if it has several.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Most time of a client's round, such as 30s.")
+    ] = None,
+    speed: Annotated[str | None, typer.Option(help="A device's speed: 50GFLOP/s.")] = None,
+    down: Annotated[str | None, typer.Option(help="Its bandwidth down: 20Mbit/s.")] = None,
+    up: Annotated[str | None, typer.Option(help="Its bandwidth up: 5Mbit/s.")] = None,
+    examples: Annotated[
+        int | None, typer.Option(help="Examples that a client trains on; the run's own number.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Count what a method trains, holds and computes on a client, without loading weights.
 
     With --memory or --flops, choose layers and context instead: the least error that fits, going
-    by errors measured on other models.
+    by errors measured on other models.  With --fleet, --device, or --memory, --speed, --down and
+    --up, also the seconds of a round.
     """
     from leff.config import load_config
+    from leff.devices import asked_classes
     from leff.planning import chosen, planned
-    from leff.report.plans import print_choice, print_plan
+    from leff.report.plans import print_choice, print_device_plans, print_plan
+    from leff.units import parse_seconds
 
     given = {"context.name": context, "context.rate": rate, "context.bits": bits}
     given = {key: value for key, value in given.items() if value is not None}
     numbers = {"layers": layers, "rank": rank, "base_bits": base_bits}
     counts = {key: value for key, value in numbers.items() if value is not None}
     checked = load_config(None, given)
+    values = {"memory": memory, "speed": speed, "down": down, "up": up}
+    timed = {"--time": time, "--speed": speed, "--down": down, "--up": up, "--examples": examples}
+    if fleet or device or device_class or any(value is not None for value in timed.values()):
+        from leff import device_plans as plans
+
+        if flops is not None:
+            raise ConfigError("--flops says what --time and --speed say; leave it out")
+        if method == "leff" and not given and not counts:
+            fixed = None
+        else:
+            fixed = plans.Fixed(method, counts)
+        seconds = None if time is None else parse_seconds(time)
+        limit = plans.round_time(checked, seconds, examples)
+        classes = asked_classes(fleet, device, device_class, values)
+        result = plans.fleet_plan(model, checked, classes, limit, fixed)
+        if fleet is None:
+            ((name, only),) = result.pop("classes").items()
+            result |= {"class": name, **only}
+        return _print_json(result) if as_json else print_device_plans(out, result)
     if memory is None and flops is None:
         found = planned(model, method, checked, **counts)
         return _print_json(found) if as_json else print_plan(out, found)
@@ -225,6 +265,31 @@ def plan(
         )
     choice = chosen(model, checked, memory, flops)
     return _print_json(choice) if as_json else print_choice(out, choice)
+
+
+@app.command()
+def profile(
+    path: Annotated[Path, typer.Option("--out", help="Where the device's class is written.")] = (
+        Path("device.toml")
+    ),
+    name: Annotated[str, typer.Option(help="The name of the class.")] = "device",
+    server: Annotated[
+        str | None,
+        typer.Option(help="An http(s) address: downloaded from, and posted to, for the link."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="As engine.device: auto, cpu, cuda, ...")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="As engine.threads.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Calibration steps that are timed.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Measure this device: free memory, speed of a training step, and the link to a server."""
+    from leff.profiling import measure_device, write_class
+    from leff.report.plans import print_profile
+
+    found = measure_device(device, threads=threads, repeats=repeats, server=server)
+    write_class(path, name, found)
+    result = {"class": name, "file": str(path), **found.to_dict()}
+    return _print_json(result) if as_json else print_profile(out, result)
 
 
 @app.command()

@@ -131,6 +131,37 @@ def pick(classes: Mapping[str, DeviceClass], name: str | None) -> DeviceClass:
     return classes[name or next(iter(classes))]
 
 
+def asked_classes(
+    fleet: Path | None,
+    device: Path | None,
+    name: str | None,
+    values: Mapping[str, str | None],
+) -> dict[str, DeviceClass]:
+    """Return the classes of a fleet file, or the one of a device file or of plain values.
+
+    `values` win over those of a device file.  Raises ConfigError for what cannot be combined.
+    """
+    if fleet is not None:
+        given = [f"--{key}" for key, value in values.items() if value is not None]
+        given += ["--device"] if device else []
+        if given:
+            raise ConfigError(f"{', '.join(given)} cannot be combined with --fleet; leave it out")
+        classes = read_classes(fleet)
+        return {name: pick(classes, name)} if name else classes
+    if device is not None:
+        found = pick(read_classes(device), name)
+    elif name is not None:
+        raise ConfigError(f"--class {name} is a class of a file; give --fleet or --device")
+    else:
+        missing = [f"--{key}" for key in KEYS[1:] if values.get(key) is None]
+        if missing:
+            raise ConfigError(
+                f"a round's seconds need {', '.join(missing)} too, or --device or --fleet, a file"
+            )
+        found = DeviceClass("device", 1, {}, "the command line")
+    return {found.name: found.with_values(values)}
+
+
 def fleet_devices(classes: Mapping[str, DeviceClass]) -> tuple[Device, ...]:
     """Return a device for each client, class after class.  ConfigError as `DeviceClass.device`."""
     return tuple(device for each in classes.values() for device in [each.device()] * each.count)

@@ -27,7 +27,7 @@ def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[
     asked, numbers = config.context, {"rank": config.method.rank, **numbers}
     numbers.setdefault("base_bits", config.method.base_bits)
     found = cost.plan(
-        *_shape(model),
+        *shape_of(model),
         method,
         **numbers,
         context=Setting(asked.name, asked.rate, asked.bits, asked.suffix).context,
@@ -55,7 +55,7 @@ def chosen(
         batch_size=config.training.batch_size,
         length=config.data.max_length,
     )
-    shape, kind = _shape(model)
+    shape, kind = shape_of(model)
     found = candidates(model_sizes(empty_model(shape, kind), kind), asked)
     errors = assumed_errors(found)
     best = choose(found, errors, memory_bytes, step_flops)
@@ -70,5 +70,6 @@ def chosen(
     }
 
 
-def _shape(model: str) -> tuple[PretrainedConfig, str]:
+def shape_of(model: str) -> tuple[PretrainedConfig, str]:
+    """Return a model's configuration and kind, by a known name, a folder, a file or a hub id."""
     return load_config(model if model in KNOWN_CONFIGS else model_source(model))

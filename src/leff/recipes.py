@@ -149,15 +149,15 @@ def check_deadline(config: RunConfig, kind: str, model: Any, examples: Sequence[
     if seconds is None:
         return
     found, limit = timed_candidates(config, kind, model)
-    if config.method.name != "leff":
-        found = found[:1]
-        needs = footprint_needs(_footprint(config, model, kind, config.method.rank))
-        limit = replace(limit, needs={found[0]: needs})
+    if config.method.name != "leff":  # one thing to do, at its size
+        footprint = _footprint(config, model, kind, config.method.rank)
+        found = [replace(found[0], state_bytes=footprint.state_bytes)]
+        limit = replace(limit, needs={found[0]: footprint_needs(footprint)})
     times = [
         limit.least_seconds(candidate, device, count)
         for device, count in set(zip(devices, examples, strict=True))
         for candidate in found
-        if config.method.name != "leff" or candidate.state_bytes <= device.memory_bytes
+        if candidate.state_bytes <= device.memory_bytes
     ]
     least = min(times, default=0.0)  # a fleet without the memory is refused elsewhere
     if least > seconds:

@@ -36,5 +36,53 @@ def print_choice(console: Console, choice: Mapping[str, Any]) -> None:
     console.print(f"leff run --model {choice['model']} {flags}", markup=False)
 
 
+def print_device_plans(console: Console, found: Mapping[str, Any]) -> None:
+    """Print a row for every device class: what it trains, bytes and seconds of a round."""
+    classes = found.get("classes") or {found["class"]: found}
+    rows, problems = [], {}
+    for name, plan in classes.items():
+        if "problem" in plan:
+            problems[name] = plan["problem"]
+            continue
+        setup = f"{bytes_text(plan['setup_bytes'])}, {plan['setup_seconds']:.1f} s"
+        row = {
+            "class": f"{plan['count']} x {name}",
+            "layers": plan["layers"],
+            "context": plan["context"],
+            "state": bytes_text(plan["predicted_bytes"]),
+            "steps": f"{plan['steps']} of {plan['all_steps']}",
+            "once": setup,
+            "down": bytes_text(plan["download_bytes"]),
+            "up": bytes_text(plan["upload_bytes"]),
+        }
+        for key in ("download", "compute", "upload", "round"):
+            row[f"{key} s"] = f"{plan[f'{key}_seconds']:.1f}"
+        rows.append(row)
+    console.print(f"{found['model']}: a round by device class")
+    print_rows(console, rows)
+    for name, problem in problems.items():
+        console.print(f"{name} sits out: {problem}", markup=False, highlight=False)
+
+
+def print_profile(console: Console, found: Mapping[str, Any]) -> None:
+    """Print what was measured on a device, and where it is written."""
+    step = found["step_seconds"]
+    rows = [
+        {"what": "free memory", "measured": bytes_text(found["memory_bytes"]), "by": "the system"},
+        {
+            "what": "speed",
+            "measured": f"{found['flops_per_second'] / 1e9:.1f} GFLOP/s",
+            "by": f"{found['calibration']}, {found['threads']} threads, {step['median']:.3g} s a "
+            f"step ({step['min']:.3g} to {step['max']:.3g}, {found['repeats']} steps)",
+        },
+    ]
+    for way in ("down", "up"):
+        rate = found[f"{way}_bytes_per_second"]
+        said = "not measured" if rate is None else f"{rate * 8 / 1e6:.2f} Mbit/s"
+        rows.append({"what": way, "measured": said, "by": found["link"][way]})
+    print_rows(console, rows)
+    console.print(f"written to {found['file']}", markup=False, highlight=False)
+
+
 def _step(found: Mapping[str, Any]) -> str:
     return f"{found['step_flops'] / 1e9:,.1f} GFLOP in a training step"
