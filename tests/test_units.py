@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leff.errors import ConfigError
-from leff.units import BYTES, FLOPS, parse_amount
+from leff.units import BYTES, FLOPS, parse_amount, parse_link, parse_seconds, parse_speed
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,39 @@ def test_an_unknown_unit_is_told_the_known_ones(text):
 def test_what_is_no_amount(text):
     with pytest.raises(ConfigError, match="is no amount; write a number and one of B, kB"):
         parse_amount(text, BYTES)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "value"),
+    [
+        (parse_speed, "50GFLOP/s", 50 * 10**9),
+        (parse_speed, "1.5 TFLOP/s", 15 * 10**11),
+        (parse_link, "20Mbit/s", 2.5e6),
+        (parse_link, "2.5 MB/s", 2.5e6),
+        (parse_link, "1bit/s", 0.125),
+        (parse_seconds, "30s", 30.0),
+        (parse_seconds, " 1.5min ", 90.0),
+        (parse_seconds, "0.25", 0.25),
+        (parse_seconds, "250ms", 0.25),
+    ],
+)
+def test_speeds_links_and_times(parse, text, value):
+    assert parse(text) == value
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "message"),
+    [
+        (parse_speed, "50G", "unknown unit 'G'; known are FLOP/s, kFLOP/s"),
+        (parse_speed, "50", "the speed '50' needs a unit: FLOP/s"),
+        (parse_link, "20", "the bandwidth '20' needs a unit: bit/s"),
+        (parse_link, "20Mbps", "unknown unit 'Mbps'"),
+        (parse_link, "0Mbit/s", "the bandwidth must be above 0"),
+        (parse_seconds, "30 sec", "unknown unit 'sec'; known are ms, s, min, h"),
+        (parse_seconds, "0s", "the time must be above 0"),
+        (parse_seconds, "-3s", "is no amount"),
+    ],
+)
+def test_speeds_links_and_times_that_are_wrong(parse, text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(text)

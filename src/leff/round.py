@@ -112,6 +112,7 @@ def _record(
     context: RoundContext, reports: Sequence[Capacity], paced: Paced, spool: Spool
 ) -> dict[str, Any]:
     capacities = {report.client: report for report in reports}
+    predicted = {job.client: job.predicted_bytes for job in paced.plan.jobs}
     clock, clocks = paced.clock(update for _, update in sorted(spool.updates.items()))
     clients = [
         {
@@ -127,6 +128,7 @@ def _record(
             "upload_bytes": update.upload_bytes,
             "train_seconds": update.train_seconds,
             "state_bytes": update.state_bytes,
+            "predicted_bytes": predicted[update.client],
             "layer_scores": list(update.layer_scores),
             "failure": update.failure,
             **_out_of_memory(update),

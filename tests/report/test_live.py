@@ -29,7 +29,7 @@ def record(number, **more):
     } | more
 
 
-def federation(name="sample", rounds=3, **sections):
+def federation(name="sample", rounds=3, devices=(), **sections):
     config = RunConfig.model_validate(
         {"model": {"name": name}, "training": {"rounds": rounds}, **sections}
     )
@@ -40,6 +40,7 @@ def federation(name="sample", rounds=3, **sections):
         split=SimpleNamespace(indices=[[1, 2], [3]], moved=2, by="area"),
         fleet=SimpleNamespace(size=2),
         capacities=(1, 2),
+        devices=devices,
         folder=SimpleNamespace(path="runs/a[b]"),
     )
 
@@ -195,3 +196,17 @@ def test_print_rows_leaves_nothing_out():
     text = file.getvalue()
     assert "0.5000" in text and "…" not in text
     assert "".join(text.split()).count("x") == 60 and "[y]" in text
+
+
+def test_the_virtual_clock_has_a_column_where_there_is_a_fleet():
+    file = io.StringIO()
+    phones = [SimpleNamespace(name="phone")] * 2
+    late = {"round_seconds_simulated": 9.75, "idle_share": 0.4, "sat_out": {"1": "too late"}}
+    with LiveTable(Console(file=file, width=200)) as table:
+        table.started(federation(devices=[*phones, SimpleNamespace(name="laptop")]))
+        table.measured(record(0))
+        table.measured(record(1, **late))
+        table.measured(record(2, sat_out={"0": "a", "1": "b"}, clients=[]))
+    said = file.getvalue()
+    assert "2 phone, 1 laptop" in said
+    assert "simulated 9.8 s, 40% idle, 1 sat out" in said and "simulated 0.0 s, 2 sat out" in said

@@ -18,6 +18,7 @@ from leff.types import Update
 
 if TYPE_CHECKING:
     from leff.config import RunConfig
+    from leff.devices import Device
     from leff.federation import Federation
     from leff.methods.method import Plan
 
@@ -34,6 +35,7 @@ class LiveTable:
         self._rows: list[tuple[str, ...]] = []
         self._seconds: list[float] = []
         self._rounds, self._metric, self._now = 0, "", ""
+        self._clock: tuple[str, ...] = ()  # the column of the virtual clock, if there is one
         self._live: Live | None = None
         self.folder: Path | None = None  # of the run, once it has started
 
@@ -51,6 +53,7 @@ class LiveTable:
         self.folder = federation.folder.path
         self._rounds = federation.config.training.rounds
         self._metric = federation.evaluator.metric
+        self._clock = ("simulated",) if federation.devices else ()
         self._console.print(_heading(federation), highlight=False)
         if self._console.is_terminal:
             self._live = Live(console=self._console, refresh_per_second=4)
@@ -72,7 +75,8 @@ class LiveTable:
         if record["round"]:
             self._seconds.append(record["seconds"])
         left = self._rounds - record["round"]
-        self._rows.append(_row(record, self._time_left(left)))
+        clock = (_simulated(record),) if self._clock else ()
+        self._rows.append((*_row(record), *clock, self._time_left(left)))
         upcoming = f"round {record['round'] + 1}: scoring layers, making stand-ins"
         self._now = upcoming if left else "measuring the model with every metric"
         self._refresh()
@@ -86,6 +90,7 @@ class LiveTable:
                 "down",
                 "up",
                 "seconds",
+                *self._clock,
                 "left",
             )
             row = self._rows[-1]
@@ -106,7 +111,7 @@ class LiveTable:
         for name in ("round", "train", "loss", self._metric):
             table.add_column(name, justify="right")
         table.add_column("client:layers trained", overflow="fold")
-        for name in ("down", "up", "seconds", "left"):
+        for name in ("down", "up", "seconds", *self._clock, "left"):
             table.add_column(name, justify="right")
         for row in rows:
             table.add_row(*row)
@@ -130,14 +135,17 @@ def _heading(federation: "Federation") -> str:
     return (
         f"[bold]{federation.task.name}[/bold] with {model}: {what}\n"
         f"{federation.fleet.size} clients, {min(sizes)} to {max(sizes)} examples each, "
-        f"{split}{moved}; {_what_they_can(config, federation.capacities)}\n"
+        f"{split}{moved}; {_what_they_can(config, federation.capacities, federation.devices)}\n"
         f"run folder {folder}"
     )
 
 
-def _what_they_can(config: "RunConfig", layers: Sequence[int]) -> str:
+def _what_they_can(config: "RunConfig", layers: Sequence[int], devices: Sequence["Device"]) -> str:
     """Return how the clients differ, as far as the method goes by it."""
     method, clients = config.method, config.clients
+    if devices:
+        counts = ", ".join(f"{n} {name}" for name, n in Counter(d.name for d in devices).items())
+        return counts + (f", deadline {clients.deadline}" if clients.deadline else "")
     if method.name == "leff" and config.context.name == "auto":
         flops = f"a step's operations {' '.join(clients.flops)}" if clients.flops else ""
         memory = f"memory {' '.join(clients.memory)}" if clients.memory else ""
@@ -159,7 +167,7 @@ def _capacities(layers: Sequence[int]) -> str:
     return ", ".join(f"{n} x {layer}" for layer, n in sorted(Counter(layers).items()))
 
 
-def _row(record: Mapping[str, Any], left: str) -> tuple[str, ...]:
+def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         str(record["round"]),
         _number(record.get("train_loss")),
@@ -169,8 +177,19 @@ def _row(record: Mapping[str, Any], left: str) -> tuple[str, ...]:
         bytes_text(record["download_bytes"]) if "download_bytes" in record else "",
         bytes_text(record["upload_bytes"]) if "upload_bytes" in record else "",
         f"{record['seconds']:.1f}" if "seconds" in record else "",
-        left,
     )
+
+
+def _simulated(record: Mapping[str, Any]) -> str:
+    """Return the virtual clock's line: ``9.8 s, 40 % idle, 2 sat out``."""
+    if "sat_out" not in record and "round_seconds_simulated" not in record:
+        return ""
+    said = [f"{record.get('round_seconds_simulated', 0.0):.1f} s"]
+    if record.get("idle_share") is not None:
+        said.append(f"{record['idle_share']:.0%} idle")
+    if record.get("sat_out"):
+        said.append(f"{len(record['sat_out'])} sat out")
+    return ", ".join(said)
 
 
 def trained_layers(clients: Sequence[Mapping[str, Any]]) -> str:

@@ -1,0 +1,74 @@
+"""A client whose memory really runs out: run by `test_exhaustion.py` in a process of its own.
+
+    python tests/starved.py FOLDER
+
+Client 0 trains three layers of a GPT-2, 164 MB with AdamW's moments, where the process may take
+60 MB more of address space.  In the next round a resumed fleet has what was learnt of it.
+"""
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+import torch
+from small_rounds import CPU, TRAINING, clients_of, make_method
+from transformers import GPT2Config
+
+from leff import client
+from leff.engines.local import LocalFleet
+from leff.families import model_class
+from leff.methods.method import RoundContext
+from leff.pace import Pace
+from leff.parts import PartStore
+from leff.round import run_round
+from leff.sizes import model_sizes
+from leff.spool import Spool
+
+CONFIG = GPT2Config(
+    vocab_size=50, n_positions=32, n_embd=512, n_layer=4, n_head=4, bos_token_id=0, eos_token_id=0
+)
+ROOM = 60_000_000
+FREE = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+real_train = client.train
+
+
+def starving(job, *arguments):
+    """Train; client 0's big job with little memory."""
+    if job.client == 0 and len(job.block) == 3:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, resource.RLIM_INFINITY))
+    try:
+        return real_train(job, *arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, FREE)
+
+
+def fleet_of(folder):
+    store = PartStore(folder / "parts")
+    return LocalFleet(clients_of("generation", (4, 4)), (3, 1), store, CPU)
+
+
+def round_of(model, fleet, folder, index):
+    pace = Pace(model_sizes(model, "generation"), 32, 12)
+    method = make_method("leff", "generation", PartStore(folder / "parts"))
+    context = RoundContext(index, 0, TRAINING)
+    return run_round(model, method, fleet, context, Spool(folder / "updates"), pace=pace)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = model_class(CONFIG, "generation").from_config(CONFIG)
+    client.train = starving
+    fleet = fleet_of(folder)
+    records = [round_of(model, fleet, folder, 0)]
+    resumed = fleet_of(folder)
+    resumed.load_state(json.loads(json.dumps(fleet.state())))
+    records.append(round_of(model, resumed, folder, 1))
+    print(json.dumps(records))
+
+
+if __name__ == "__main__":
+    main()
