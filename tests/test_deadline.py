@@ -51,11 +51,13 @@ def test_without_a_deadline_memory_alone_decides(found):
 
 def test_steps_shrink_before_the_context_does(found):
     """Three of ten steps among 8-bit layers are in time, so nothing distilled is given."""
-    seconds = at(found, 1, "quantise, 8 bits", 3)
+    distilled, whole = (at(found, 1, f"{text}, 8 bits", 4) for text in ("distil 0.5", "quantise"))
+    assert distilled < whole
+    seconds = (distilled + whole) / 2
     chosen = choose(found, seconds)
-    assert chosen.candidate.setting.keeps_all and 3 <= chosen.steps < 10
-    demanding = choose(found, seconds, share=0.5)
-    assert not demanding.candidate.setting.keeps_all
+    assert chosen.candidate.setting.keeps_all and chosen.steps == 3
+    demanding = choose(found, seconds, share=0.35)
+    assert not demanding.candidate.setting.keeps_all and demanding.steps >= 4
 
 
 def test_the_most_layer_steps_win(found):

@@ -128,6 +128,7 @@ def test_a_client_without_a_budget_loses_a_layer_a_round_then_sits_out(store, tm
 def test_a_budget_falls_below_what_failed_and_survives_a_restart(store, tmp_path, limited):
     model = tiny("gpt2", KIND)
     budget = {"clients__memory": ["1GB"], "context__name": "auto", "context__steps": 1}
+    budget["context__embedding_bits"] = 32
     made = recipe("leff", model, KIND, store, clients__count=2, **budget)
     make = lambda: LocalFleet(  # noqa: E731
         clients_of(KIND, (5, 5)), (4, 4), store, CPU, budgets=[(10**9, None), (10**9, None)]

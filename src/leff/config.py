@@ -131,6 +131,7 @@ def _first_key(section: str) -> str:
 def unused_options(config: RunConfig) -> list[str]:
     """Return the options that were changed and have no effect, given the others."""
     unused = [*_unused_by_method(config), *_unused_by_partition(config.clients.partition)]
+    unused += [] if config.clients.deadline else ["clients.min_steps_share"]
     default = RunConfig(preset=config.preset)
     return [key for key in unused if _value(config, key) != _value(default, key)]
 

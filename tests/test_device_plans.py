@@ -1,0 +1,119 @@
+"""`leff plan` for a fleet file, a device file, and a device on the command line."""
+
+import json
+
+import pytest
+
+from leff.config import RunConfig
+from leff.device_plans import Fixed, Time, device_plan, round_time
+from leff.devices import Device
+from leff.errors import ConfigError
+from leff.planning import planned
+
+FLEET = """
+[phone]
+count = 4
+memory = "400MB"
+speed = "100GFLOP/s"
+down = "80Mbit/s"
+up = "40Mbit/s"
+
+[laptop]
+memory = "16GB"
+speed = "2TFLOP/s"
+down = "800Mbit/s"
+up = "400Mbit/s"
+
+[watch]
+memory = "64MB"
+speed = "1GFLOP/s"
+down = "1Mbit/s"
+up = "1Mbit/s"
+"""
+PHONE = Device("phone", 400 * 10**6, 100e9, 10e6, 5e6)
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    path = tmp_path / "fleet.toml"
+    path.write_text(FLEET)
+    return path
+
+
+def test_every_class_and_why_one_sits_out(fleet, cli):
+    status, printed, _ = cli("plan", "gpt2", "--fleet", fleet, "--time", "2min", "--json")
+    classes = json.loads(printed)["classes"]
+    assert status == 0 and list(classes) == ["phone", "laptop", "watch"]
+    assert "fits into 64,000,000 bytes; the least that would do" in classes["watch"]["problem"]
+    phone, laptop = classes["phone"], classes["laptop"]
+    assert phone["count"] == 4 and phone["layers"] < laptop["layers"] == 12
+    for found in (phone, laptop):
+        assert found["predicted_bytes"] <= found["memory_bytes"]
+        parts = [found[f"{key}_seconds"] for key in ("download", "compute", "upload")]
+        assert found["round_seconds"] == pytest.approx(sum(parts)) and sum(parts) <= 120
+        assert found["steps"] <= found["all_steps"] == 10
+    assert phone["upload_seconds"] == phone["upload_bytes"] / 5e6
+    status, printed, _ = cli("plan", "gpt2", "--fleet", fleet)
+    assert status == 0 and "4 x phone" in printed and "watch sits out: no client" in printed
+
+
+def test_what_a_choice_costs(fleet, cli):
+    arguments = ("--device", fleet, "--class", "laptop", "--method", "fedlora", "--rank", 4)
+    status, printed, _ = cli("plan", "gpt2", *arguments, "--json")
+    found, plan = json.loads(printed), planned("gpt2", "fedlora", RunConfig(), rank=4)
+    assert status == 0 and found["class"] == "laptop"
+    assert found["setup_seconds"] == pytest.approx(plan["setup_bytes"] / 100e6)
+    assert found["compute_seconds"] == pytest.approx(10 * plan["step_flops"] / 2e12)
+
+
+def test_on_the_command_line(cli):
+    link = ("--speed", "100GFLOP/s", "--down", "80Mbit/s", "--up", "40Mbit/s")
+    values = []
+    for memory in ("400MB", "4GB"):
+        arguments = ("--memory", memory, "--time", "5min", *link, "--examples", 64)
+        status, printed, _ = cli("plan", "gpt2", *arguments, "--json")
+        values.append(json.loads(printed))
+        assert status == 0 and values[-1]["all_steps"] == 4
+        assert values[-1].keys() >= {"layers", "context", "predicted_bytes", "options"}
+    assert values[0]["layers"] < values[1]["layers"]
+
+
+def test_less_time_takes_fewer_steps_then_sits_out():
+    fixed = Fixed("leff", {"layers": 1})
+    plan = lambda seconds: device_plan("gpt2", RunConfig(), PHONE, Time(seconds, 160), fixed)  # noqa: E731
+    free = plan(None)
+    assert free["steps"] == 10
+    half = plan(free["round_seconds"] - 0.499 * free["compute_seconds"])
+    assert half["steps"] == 5 and half["round_seconds"] < free["round_seconds"]
+    with pytest.raises(ConfigError, match=r"3 of 10 steps with leff take .* there are 1 s"):
+        plan(1.0)
+
+
+def test_examples_are_the_runs_own():
+    assert round_time(RunConfig(), None, None) == Time(None, 160)
+    config = RunConfig.model_validate({"data": {"train_examples": "all"}})
+    assert round_time(config, 3.0, 20) == Time(3.0, 20)
+    with pytest.raises(ConfigError, match="give --examples"):
+        round_time(config, None, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--time", "30s"], "need --memory, --speed, --down, --up too"),
+        (["--time", "30 days", "--speed", "1GFLOP/s"], "unknown unit 'days'"),
+        (["--fleet", "nowhere.toml"], "there is no fleet file nowhere.toml"),
+        (["--fleet", "FLEET", "--memory", "1GB"], "--memory cannot be combined with --fleet"),
+        (["--fleet", "FLEET", "--class", "phne"], "no class 'phne'; did you mean 'phone'?"),
+        (["--fleet", "FLEET", "--flops", "1G"], "leave it out"),
+        (["--fleet", "FLEET", "--examples", "0"], "--examples must be at least 1, got 0"),
+        (["--fleet", "FLEET", "--class", "watch"], "fits into 64,000,000 bytes; the least"),
+        (["--device", "FLEET"], "has several classes (phone, laptop, watch); say which"),
+        (["--class", "phone"], "give --fleet or --device"),
+        (["--fleet", "FLEET", "--time", "1ms", "--method", "fedavg"], "fedavg needs"),
+    ],
+)
+def test_wrong_use(arguments, message, fleet, cli):
+    given = [str(fleet) if a == "FLEET" else a for a in arguments]
+    status, printed, said = cli("plan", "gpt2", *given)
+    assert (status, printed) == (2, "") and message in " ".join(said.split())
