@@ -11,6 +11,14 @@ from leff.errors import ConfigError, DataError
 from leff.prepare import prepare
 from leff.runs import RunFolder
 
+
+@pytest.fixture(autouse=True)
+def no_java(monkeypatch):
+    """The metrics that need it take seconds a run."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+
+
 CLASSES = {
     "phone": (2, "{room}", "1MFLOP/s", "80kbit/s", "20kbit/s"),
     "laptop": (1, "1GB", "20MFLOP/s", "8Mbit/s", "8Mbit/s"),
