@@ -17,10 +17,10 @@ from leff.deadline import TimeLimit, candidate_needs, choose_in_time
 from leff.devices import Device, DeviceClass
 from leff.errors import ConfigError
 from leff.families import empty_model
+from leff.fleet_options import fixed_setting
 from leff.footprint import Choice
 from leff.pace import least_steps
 from leff.planning import planned, shape_of
-from leff.recipes import fixed_setting
 from leff.sizes import model_sizes
 from leff.workload import steps_of
 

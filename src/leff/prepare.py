@@ -21,20 +21,18 @@ from leff.engines.local import LocalFleet, worker_count
 from leff.errors import ConfigError, DataError, nearest
 from leff.families import blocks, full_state, positions
 from leff.federation import Federation
-from leff.generation import MIN_PROMPT
-from leff.methods.method import JobWriter
-from leff.parts import PartStore
-from leff.precision import check_precision
-from leff.recipes import (
-    METHODS,
-    Batches,
+from leff.fleet_options import (
     check_deadline,
     client_budgets,
-    client_capacities,
     client_devices,
     make_pace,
     with_fleet_count,
 )
+from leff.generation import MIN_PROMPT
+from leff.methods.method import JobWriter
+from leff.parts import PartStore
+from leff.precision import check_precision
+from leff.recipes import METHODS, Batches, client_capacities
 from leff.runs import RunFolder
 from leff.sources import evaluator_for, load_start, task_of, torch_device
 

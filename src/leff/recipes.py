@@ -8,7 +8,6 @@ Options end here: methods, contexts and merges take values.
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,15 +15,17 @@ import torch
 from leff.aggregate import Merge
 from leff.config import RunConfig
 from leff.context import Bank, Distillation
-from leff.context.auto import Candidate, Setting, candidates, choose
-from leff.cost import METHODS as FOOTPRINTS
+from leff.context.auto import choose
 from leff.cost import shell_bits
-from leff.deadline import TimeLimit, candidate_needs, footprint_needs
-from leff.devices import Device, fleet_devices, read_classes
 from leff.errors import ConfigError
 from leff.families import blocks
 from leff.fitting import Auto, Fitting, Fixed
-from leff.footprint import EXACT, Choice, Footprint
+from leff.fleet_options import (
+    client_budgets,
+    fixed_setting,
+    method_footprint,
+    timed_candidates,
+)
 from leff.lora import check_rank, target_shapes
 from leff.methods.fedavg import FedAvg
 from leff.methods.fedbitfit import FedBitFit
@@ -35,11 +36,7 @@ from leff.methods.leff import Leff
 from leff.methods.method import JobWriter, Method
 from leff.methods.slora import SLora
 from leff.methods.whole import WholeModel
-from leff.options import ClientsConfig, ContextConfig
-from leff.pace import Pace
 from leff.sampling import BlockSampler, Rule
-from leff.sizes import model_sizes
-from leff.units import BYTES, FLOPS, parse_amount, parse_seconds
 
 Batches = Sequence[Mapping[str, torch.Tensor]]
 
@@ -98,74 +95,6 @@ def _fitting(
     known = {} if context.name == "auto" else dict.fromkeys(found, 0.0)
     bank = Bank(replace(distillation, seconds=0.0))  # no clock: resumable
     return Auto(found, bank, proxy, limit, known)
-
-
-def timed_candidates(config: RunConfig, kind: str, model: Any) -> tuple[list[Candidate], TimeLimit]:
-    """Return what LEFF's clients choose from, one context or all, and the time that it takes."""
-    context, training = config.context, config.training
-    asked = Choice(
-        embedding_bits=context.embedding_bits,
-        batch_size=training.batch_size,
-        length=config.data.max_length,
-    )
-    contexts = () if context.name == "auto" else (fixed_setting(context),)
-    sizes = model_sizes(model, kind)
-    found = candidates(sizes, asked, contexts=contexts)
-    seconds = deadline_seconds(config.clients)
-    needs = {} if seconds is None else candidate_needs(sizes, found, asked)
-    share = config.clients.min_steps_share
-    return found, TimeLimit(seconds, share, needs, training.epochs, training.batch_size)
-
-
-def fixed_setting(context: ContextConfig) -> Setting:
-    """Return the setting of a configuration whose context is not auto."""
-    rate = 1.0 if {context.name, context.suffix} <= {"quantise", ""} else context.rate
-    return Setting(context.name, rate, context.bits, context.suffix)
-
-
-def deadline_seconds(clients: ClientsConfig) -> float | None:
-    return parse_seconds(clients.deadline) if clients.deadline else None
-
-
-def make_pace(config: RunConfig, kind: str, model: Any) -> Pace:
-    """Return what a run's jobs are weighed by."""
-    adapters = config.method.name in ("fedlora", "flexlora")
-    whole = shell_bits(config.method.base_bits) if adapters else 32
-    return Pace(
-        model_sizes(model, kind),
-        config.context.embedding_bits if config.method.name == "leff" else whole,
-        config.data.max_length,
-        deadline_seconds(config.clients),
-        config.clients.min_steps_share,
-    )
-
-
-def check_deadline(config: RunConfig, kind: str, model: Any, examples: Sequence[int]) -> None:
-    """Raise ConfigError if the deadline leaves no client that can take part.
-
-    `examples` are the clients' numbers.  What is sent once, before the first round, has time.
-    """
-    seconds, devices = deadline_seconds(config.clients), client_devices(config.clients)
-    if seconds is None:
-        return
-    found, limit = timed_candidates(config, kind, model)
-    if config.method.name != "leff":  # one thing to do, at its size
-        footprint = _footprint(config, model, kind, config.method.rank)
-        found = [replace(found[0], state_bytes=footprint.state_bytes)]
-        limit = replace(limit, needs={found[0]: footprint_needs(footprint)})
-    times = [
-        limit.least_seconds(candidate, device, count)
-        for device, count in set(zip(devices, examples, strict=True))
-        for candidate in found
-        if candidate.state_bytes <= device.memory_bytes
-    ]
-    least = min(times, default=0.0)  # a fleet without the memory is refused elsewhere
-    if least > seconds:
-        raise ConfigError(
-            f"clients.deadline = {config.clients.deadline!r} leaves no client of this fleet: "
-            f"{config.clients.min_steps_share:.0%} of the steps with {config.method.name} take "
-            f"{least:.3g} s on the fastest"
-        )
 
 
 def _fedavg(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
@@ -235,7 +164,7 @@ def client_ranks(config: RunConfig, model: Any, kind: str) -> tuple[int, ...]:
     if clients.ranks or not (clients.memory or clients.fleet):
         return tuple(itertools.islice(itertools.cycle(given), clients.count))
     sizes = [
-        (rank, _footprint(config, model, kind, rank).state_bytes)
+        (rank, method_footprint(config, model, kind, rank).state_bytes)
         for rank in range(1, config.method.rank + 1)
     ]
     budgets = [memory for memory, _ in client_budgets(clients)]
@@ -259,7 +188,7 @@ def _check_memory(config: RunConfig, model: Any, kind: str) -> None:
     _refuse_ranks(config)
     if not (config.clients.memory or config.clients.fleet):
         return
-    needed = _footprint(config, model, kind, config.method.rank).state_bytes
+    needed = method_footprint(config, model, kind, config.method.rank).state_bytes
     _refuse_memory(config, [memory for memory, _ in client_budgets(config.clients)], needed)
 
 
@@ -273,19 +202,6 @@ def _refuse_memory(config: RunConfig, budgets: Sequence[int | None], needed: int
     if least < needed:
         key = "clients.fleet" if config.clients.fleet else "clients.memory"
         raise ConfigError(_too_little(key, config.method.name, least, needed))
-
-
-def _footprint(config: RunConfig, model: Any, kind: str, rank: int) -> Footprint:
-    method = config.method
-    asked = Choice(
-        rank=rank,
-        base_bits=method.base_bits,
-        context=EXACT,
-        clients=max(1, round(config.clients.count * config.clients.per_round)),
-        batch_size=config.training.batch_size,
-        length=config.data.max_length,
-    )
-    return FOOTPRINTS[method.name](model, model_sizes(model, kind), asked)
 
 
 def _too_little(key: str, method: str, memory_bytes: int, needed: int) -> str:
@@ -304,40 +220,3 @@ def client_capacities(layers: Sequence[int], count: int, total: int) -> tuple[in
             f"clients.layers must be 1 to {total}, the model's number of layers, got {outside[0]}"
         )
     return tuple(itertools.islice(itertools.cycle(layers), count))
-
-
-def client_devices(clients: ClientsConfig) -> tuple[Device, ...]:
-    """Return every client's device, none without a fleet file.  ConfigError as `read_classes`."""
-    if clients.fleet is None:
-        return ()
-    return fleet_devices(read_classes(Path(clients.fleet)))
-
-
-def with_fleet_count(config: RunConfig) -> RunConfig:
-    """Return the configuration with as many clients as its fleet file has devices.
-
-    Raises ConfigError if clients.count was given and is another number.
-    """
-    clients = config.clients
-    count = len(client_devices(clients))
-    if clients.fleet is None or clients.count == count:
-        return config
-    if "count" in clients.model_fields_set:
-        raise ConfigError(
-            f"clients.count = {clients.count}, but {clients.fleet} has {count} devices; leave out "
-            "clients.count, or change the counts of the classes"
-        )
-    return config.model_copy(update={"clients": clients.model_copy(update={"count": count})})
-
-
-def client_budgets(clients: ClientsConfig) -> list[tuple[int | None, int | None]]:
-    """Return every client's bytes of training state and operations of a step, None if unlimited."""
-    if clients.fleet is not None:
-        return [(device.memory_bytes, None) for device in client_devices(clients)]
-    memory = [parse_amount(text, BYTES) for text in clients.memory] or [None]
-    flops = [parse_amount(text, FLOPS) for text in clients.flops] or [None]
-    return list(
-        itertools.islice(
-            zip(itertools.cycle(memory), itertools.cycle(flops), strict=False), clients.count
-        )
-    )
