@@ -1,6 +1,6 @@
 """A fleet of three device classes on the virtual clock: LEFF, FedLoRA and FedAvg, with a deadline.
 
-    .venv/bin/python -m benchmarks.deadline                     # about 3 minutes on one core
+    .venv/bin/python -m benchmarks.deadline                     # 3 to 4 minutes of one core
     .venv/bin/python -m benchmarks.deadline --rounds 8 --deadline 10s --roomy --json
 
 The built-in task; devices are as small beside its model as phones are beside a real one.  A row

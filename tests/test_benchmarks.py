@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import ttest_rel
 
-from benchmarks import fidelity, server
+from benchmarks import deadline, fidelity, server
 from leff.config import load_config
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +32,17 @@ def test_fidelity_has_a_row_for_each_side():
         assert row["client_bytes"] == pytest.approx(row["client_bytes_predicted"], rel=0.02)
     by_method = {row["method"]: row for row in rows}
     assert by_method["leff"]["client_bytes"] < 0.3 * by_method["fedavg"]["client_bytes"]
+
+
+@pytest.mark.slow
+def test_deadline_has_two_rows_for_each_method():
+    rows = printed("deadline", "--rounds=1", "--examples=160", "--deadline=5s")
+    names = [name for name in deadline.METHODS for _ in range(2)]
+    assert [row["method"] for row in rows] == names
+    for free, late in zip(rows[::2], rows[1::2], strict=True):
+        assert free["deadline"] is None and late["deadline"] == "5s"
+        assert late["round_seconds"]["max"] <= 5 and late["steps_share"] <= free["steps_share"]
+        assert 0 <= late["idle_share"] <= 1
 
 
 def test_every_side_is_a_configuration():

@@ -103,7 +103,7 @@ def test_who_cannot_make_it_sits_out_and_is_recorded(tmp_path, tiny_gpt2):
     given = settings(tmp_path, tiny_gpt2, clients__deadline="60s")
     given["clients.fleet"] = str(fleet_file(tmp_path, **slow))
     for method, reason in (
-        ("leff", "no block and context fit its memory and the deadline"),
+        ("leff", "no block and context fit 1,000,000,000 bytes and a deadline of 60 s"),
         ("fedavg", "s on a phone, the deadline is 60 s"),
     ):
         run = leff.run(**given, method=method, out=tmp_path / method)
@@ -111,6 +111,19 @@ def test_who_cannot_make_it_sits_out_and_is_recorded(tmp_path, tiny_gpt2):
             assert list(record["sat_out"]) == ["0"] and reason in record["sat_out"]["0"]
             assert [client["client"] for client in record["clients"]] == [1]
             assert record["idle_share"] == 0.5
+
+
+def test_devices_without_memory_for_a_layer_sit_out(tmp_path, tiny_gpt2):
+    given = settings(tmp_path, tiny_gpt2)
+    given["clients.fleet"] = str(fleet_file(tmp_path, room="10kB"))
+    run = leff.run(**given, out=tmp_path / "run")
+    for record in clocked(run):
+        assert set(record["sat_out"]) == {"0", "1"} and record["idle_share"] == 2 / 3
+        assert record["sat_out"]["0"] == "no block and context fit 10,000 bytes"
+    nobody = {"laptop": (1, "10kB", "20MFLOP/s", "8Mbit/s", "8Mbit/s")}
+    given["clients.fleet"] = str(fleet_file(tmp_path, room="10kB", **nobody))
+    with pytest.raises(ConfigError, match="fits into 10,000 bytes; the least that would do is"):
+        leff.run(**given, out=tmp_path / "none")
 
 
 def test_devices_without_memory_for_a_method_sit_out(tmp_path, tiny_gpt2):

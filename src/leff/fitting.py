@@ -72,8 +72,8 @@ class Auto:
     kept: which context is truest hardly changes while a model is fine-tuned.  `errors` may say
     some beforehand, which are then not measured: with one context for all there is no need to.
 
-    Devices choose by `limit` too, where they have a speed.  A client that nothing fits is left out
-    if that is the deadline's doing, or if its memory has run out before.
+    Devices of a fleet choose by `limit` too.  One of them that nothing fits is left out, and so is
+    a client whose memory has run out before.
     """
 
     def __init__(
@@ -89,7 +89,10 @@ class Auto:
         self._errors: dict[Candidate, float] = dict(errors)
 
     def fit(self, model: nn.Module, reports: Sequence[Capacity]) -> dict[int, Fit]:
-        """Return the clients' fits.  Raises ConfigError for a budget that nothing fits."""
+        """Return the clients' fits.
+
+        Raises ConfigError for a budget that nothing fits, where there is no fleet file.
+        """
         rooms = {report.client: self._room(report) for report in reports}
         wanted = {candidate for room in rooms.values() for candidate in room}
         new = [c for c in self._found if c in wanted and c not in self._errors]
@@ -98,18 +101,14 @@ class Auto:
         return {
             report.client: self._best(report, rooms[report.client])
             for report in reports
-            if rooms[report.client] or not self._may_sit_out(report)
+            if rooms[report.client] or (report.device is None and report.failed_bytes is None)
         }
-
-    def _may_sit_out(self, report: Capacity) -> bool:
-        late = report.device is not None and self._limit.seconds is not None
-        return late or report.failed_bytes is not None
 
     def _best(self, report: Capacity, found: Sequence[Candidate]) -> Fit:
         memory, examples = report.memory_bytes, report.examples
         if report.device is not None:
             best = choose_in_time(
-                found or self._found, self._errors, report.device, examples, self._limit, memory
+                found, self._errors, report.device, examples, self._limit, memory
             ).candidate
         else:
             best = choose(found or self._found, self._errors, memory, report.step_flops)

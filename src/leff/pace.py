@@ -117,7 +117,7 @@ def pace_jobs(
     for report in reports:
         client, device = report.client, report.device
         if client not in planned:
-            sat_out[client] = _no_job(report)
+            sat_out[client] = _no_job(report, pace)
             continue
         predicted = state_bytes(planned[client], pace.sizes, pace.shell_bits)
         job = replace(planned[client], predicted_bytes=predicted)
@@ -140,10 +140,12 @@ def pace_jobs(
     return Paced(replace(plan, jobs=tuple(jobs)), sat_out, timed)
 
 
-def _no_job(report: Capacity) -> str:
+def _no_job(report: Capacity, pace: Pace) -> str:
     if report.failed_bytes is not None:
         return _ran_out(report)
-    return "no block and context fit its memory and the deadline"
+    limit = pace.deadline_seconds
+    late = "" if limit is None else f" and a deadline of {limit:g} s"
+    return f"no block and context fit {report.memory_bytes:,} bytes{late}"
 
 
 def _ran_out(report: Capacity) -> str:

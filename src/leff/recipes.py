@@ -90,7 +90,10 @@ def _fitting(
     if context.name != "auto" and clients.fleet is None:
         return Fixed(fixed_setting(context).context)
     found, limit = timed_candidates(config, kind, model)
-    for memory_bytes, step_flops in set(client_budgets(clients)):
+    budgets = client_budgets(clients)
+    if clients.fleet is not None:  # devices with less than the least sit out
+        budgets = [max(budgets, key=lambda budget: budget[0] or 0)]
+    for memory_bytes, step_flops in set(budgets):
         choose(found, dict.fromkeys(found, 0.0), memory_bytes, step_flops)
     known = {} if context.name == "auto" else dict.fromkeys(found, 0.0)
     bank = Bank(replace(distillation, seconds=0.0))  # no clock: resumable
