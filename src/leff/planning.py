@@ -4,6 +4,8 @@ planned("gpt2", "leff", RunConfig(), layers=2)["total_bytes"]
 chosen("gpt2", RunConfig(), memory="1GB")["layers"]
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -14,9 +16,20 @@ from leff.context.auto import Setting, assumed_errors, candidates, choose
 from leff.families import empty_model
 from leff.families.known import KNOWN_CONFIGS, load_config
 from leff.footprint import Choice
+from leff.prediction import logits_bytes, predict
 from leff.sizes import model_sizes
 from leff.sources import model_source
 from leff.units import BYTES, FLOPS, parse_amount
+
+STEP = (
+    "batch_size",
+    "length",
+    "labelled",
+    "precision",
+    "accumulation",
+    "checkpointing",
+    "optimizer",
+)  # of `Choice`: what a step's bytes are for
 
 
 def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[str, Any]:
@@ -24,20 +37,63 @@ def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[
 
     `numbers` are `layers`, `rank` and `base_bits`, which is the configuration's unless given.
     """
-    asked, numbers = config.context, {"rank": config.method.rank, **numbers}
-    numbers.setdefault("base_bits", config.method.base_bits)
+    asked = _asked(config, method, numbers)
     found = cost.plan(
         *_shape(model),
         method,
-        **numbers,
-        context=Setting(asked.name, asked.rate, asked.bits, asked.suffix).context,
-        clients=max(1, round(config.clients.count * config.clients.per_round)),
-        embedding_bits=asked.embedding_bits if method == "leff" else 32,
-        batch_size=config.training.batch_size,
-        length=config.data.max_length,
+        asked.layers,
+        context=asked.context,
+        rank=asked.rank,
+        base_bits=asked.base_bits,
+        clients=asked.clients,
+        embedding_bits=asked.embedding_bits,
+        batch_size=asked.batch_size,
+        length=asked.length,
     ).to_dict()
-    context = asked.name if found["stand_in_layers"] else None
+    context = config.context.name if found["stand_in_layers"] else None
     return {**found, "model": model, "context": context}
+
+
+def predicted(
+    model: str, method: str, config: RunConfig, labelled: float = 1.0, **numbers: int
+) -> dict[str, Any]:
+    """Return `planned`, and what a training step holds: `prediction.predict`, with its settings.
+
+    `predicted_bytes` is the largest sum at any moment; `activations`, `logits` and the rest are
+    not all there at once.  `labelled` is the share of a text's tokens that have a label.
+    """
+    asked = replace(_asked(config, method, numbers), labelled=labelled)
+    plan = planned(model, method, config, **numbers)
+    shape, kind = _shape(model)
+    found = predict(shape, kind, method, asked)
+    if asked.optimizer != "adamw":
+        plan["total_bytes"] += found.optimizer - plan["optimizer"]
+        plan["optimizer"] = found.optimizer
+    return {
+        **plan,
+        "activations": found.activations,
+        "logits": logits_bytes(shape, kind, asked),
+        "predicted_bytes": found.peak,
+        "step": {name: getattr(asked, name) for name in STEP},
+    }
+
+
+def _asked(config: RunConfig, method: str, numbers: Mapping[str, int]) -> Choice:
+    """Return the configuration's own choice but for the numbers that are given."""
+    own, training = config.context, config.training
+    context = Setting(own.name, own.rate, own.bits, own.suffix).context
+    return Choice(
+        **{"rank": config.method.rank, "base_bits": config.method.base_bits, **numbers},
+        context=context,
+        clients=max(1, round(config.clients.count * config.clients.per_round)),
+        embedding_bits=own.embedding_bits if method == "leff" else 32,
+        batch_size=training.batch_size,
+        length=config.data.max_length,
+        precision=training.precision,
+        accumulation=training.accumulation,
+        checkpointing=training.checkpointing,
+        optimizer=training.optimizer,
+    )
 
 
 def chosen(

@@ -3,7 +3,11 @@
 product_dtype(hidden)      # torch.bfloat16 inside autocast to it, else hidden's own
 """
 
+from typing import Literal
+
 import torch
+
+Precision = Literal["float32", "bfloat16"]
 
 
 def product_dtype(inputs: torch.Tensor) -> torch.dtype:

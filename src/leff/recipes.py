@@ -17,11 +17,10 @@ from leff.config import RunConfig
 from leff.context import Bank, Distillation
 from leff.context.auto import Setting, candidates, choose
 from leff.cost import METHODS as FOOTPRINTS
-from leff.cost import shell_bits
 from leff.errors import ConfigError
 from leff.families import blocks
 from leff.fitting import Auto, Fitting, Fixed
-from leff.footprint import EXACT, Choice, Footprint
+from leff.footprint import EXACT, Choice, Footprint, shell_bits
 from leff.lora import check_rank, target_shapes
 from leff.methods.fedavg import FedAvg
 from leff.methods.fedbitfit import FedBitFit
