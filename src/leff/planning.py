@@ -11,13 +11,12 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from leff import cost
+from leff.budget import within
 from leff.config import RunConfig
-from leff.context.auto import Setting, assumed_errors, candidates, choose
-from leff.families import empty_model
+from leff.context.auto import Setting, assumed_errors
 from leff.families.known import KNOWN_CONFIGS, load_config
 from leff.footprint import Choice
 from leff.prediction import logits_bytes, predict
-from leff.sizes import model_sizes
 from leff.sources import model_source
 from leff.units import BYTES, FLOPS, parse_amount
 
@@ -30,6 +29,15 @@ STEP = (
     "checkpointing",
     "optimizer",
 )  # of `Choice`: what a step's bytes are for
+
+OPTIONS = {  # of a run
+    "batch_size": "training.batch_size",
+    "length": "data.max_length",
+    "precision": "training.precision",
+    "accumulation": "training.accumulation",
+    "checkpointing": "training.checkpointing",
+    "optimizer": "training.optimizer",
+}
 
 
 def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[str, Any]:
@@ -74,7 +82,7 @@ def predicted(
         "activations": found.activations,
         "logits": logits_bytes(shape, kind, asked),
         "predicted_bytes": found.peak,
-        "step": {name: getattr(asked, name) for name in STEP},
+        "step": _step(asked),
     }
 
 
@@ -97,33 +105,45 @@ def _asked(config: RunConfig, method: str, numbers: Mapping[str, int]) -> Choice
 
 
 def chosen(
-    model: str, config: RunConfig, memory: str | None = None, flops: str | None = None
+    model: str,
+    config: RunConfig,
+    memory: str | None = None,
+    flops: str | None = None,
+    labelled: float = 1.0,
 ) -> dict[str, Any]:
     """Return the layers and the context of least error that fit budgets such as 64MB and 50G.
 
-    Without weights nothing can be measured: errors are `assumed_errors`.  `options` are those of
-    a run that does this.  ConfigError if nothing fits.
+    `memory` bounds a step's peak, `predicted_bytes`.  Without weights nothing can be measured:
+    errors are `assumed_errors`.  `options` are those of a run that does this, of `step` its own.
+    ConfigError if nothing fits.
     """
     memory_bytes = None if memory is None else parse_amount(memory, BYTES)
     step_flops = None if flops is None else parse_amount(flops, FLOPS)
-    asked = Choice(
-        embedding_bits=config.context.embedding_bits,
-        batch_size=config.training.batch_size,
-        length=config.data.max_length,
-    )
-    shape, kind = _shape(model)
-    found = candidates(model_sizes(empty_model(shape, kind), kind), asked)
-    errors = assumed_errors(found)
-    best = choose(found, errors, memory_bytes, step_flops)
+    asked = replace(_asked(config, "leff", {}), labelled=labelled)
+    best = within(*_shape(model), asked, memory_bytes, step_flops)
+    found, choice = best.candidate, best.choice
+    options = {"clients.layers": [found.layers], **found.setting.options()}
+    plain = _asked(RunConfig(), "leff", {})
+    options |= {
+        key: getattr(choice, name)
+        for name, key in OPTIONS.items()
+        if getattr(choice, name) != getattr(plain, name)
+    }
     return {
         "model": model,
-        "layers": best.layers,
-        "context": str(best.setting),
-        "predicted_bytes": best.state_bytes,
-        "step_flops": best.step_flops,
-        "assumed_error": errors[best],
-        "options": {"clients.layers": [best.layers], **best.setting.options()},
+        "layers": found.layers,
+        "context": str(found.setting),
+        "predicted_bytes": int(best.peak),
+        "state_bytes": found.state_bytes,
+        "step_flops": found.step_flops,
+        "assumed_error": assumed_errors([found])[found],
+        "step": _step(choice),
+        "options": options,
     }
+
+
+def _step(choice: Choice) -> dict[str, Any]:
+    return {name: getattr(choice, name) for name in STEP}
 
 
 def _shape(model: str) -> tuple[PretrainedConfig, str]:

@@ -7,9 +7,8 @@ have shapes only (`leff.ledger`).  So the figure follows the code, and holds for
 nobody here has met.
 """
 
-import gc
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,13 +44,17 @@ class Rehearsal:
 def rehearse(
     config: PretrainedConfig, kind: str, method: str, choice: Choice, block: range = range(0)
 ) -> Rehearsal:
-    """Return what a step of `choice.batch_size` examples holds; `block` is for leff."""
+    """Return what a step of `choice.batch_size` examples holds; `block` is for leff.
+
+    From the second part of a batch on all parts hold the same, so two are rehearsed.
+    """
+    if choice.accumulation > 2:
+        part = choice.batch_size // choice.accumulation
+        choice = replace(choice, batch_size=2 * part, accumulation=2)
     with Ledger() as ledger:
         model, store = without_values(ledger, config, kind), ShapeStore(ledger)
         job = planned_job(model, kind, method, choice, training_of(choice), store, block)
-        del model
-        gc.collect()
-        before = ledger.held
+        before = ledger.held  # the full model, which stays until the end
         built, trained = client.prepared(job, store.get, CPU)
         weights = ledger.held - before
         ledger.peak = ledger.held
