@@ -15,7 +15,7 @@ tokens on every side.
 with gradients and optimizer state, the frozen weights as they are stored, and one layer's
 activations for one example.
 
-On the CPU freed memory goes back to the system at once (glibc's MALLOC_MMAP_THRESHOLD_ = 1 MiB,
+On the CPU freed memory goes back to the system at once (glibc's MALLOC_MMAP_THRESHOLD_ = 64 KiB,
 `--heap system`); as glibc comes, it keeps pieces of it (`--heap kept`): faster, and more memory.
 """
 
@@ -39,7 +39,7 @@ from leff.families import layer_count, load_config, short_config
 from leff.footprint import Choice
 from leff.rehearsal import Rehearsal, rehearse
 
-HEAPS = {"system": {"MALLOC_MMAP_THRESHOLD_": str(2**20)}, "kept": {}}
+HEAPS = {"system": {"MALLOC_MMAP_THRESHOLD_": str(2**16)}, "kept": {}}
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,9 @@ def compare(given: argparse.Namespace) -> list[dict[str, Any]]:
     runs: dict[str, list[list[dict[str, Any]]]] = {side.name: [] for side in chosen}
     for repeat in range(given.repeats):
         for side in chosen:
-            print(f"{given.model}, repeat {repeat + 1}: {side.name}", file=sys.stderr)
-            blocks = around[side.name]
-            runs[side.name].append([measure(side, config, kind, b, given) for b in blocks])
+            measured = [measure(side, config, kind, block, given) for block in around[side.name]]
+            runs[side.name].append(measured)
+            print(f"repeat {repeat + 1}, {side.name}: {measured}", file=sys.stderr)
     layer = layer_activations(config, kind, asked)
     rows = []
     for side in chosen:

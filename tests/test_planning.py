@@ -51,14 +51,18 @@ def test_a_prediction_has_its_settings(cli, tiny_gpt2):
     assert plain["optimizer"] == 8 * plain["trainable_parameters"]
 
 
+STEP = {"training.batch_size": 2, "data.max_length": 16}
+SMALL = load_config(None, STEP)
+
+
 def test_what_is_chosen_is_what_its_options_cost(tiny_gpt2):
     name = str(tiny_gpt2)
     least = _least(name)
-    found = chosen(name, RunConfig(), memory=str(int(least * 1.2)))
+    found = chosen(name, SMALL, memory=str(int(least * 1.2)))
     assert found["predicted_bytes"] <= least * 1.2
     text = dict(found["options"])
     (layers,) = text.pop("clients.layers")
-    again = predicted(name, "leff", load_config(None, text), layers=layers)
+    again = predicted(name, "leff", load_config(None, {**STEP, **text}), layers=layers)
     assert layers == found["layers"]
     assert again["predicted_bytes"] == found["predicted_bytes"]
     assert again["step_flops"] == found["step_flops"]
@@ -66,30 +70,30 @@ def test_what_is_chosen_is_what_its_options_cost(tiny_gpt2):
 
 def test_a_leaner_step_only_when_the_budget_asks_for_it(tiny_gpt2):
     name = str(tiny_gpt2)
-    whole = chosen(name, RunConfig())
+    whole = chosen(name, SMALL)
     assert (whole["layers"], whole["assumed_error"]) == (4, 0)
-    plain = chosen(name, RunConfig(), memory=str(whole["predicted_bytes"]))
-    assert plain == whole and not any(key.startswith("training") for key in whole["options"])
-    lean = chosen(name, RunConfig(), memory=str(_least(name)))
+    plain = chosen(name, SMALL, memory=str(whole["predicted_bytes"]))
+    assert plain == whole and not "training.checkpointing" in whole["options"]
+    lean = chosen(name, SMALL, memory=str(_least(name)))
     assert "training.accumulation" in lean["options"]
     budgets = [_least(name), whole["predicted_bytes"] // 2, whole["predicted_bytes"]]
-    errors = [chosen(name, RunConfig(), memory=str(size))["assumed_error"] for size in budgets]
+    errors = [chosen(name, SMALL, memory=str(size))["assumed_error"] for size in budgets]
     assert errors == sorted(errors, reverse=True)
 
 
 def _least(name):
     """The budget that the error for one that nothing fits names."""
     with pytest.raises(ConfigError, match=r"within 1,000 bytes; the least .* is ([\d,]+)") as said:
-        chosen(name, RunConfig(), memory="1kB")
+        chosen(name, SMALL, memory="1kB")
     return int(str(said.value).split("would do is ")[1].split(" ")[0].replace(",", ""))
 
 
 def test_as_json_and_for_a_reader(cli, tiny_gpt2):
-    status, printed, _ = cli("plan", tiny_gpt2, "--memory", "1GB", "--json")
+    status, printed, _ = cli("plan", tiny_gpt2, "--batch", 2, "--memory", "1GB", "--json")
     value = json.loads(printed)
     assert status == 0
     assert value.keys() >= {"layers", "context", "predicted_bytes", "step_flops", "options"}
-    status, printed, _ = cli("plan", tiny_gpt2, "--memory", "1GB", "--flops", "2T")
+    status, printed, _ = cli("plan", tiny_gpt2, "--batch", 2, "--memory", "1GB", "--flops", "2T")
     assert status == 0 and f"in place of the others: {value['context']}" in printed
     (command,) = [line for line in printed.splitlines() if line.startswith("leff run")]
     assert f"clients.layers=[{value['layers']}]" in command
@@ -97,7 +101,7 @@ def test_as_json_and_for_a_reader(cli, tiny_gpt2):
     for key, text in pairs:
         assert key in value["options"] and text.strip()
     assert tomllib.loads(f"x = {dict(pairs)['clients.layers']}")["x"] == [value["layers"]]
-    status, printed, _ = cli("plan", tiny_gpt2)
+    status, printed, _ = cli("plan", tiny_gpt2, "--batch", 2)
     assert status == 0 and "predicted_bytes" in printed and "total_bytes" in printed
 
 

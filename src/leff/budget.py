@@ -11,7 +11,7 @@ time.  The choice itself is rehearsed at full depth, and given up for the next i
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -19,7 +19,7 @@ from transformers import PretrainedConfig
 from leff.context.auto import TOLERANCE, Candidate, assumed_errors, candidates
 from leff.context.stand_in import Context, Recipe
 from leff.errors import ConfigError
-from leff.families import empty_model, short_config
+from leff.families import config_from_json, config_to_json, empty_model, short_config
 from leff.footprint import Choice, placed
 from leff.prediction import predict
 from leff.rehearsal import rehearse
@@ -36,8 +36,13 @@ class Fitted:
     peak: float
 
 
+@cache
+def _search(config_json: str, kind: str, asked: Choice) -> "Search":
+    return Search(config_from_json(config_json), kind, asked)
+
+
 class Search:
-    """The choices for one model and step, with estimated peaks."""
+    """The choices for one model and step, with estimated peaks, which are kept."""
 
     def __init__(self, config: PretrainedConfig, kind: str, asked: Choice) -> None:
         self._config, self._kind, self._asked = config, kind, asked
@@ -116,7 +121,7 @@ def within(
     block, then the plainest step: in one part before in several, these before checkpointed ones.
     ConfigError, with the least that would do, if nothing fits.
     """
-    search = Search(config, kind, asked)
+    search = _search(config_to_json(config), kind, asked)
     quick = [c for c in search.found if step_flops is None or c.step_flops <= step_flops]
     if not quick:
         least = min(c.step_flops for c in search.found)
@@ -161,9 +166,6 @@ def _in_order(search: Search, quick: list[Candidate], memory_bytes: int | None) 
                 if memory_bytes is None or each.peak <= memory_bytes:
                     fits = True
                     yield each
-        # without any that fits, the group begins at the next error
-        left = (
-            [c for c in left if c not in group]
-            if fits
-            else [c for c in left if errors[c] > errors[left[0]]]
-        )
+        # without any that fits, the next group begins at the next error
+        done = bound if fits else errors[left[0]]
+        left = [c for c in left if errors[c] > done]

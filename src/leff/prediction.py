@@ -2,8 +2,9 @@
 
     predict(config, "generation", "leff", choice).peak
 
-A rehearsal (`leff.rehearsal`) at the block's place where most is held.  What the operating system
-counts for a process comes to this if freed memory goes back to it (`leff.memory.return_freed`).
+A rehearsal (`leff.rehearsal`) at the block's place where most is held.  A process takes as much if
+its allocator gives freed memory back at once; glibc does with MALLOC_MMAP_THRESHOLD_=65536 in the
+environment.  As it comes it keeps pieces of it, and a process takes more (docs/LOG.md).
 """
 
 from dataclasses import replace
