@@ -73,7 +73,7 @@ def test_a_leaner_step_only_when_the_budget_asks_for_it(tiny_gpt2):
     whole = chosen(name, SMALL)
     assert (whole["layers"], whole["assumed_error"]) == (4, 0)
     plain = chosen(name, SMALL, memory=str(whole["predicted_bytes"]))
-    assert plain == whole and not "training.checkpointing" in whole["options"]
+    assert plain == whole and "training.checkpointing" not in whole["options"]
     lean = chosen(name, SMALL, memory=str(_least(name)))
     assert "training.accumulation" in lean["options"]
     budgets = [_least(name), whole["predicted_bytes"] // 2, whole["predicted_bytes"]]
