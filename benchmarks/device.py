@@ -39,6 +39,7 @@ from leff.families import layer_count, load_config, short_config
 from leff.footprint import Choice
 from leff.rehearsal import Rehearsal, rehearse
 
+LEANEST = "leff-leanest"
 HEAPS = {"system": {"MALLOC_MMAP_THRESHOLD_": str(2**16)}, "kept": {}}
 
 
@@ -52,8 +53,18 @@ class Side:
     context: str = ""
 
 
-def sides(config: PretrainedConfig, kind: str, asked: Choice) -> Iterator[Side]:
-    """Yield every side; LEFF's leanest is that of the least predicted peak."""
+def sides(
+    config: PretrainedConfig, kind: str, asked: Choice, wanted: Sequence[str] | None
+) -> list[Side]:
+    """Return the sides of these names, without names all.
+
+    LEFF's leanest is that of the least predicted peak.
+    """
+    found = [side for side in _plain_sides(asked) if not wanted or side.name in wanted]
+    return found + ([_leanest(config, kind, asked)] if not wanted or LEANEST in wanted else [])
+
+
+def _plain_sides(asked: Choice) -> Iterator[Side]:
     yield Side("fedavg", "fedavg", asked)
     yield Side("fedbitfit", "fedbitfit", asked)
     for bits, name in ((32, "fedlora"), (16, "fedlora-bf16"), (4, "fedlora-nf4")):
@@ -62,7 +73,6 @@ def sides(config: PretrainedConfig, kind: str, asked: Choice) -> Iterator[Side]:
     yield Side("leff-distil", "leff", replace(asked, context=paper.context), str(paper))
     default = replace(asked, context=Setting("quantise", bits=8).context, embedding_bits=16)
     yield Side("leff", "leff", default, str(Setting("quantise", bits=8)))
-    yield _leanest(config, kind, asked)
 
 
 def _leanest(config: PretrainedConfig, kind: str, asked: Choice) -> Side:
@@ -72,7 +82,7 @@ def _leanest(config: PretrainedConfig, kind: str, asked: Choice) -> Side:
     peaks = {s: rehearse(config, kind, "leff", c, range(1)).peak for s, c in choices.items()}
     least = min(peaks, key=lambda setting: peaks[setting])
     parts = f"checkpointed, {lean.accumulation} parts" if lean.accumulation > 1 else "checkpointed"
-    return Side("leff-leanest", "leff", choices[least], f"{least}, words 16 bits, {parts}")
+    return Side(LEANEST, "leff", choices[least], f"{least}, words 16 bits, {parts}")
 
 
 def places(side: Side, layers: int) -> list[range]:
@@ -105,7 +115,7 @@ def compare(given: argparse.Namespace) -> list[dict[str, Any]]:
         precision=given.precision,
         optimizer=given.optimizer,
     )
-    chosen = [s for s in sides(config, kind, asked) if not given.methods or s.name in given.methods]
+    chosen = sides(config, kind, asked, given.methods)
     around = {side.name: places(side, layer_count(config)) for side in chosen}
     runs: dict[str, list[list[dict[str, Any]]]] = {side.name: [] for side in chosen}
     for repeat in range(given.repeats):
