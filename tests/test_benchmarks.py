@@ -79,3 +79,15 @@ def test_every_client_trains_one_layer_of_twelve():
     replaced = [sum(span.stop - span.start for span in own) for own in spans]
     assert replaced == [11] * 12
     assert len(set(spans)) == 12  # drawn evenly
+
+
+@pytest.mark.slow
+def test_device_has_a_row_for_each_side(tiny_gpt2):
+    given = ["--methods", "fedlora", "leff", "--batch=2", "--length=8", "--steps=2"]
+    rows = printed("device", "--model", str(tiny_gpt2), *given)
+    assert [row["method"] for row in rows] == ["fedlora", "leff"]
+    for row in rows:
+        assert row.keys() >= {"context", "predicted_bytes", "tokens_per_second", "precision"}
+        assert 0 < row["state_bytes"] <= row["floor_bytes"] and row["peak_bytes"] >= 0
+        assert row["peak_to_fedlora"] > 0 and (row["batch"], row["length"]) == (2, 8)
+    assert len(rows[1]["peak_by_place"]) == 3

@@ -10,7 +10,7 @@ from leff.context import make_context
 from leff.cost import plan
 from leff.errors import ConfigError
 from leff.families import load_config as known_config
-from leff.planning import chosen, planned
+from leff.planning import chosen, planned, predicted
 
 
 def test_defaults_are_a_runs_own():
@@ -31,45 +31,78 @@ def test_defaults_are_a_runs_own():
     assert fedavg["weights"]["embeddings"] == (50257 + 1024) * 768 * 4
 
 
-def test_what_is_chosen_is_what_its_options_cost(cli):
-    found = chosen("gpt2", RunConfig(), memory="500MB", flops="500G")
-    assert found["predicted_bytes"] <= 500_000_000 and found["step_flops"] <= 500 * 10**9
+def test_a_prediction_has_its_settings(cli, tiny_gpt2):
+    given = ["--batch", 4, "--length", 16, "--precision", "bfloat16", "--accumulation", 2]
+    given += ["--optimizer", "adamw8bit", "--checkpointing", "--labelled", 0.5]
+    status, text, _ = cli("plan", tiny_gpt2, *given, "--json")
+    found = json.loads(text)
+    assert status == 0 and found["step"] == {
+        "batch_size": 4,
+        "length": 16,
+        "labelled": 0.5,
+        "precision": "bfloat16",
+        "accumulation": 2,
+        "checkpointing": True,
+        "optimizer": "adamw8bit",
+    }
+    assert found["predicted_bytes"] > found["total_bytes"] > found["weights"]["total"]
+    assert found["activations"] > 0 and found["logits"] > 0
+    plain = predicted(str(tiny_gpt2), "leff", RunConfig())
+    assert plain["optimizer"] == 8 * plain["trainable_parameters"]
+
+
+STEP = {"training.batch_size": 2, "data.max_length": 16}
+SMALL = load_config(None, STEP)
+
+
+def test_what_is_chosen_is_what_its_options_cost(tiny_gpt2):
+    name = str(tiny_gpt2)
+    least = _least(name)
+    found = chosen(name, SMALL, memory=str(int(least * 1.2)))
+    assert found["predicted_bytes"] <= least * 1.2
     text = dict(found["options"])
     (layers,) = text.pop("clients.layers")
-    again = planned("gpt2", "leff", load_config(None, text), layers=layers)
+    again = predicted(name, "leff", load_config(None, {**STEP, **text}), layers=layers)
     assert layers == found["layers"]
-    assert again["total_bytes"] == found["predicted_bytes"]
+    assert again["predicted_bytes"] == found["predicted_bytes"]
     assert again["step_flops"] == found["step_flops"]
 
 
-def test_more_memory_has_no_more_error():
-    plain = load_config(None, {"context.embedding_bits": 32})
-    found = [chosen("gpt2", plain, memory=f"{size}MB") for size in (284, 350, 800, 1600)]
-    errors = [choice["assumed_error"] for choice in found]
-    assert errors[0] > errors[1] and errors == sorted(errors, reverse=True)
-    assert (found[-1]["layers"], errors[-1]) == (12, 0)  # FedAvg's own size fits
+def test_a_leaner_step_only_when_the_budget_asks_for_it(tiny_gpt2):
+    name = str(tiny_gpt2)
+    whole = chosen(name, SMALL)
+    assert (whole["layers"], whole["assumed_error"]) == (4, 0)
+    plain = chosen(name, SMALL, memory=str(whole["predicted_bytes"]))
+    assert plain == whole and "training.checkpointing" not in whole["options"]
+    lean = chosen(name, SMALL, memory=str(_least(name)))
+    assert "training.accumulation" in lean["options"]
+    budgets = [_least(name), whole["predicted_bytes"] // 2, whole["predicted_bytes"]]
+    errors = [chosen(name, SMALL, memory=str(size))["assumed_error"] for size in budgets]
+    assert errors == sorted(errors, reverse=True)
 
 
-def test_nothing_fits():
-    with pytest.raises(ConfigError, match=r"fits into 1,000,000 bytes; the least .* is 2\d\d,"):
-        chosen("gpt2", RunConfig(), memory="1MB")
+def _least(name):
+    """The budget that the error for one that nothing fits names."""
+    with pytest.raises(ConfigError, match=r"within 1,000 bytes; the least .* is ([\d,]+)") as said:
+        chosen(name, SMALL, memory="1kB")
+    return int(str(said.value).split("would do is ")[1].split(" ")[0].replace(",", ""))
 
 
-def test_as_json_and_for_a_reader(cli):
-    status, printed, _ = cli("plan", "gpt2", "--memory", "400MB", "--json")
+def test_as_json_and_for_a_reader(cli, tiny_gpt2):
+    status, printed, _ = cli("plan", tiny_gpt2, "--batch", 2, "--memory", "1GB", "--json")
     value = json.loads(printed)
     assert status == 0
-    assert value.keys() >= {"layers", "context", "predicted_bytes", "step_flops"}
-    status, printed, _ = cli("plan", "gpt2", "--memory", "400MB", "--flops", "2T")
+    assert value.keys() >= {"layers", "context", "predicted_bytes", "step_flops", "options"}
+    status, printed, _ = cli("plan", tiny_gpt2, "--batch", 2, "--memory", "1GB", "--flops", "2T")
     assert status == 0 and f"in place of the others: {value['context']}" in printed
     (command,) = [line for line in printed.splitlines() if line.startswith("leff run")]
-    assert "--model gpt2" in command and f"clients.layers=[{value['layers']}]" in command
+    assert f"clients.layers=[{value['layers']}]" in command
     pairs = [pair.split("=", 1) for pair in command.split("--set ")[1:]]
     for key, text in pairs:
         assert key in value["options"] and text.strip()
     assert tomllib.loads(f"x = {dict(pairs)['clients.layers']}")["x"] == [value["layers"]]
-    status, printed, _ = cli("plan", "gpt2")
-    assert status == 0 and "GFLOP in a training step" in printed and "total_bytes" in printed
+    status, printed, _ = cli("plan", tiny_gpt2, "--batch", 2)
+    assert status == 0 and "predicted_bytes" in printed and "total_bytes" in printed
 
 
 @pytest.mark.parametrize(
@@ -80,6 +113,10 @@ def test_as_json_and_for_a_reader(cli):
         (["--memory", "1GB", "--layers", "2"], "leave out --method, --layers"),
         (["--flops", "1G", "--method", "fedavg"], "leave out --method"),
         (["--context", "distill"], "did you mean 'distil'"),
+        (["--memory", "1GB", "--checkpointing"], "--accumulation and --checkpointing"),
+        (["--labelled", "0"], "--labelled must be above 0 and at most 1, got 0"),
+        (["--batch", "4", "--accumulation", "3"], "does not divide training.batch_size = 4"),
+        (["--precision", "float16"], "training.precision"),
         (["--rate", "0"], "context.rate must be above 0"),
         (["--bits", "5"], "context.bits cannot be 5"),
         (["--layers", "13"], "layers must be 1 to 12 for this gpt2, got 13"),

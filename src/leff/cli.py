@@ -192,9 +192,23 @@ def plan(
     base_bits: Annotated[
         int | None, typer.Option(help="Bits of the weights beside adapters: 32, 16, 8 or 4.")
     ] = None,
+    batch: Annotated[int | None, typer.Option(help="Examples of a step.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of an example.")] = None,
+    labelled: Annotated[
+        float, typer.Option(help="Share of the tokens that have a label (language models).")
+    ] = 1.0,
+    precision: Annotated[
+        str | None, typer.Option(help="Of matrix products: float32 or bfloat16.")
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw or adamw8bit.")] = None,
+    accumulation: Annotated[
+        int | None, typer.Option(help="Parts in which a batch is done, one after the other.")
+    ] = None,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Layers run again in the backward pass.")
+    ] = False,
     memory: Annotated[
-        str | None,
-        typer.Option(help="Choose what fits: 64MB for weights, gradients and optimizer."),
+        str | None, typer.Option(help="Choose what fits: 2GB at the peak of a training step.")
     ] = None,
     flops: Annotated[
         str | None, typer.Option(help="Choose what fits: 50G operations in a training step.")
@@ -221,21 +235,36 @@ def plan(
 ) -> None:
     """Count what a method trains, holds and computes on a client, without loading weights.
 
-    With --memory or --flops, choose layers and context instead: the least error that fits, going
-    by errors measured on other models.  With --fleet, --device, or --memory, --speed, --down and
-    --up, also the seconds of a round.
+    With --memory or --flops, choose layers, context and a leaner step instead: the least error that
+    fits, going by errors measured on other models.  With --fleet, --device, or --memory, --speed,
+    --down and --up, also the seconds of a round.
     """
     from leff.config import load_config
     from leff.devices import asked_classes
-    from leff.planning import chosen, planned
+    from leff.planning import chosen, predicted
     from leff.report.plans import print_choice, print_device_plans, print_plan
     from leff.units import parse_seconds
 
     given = {"context.name": context, "context.rate": rate, "context.bits": bits}
-    given = {key: value for key, value in given.items() if value is not None}
+    leaner = {
+        "training.accumulation": accumulation,
+        "training.checkpointing": checkpointing or None,
+    }
+    step = {
+        "training.batch_size": batch,
+        "data.max_length": length,
+        "training.precision": precision,
+        "training.optimizer": optimizer,
+    }
+    given, leaner, step = (
+        {key: value for key, value in each.items() if value is not None}
+        for each in (given, leaner, step)
+    )
     numbers = {"layers": layers, "rank": rank, "base_bits": base_bits}
     counts = {key: value for key, value in numbers.items() if value is not None}
-    checked = load_config(None, given)
+    checked = load_config(None, {**given, **leaner, **step})
+    if not 0 < labelled <= 1:
+        raise ConfigError(f"--labelled must be above 0 and at most 1, got {labelled}")
     values = {"memory": memory, "speed": speed, "down": down, "up": up}
     timed = {"--time": time, "--speed": speed, "--down": down, "--up": up, "--examples": examples}
     if fleet or device or device_class or any(value is not None for value in timed.values()):
@@ -256,14 +285,14 @@ def plan(
             result |= {"class": name, **only}
         return _print_json(result) if as_json else print_device_plans(out, result)
     if memory is None and flops is None:
-        found = planned(model, method, checked, **counts)
+        found = predicted(model, method, checked, labelled, **counts)
         return _print_json(found) if as_json else print_plan(out, found)
-    if method != "leff" or given or counts:
+    if method != "leff" or given or counts or leaner:
         raise ConfigError(
             "--memory and --flops choose layers and context of leff; leave out --method, --layers, "
-            "--context, --rate, --bits, --rank and --base-bits"
+            "--context, --rate, --bits, --rank, --base-bits, --accumulation and --checkpointing"
         )
-    choice = chosen(model, checked, memory, flops)
+    choice = chosen(model, checked, memory, flops, labelled)
     return _print_json(choice) if as_json else print_choice(out, choice)
 
 

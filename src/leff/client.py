@@ -42,10 +42,10 @@ def train(job: Job, fetch: Fetch, examples: Sequence[Example], device: torch.dev
     examples, is a failure that the update reports; nothing is raised for it.
     """
     started = time.perf_counter()
-    model = client_model(job, fetch, device)
-    trained = _unfreeze(model, job) if job.tuned is None else tune(model, job.tuned, fetch)
+    model, trained = prepared(job, fetch, device)
     with forked(job.seed):
         done = local_steps(model, list(trained.values()), job, examples, device)
+    model.zero_grad(set_to_none=True)  # what is sent is packed where gradients were
     tensors = {name: parameter.detach().cpu() for name, parameter in trained.items()}
     failure = done.failure
     if failure is None and not all(torch.isfinite(t).all() for t in tensors.values()):
@@ -117,6 +117,14 @@ def client_model(job: Job, fetch: Fetch, device: torch.device) -> nn.Module:
             state.update({f"{path}.{layer}.{name}": tensor for name, tensor in left.items()})
 
     return build_model(config, job.kind, sources, state, prepare=install_quantised).to(device)
+
+
+def prepared(
+    job: Job, fetch: Fetch, device: torch.device
+) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+    """Return the job's model, and of its parameters those that train, by the full model's names."""
+    model = client_model(job, fetch, device)
+    return model, _unfreeze(model, job) if job.tuned is None else tune(model, job.tuned, fetch)
 
 
 def _unfreeze(model: nn.Module, job: Job) -> dict[str, nn.Parameter]:

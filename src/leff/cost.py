@@ -30,6 +30,7 @@ from leff.footprint import (
     Weights,
     block_footprint,
     held_weights,
+    shell_bits,
 )
 from leff.lora import check_rank, target_shapes
 from leff.sizes import FP32_BYTES, Sizes, model_sizes
@@ -195,11 +196,6 @@ METHODS: dict[str, Callable[[nn.Module, Sizes, Choice], Footprint]] = {
     "flora": _flora,
     "flexlora": _fedlora,
 }
-
-
-def shell_bits(base_bits: int) -> int:
-    """Return the bits of the word embeddings beside linear weights of `base_bits`."""
-    return 32 if base_bits == 32 else 16
 
 
 def _whole_model(sizes: Sizes, choice: Choice, trained: int, adapters: int) -> Footprint:

@@ -13,11 +13,10 @@ from typing import Any
 from leff.config import RunConfig
 from leff.context.auto import Candidate, Setting, candidates
 from leff.cost import METHODS as FOOTPRINTS
-from leff.cost import shell_bits
 from leff.deadline import TimeLimit, candidate_needs, footprint_needs
 from leff.devices import Device, fleet_devices, read_classes
 from leff.errors import ConfigError
-from leff.footprint import EXACT, Choice, Footprint
+from leff.footprint import EXACT, Choice, Footprint, shell_bits
 from leff.options import ClientsConfig, ContextConfig
 from leff.pace import Pace
 from leff.sizes import model_sizes

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from leff.context.stand_in import Context, Recipe, Span
+from leff.optimizers import Optimizer
+from leff.precision import Precision
 from leff.sizes import FP32_BYTES, Sizes
 
 ADAMW_BYTES = 8  # two fp32 moments for each parameter that trains
@@ -26,6 +28,16 @@ class Choice:
     embedding_bits: int = 32  # of the frozen word matrix: 32 or 16
     batch_size: int = 16
     length: int = 128  # tokens
+    labelled: float = 1.0  # share of a text's tokens that have a label
+    precision: Precision = "float32"  # of matrix products
+    accumulation: int = 1  # parts in which a batch is done; divides batch_size
+    checkpointing: bool = False
+    optimizer: Optimizer = "adamw"
+
+
+def shell_bits(base_bits: int) -> int:
+    """Return the bits of the word embeddings beside linear weights of `base_bits`."""
+    return 32 if base_bits == 32 else 16
 
 
 @dataclass(frozen=True)
@@ -78,10 +90,11 @@ def block_footprint(sizes: Sizes, choice: Choice) -> Footprint:
 def footprints(sizes: Sizes, choice: Choice) -> list[Footprint]:
     """Return the footprint at every place of the block, from the first to the last."""
     starts = range(len(sizes.layers) - choice.layers + 1)
-    return [_placed(sizes, range(k, k + choice.layers), choice) for k in starts]
+    return [placed(sizes, range(k, k + choice.layers), choice) for k in starts]
 
 
-def _placed(sizes: Sizes, block: range, choice: Choice) -> Footprint:
+def placed(sizes: Sizes, block: range, choice: Choice) -> Footprint:
+    """Return the footprint of this block in `choice.context`."""
     spans = choice.context.spans(block, len(sizes.layers))
     own = Span(block.start, block.stop, len(block))
     first = sum(span.layers for span in spans if span < own)

@@ -172,7 +172,8 @@ def install(
         init_lora_weights=False,
     )
     config._register_custom_module({QuantisedLinear: Linear})
-    inject_adapter_in_model(config, model, low_cpu_mem_usage=True)
+    with torch.device("meta"):  # what trains is put in below
+        inject_adapter_in_model(config, model, low_cpu_mem_usage=True)
     parameters = {}
     for name, tensor in tensors.items():
         module, _, side = name.rpartition(".")

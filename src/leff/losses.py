@@ -24,6 +24,7 @@ from leff.data.encode import IGNORED
 from leff.families import body_and_head, uncached
 from leff.precision import product_dtype
 
+ROWS = 8192  # of a head that is stored in another type than it multiplies in, cast at a time
 POSITIONS = 128  # C, our choice: three (C, V) are there at a time, 77 MB with GPT-2's vocabulary
 
 
@@ -83,17 +84,17 @@ class _ChunkedLoss(torch.autograd.Function):
         weight_gradient = torch.zeros_like(weight) if to_weight else None
         losses = torch.zeros_like(targets, dtype=torch.float32)
         dtype = product_dtype(hidden)
-        inputs, head = hidden.to(dtype), weight.to(dtype)
+        inputs = hidden.to(dtype)
         for part in _parts(len(rows), positions):
             each, gradient = _loss_and_gradient(
-                functional.linear(inputs[part], head), targets[rows[part]], 1 / len(rows)
+                _logits(inputs[part], weight), targets[rows[part]], 1 / len(rows)
             )
             losses[rows[part]] = each
             gradient = gradient.to(dtype)  # (C, V)
             if hidden_gradient is not None:
-                hidden_gradient[part] = gradient @ head
+                hidden_gradient[part] = _back(gradient, weight)
             if weight_gradient is not None:
-                _add_product(weight_gradient, gradient.t(), inputs[part])
+                _add_product(weight_gradient, gradient, inputs[part])
         ctx.gradients = hidden_gradient, weight_gradient
         # summed by position as the library does, those without a label too: the same last bits
         return functional.nll_loss(-losses[:, None], targets.clamp(max=0), ignore_index=IGNORED)
@@ -126,8 +127,33 @@ def _loss_and_gradient(
     return losses, torch.ops.aten._log_softmax_backward_data(gradient, log_p, 1, torch.float32)
 
 
-def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    if left.dtype == total.dtype:
-        total.addmm_(left, right)  # no second (V, D)
-    else:
-        total.add_(left @ right)
+def _head_parts(weight: torch.Tensor, dtype: torch.dtype) -> list[slice]:
+    """Return the rows of the head that are multiplied at a time: all, unless they have to be cast.
+
+    A cast copy of the whole head would be the largest tensor of the step.
+    """
+    return [slice(None)] if weight.dtype == dtype else _parts(len(weight), ROWS)
+
+
+def _logits(inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    parts = _head_parts(weight, inputs.dtype)
+    made = [functional.linear(inputs, weight[part].to(inputs.dtype)) for part in parts]
+    return made[0] if len(made) == 1 else torch.cat(made, dim=1)  # (C, V)
+
+
+def _back(gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return gradient · W, (C, D)."""
+    first, *others = _head_parts(weight, gradient.dtype)
+    total = gradient[:, first] @ weight[first].to(gradient.dtype)
+    for part in others:
+        total += gradient[:, part] @ weight[part].to(gradient.dtype)
+    return total
+
+
+def _add_product(total: torch.Tensor, gradient: torch.Tensor, inputs: torch.Tensor) -> None:
+    """Add gradientᵀ · inputs to `total` (V, D), without a second one."""
+    if gradient.dtype == total.dtype:
+        total.addmm_(gradient.t(), inputs)
+        return
+    for part in _parts(len(total), ROWS):
+        total[part] += gradient[:, part].t() @ inputs

@@ -16,5 +16,5 @@ def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     tensors += [p.grad for p in model.parameters() if p.grad is not None]
     moments = (value for state in optimizer.state.values() for value in state.values())
     tensors += [value for value in moments if isinstance(value, torch.Tensor)]
-    storages = {(t.device, t.untyped_storage().data_ptr()): t.untyped_storage() for t in tensors}
-    return sum(storage.nbytes() for storage in storages.values())
+    storages = (tensor.untyped_storage() for tensor in tensors)
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())

@@ -7,13 +7,14 @@
 On disk, so that memory does not grow with the number of different client models.
 """
 
+import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
 
 from leff.errors import RunError
-from leff.types import Part, pack, part_of, unpack
+from leff.types import Part, pack, part_of, unpack_file
 
 
 class PartStore:
@@ -41,12 +42,13 @@ class PartStore:
         """
         path = self.folder / part.digest
         try:
-            payload = path.read_bytes()
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
             raise RunError(f"part {path} is missing; resume the run to make it again") from None
-        if part_of(payload) != part:
+        if Part(digest, path.stat().st_size) != part:
             raise RunError(f"part {path} was changed on disk; remove it and resume the run")
-        return unpack(payload)
+        return unpack_file(path)
 
     def keep(self, digests: Collection[str]) -> None:
         """Delete all other parts."""

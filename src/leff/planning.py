@@ -4,19 +4,40 @@ planned("gpt2", "leff", RunConfig(), layers=2)["total_bytes"]
 chosen("gpt2", RunConfig(), memory="1GB")["layers"]
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from transformers import PretrainedConfig
 
 from leff import cost
+from leff.budget import within
 from leff.config import RunConfig
-from leff.context.auto import Setting, assumed_errors, candidates, choose
-from leff.families import empty_model
+from leff.context.auto import Setting, assumed_errors
 from leff.families.known import KNOWN_CONFIGS, load_config
 from leff.footprint import Choice
-from leff.sizes import model_sizes
+from leff.prediction import logits_bytes, predict
 from leff.sources import model_source
 from leff.units import BYTES, FLOPS, parse_amount
+
+STEP = (
+    "batch_size",
+    "length",
+    "labelled",
+    "precision",
+    "accumulation",
+    "checkpointing",
+    "optimizer",
+)  # of `Choice`: what a step's bytes are for
+
+OPTIONS = {  # of a run
+    "batch_size": "training.batch_size",
+    "length": "data.max_length",
+    "precision": "training.precision",
+    "accumulation": "training.accumulation",
+    "checkpointing": "training.checkpointing",
+    "optimizer": "training.optimizer",
+}
 
 
 def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[str, Any]:
@@ -24,50 +45,105 @@ def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[
 
     `numbers` are `layers`, `rank` and `base_bits`, which is the configuration's unless given.
     """
-    asked, numbers = config.context, {"rank": config.method.rank, **numbers}
-    numbers.setdefault("base_bits", config.method.base_bits)
+    asked = _asked(config, method, numbers)
     found = cost.plan(
         *shape_of(model),
         method,
-        **numbers,
-        context=Setting(asked.name, asked.rate, asked.bits, asked.suffix).context,
-        clients=max(1, round(config.clients.count * config.clients.per_round)),
-        embedding_bits=asked.embedding_bits if method == "leff" else 32,
-        batch_size=config.training.batch_size,
-        length=config.data.max_length,
+        asked.layers,
+        context=asked.context,
+        rank=asked.rank,
+        base_bits=asked.base_bits,
+        clients=asked.clients,
+        embedding_bits=asked.embedding_bits,
+        batch_size=asked.batch_size,
+        length=asked.length,
     ).to_dict()
-    context = asked.name if found["stand_in_layers"] else None
+    context = config.context.name if found["stand_in_layers"] else None
     return {**found, "model": model, "context": context}
 
 
+def predicted(
+    model: str, method: str, config: RunConfig, labelled: float = 1.0, **numbers: int
+) -> dict[str, Any]:
+    """Return `planned`, and what a training step holds: `prediction.predict`, with its settings.
+
+    `predicted_bytes` is the largest sum at any moment; `activations`, `logits` and the rest are
+    not all there at once.  `labelled` is the share of a text's tokens that have a label.
+    """
+    asked = replace(_asked(config, method, numbers), labelled=labelled)
+    plan = planned(model, method, config, **numbers)
+    shape, kind = shape_of(model)
+    found = predict(shape, kind, method, asked)
+    if asked.optimizer != "adamw":
+        plan["total_bytes"] += found.optimizer - plan["optimizer"]
+        plan["optimizer"] = found.optimizer
+    return {
+        **plan,
+        "activations": found.activations,
+        "logits": logits_bytes(shape, kind, asked),
+        "predicted_bytes": found.peak,
+        "step": _step(asked),
+    }
+
+
+def _asked(config: RunConfig, method: str, numbers: Mapping[str, int]) -> Choice:
+    """Return the configuration's own choice but for the numbers that are given."""
+    own, training = config.context, config.training
+    context = Setting(own.name, own.rate, own.bits, own.suffix).context
+    return Choice(
+        **{"rank": config.method.rank, "base_bits": config.method.base_bits, **numbers},
+        context=context,
+        clients=max(1, round(config.clients.count * config.clients.per_round)),
+        embedding_bits=own.embedding_bits if method == "leff" else 32,
+        batch_size=training.batch_size,
+        length=config.data.max_length,
+        precision=training.precision,
+        accumulation=training.accumulation,
+        checkpointing=training.checkpointing,
+        optimizer=training.optimizer,
+    )
+
+
 def chosen(
-    model: str, config: RunConfig, memory: str | None = None, flops: str | None = None
+    model: str,
+    config: RunConfig,
+    memory: str | None = None,
+    flops: str | None = None,
+    labelled: float = 1.0,
 ) -> dict[str, Any]:
     """Return the layers and the context of least error that fit budgets such as 64MB and 50G.
 
-    Without weights nothing can be measured: errors are `assumed_errors`.  `options` are those of
-    a run that does this.  ConfigError if nothing fits.
+    `memory` bounds a step's peak, `predicted_bytes`.  Without weights nothing can be measured:
+    errors are `assumed_errors`.  `options` are those of a run that does this, of `step` its own.
+    ConfigError if nothing fits.
     """
     memory_bytes = None if memory is None else parse_amount(memory, BYTES)
     step_flops = None if flops is None else parse_amount(flops, FLOPS)
-    asked = Choice(
-        embedding_bits=config.context.embedding_bits,
-        batch_size=config.training.batch_size,
-        length=config.data.max_length,
-    )
-    shape, kind = shape_of(model)
-    found = candidates(model_sizes(empty_model(shape, kind), kind), asked)
-    errors = assumed_errors(found)
-    best = choose(found, errors, memory_bytes, step_flops)
+    asked = replace(_asked(config, "leff", {}), labelled=labelled)
+    best = within(*shape_of(model), asked, memory_bytes, step_flops)
+    found, choice = best.candidate, best.choice
+    options = {"clients.layers": [found.layers], **found.setting.options()}
+    plain = _asked(RunConfig(), "leff", {})
+    options |= {
+        key: getattr(choice, name)
+        for name, key in OPTIONS.items()
+        if getattr(choice, name) != getattr(plain, name)
+    }
     return {
         "model": model,
-        "layers": best.layers,
-        "context": str(best.setting),
-        "predicted_bytes": best.state_bytes,
-        "step_flops": best.step_flops,
-        "assumed_error": errors[best],
-        "options": {"clients.layers": [best.layers], **best.setting.options()},
+        "layers": found.layers,
+        "context": str(found.setting),
+        "predicted_bytes": int(best.peak),
+        "state_bytes": found.state_bytes,
+        "step_flops": found.step_flops,
+        "assumed_error": assumed_errors([found])[found],
+        "step": _step(choice),
+        "options": options,
     }
+
+
+def _step(choice: Choice) -> dict[str, Any]:
+    return {name: getattr(choice, name) for name in STEP}
 
 
 def shape_of(model: str) -> tuple[PretrainedConfig, str]:

@@ -16,7 +16,6 @@ from leff.aggregate import Merge
 from leff.config import RunConfig
 from leff.context import Bank, Distillation
 from leff.context.auto import choose
-from leff.cost import shell_bits
 from leff.errors import ConfigError
 from leff.families import blocks
 from leff.fitting import Auto, Fitting, Fixed
@@ -26,6 +25,7 @@ from leff.fleet_options import (
     method_footprint,
     timed_candidates,
 )
+from leff.footprint import shell_bits
 from leff.lora import check_rank, target_shapes
 from leff.methods.fedavg import FedAvg
 from leff.methods.fedbitfit import FedBitFit

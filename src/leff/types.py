@@ -10,6 +10,7 @@ built from; a client that still holds a part does not fetch it again.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from leff.devices import Device
@@ -188,6 +189,22 @@ def unpack(payload: bytes) -> dict[str, "torch.Tensor"]:
 
     tensors = load(payload)  # in any order
     return {name: tensors[name].clone() for name in sorted(tensors)}
+
+
+def unpack_file(path: Path) -> "dict[str, torch.Tensor]":
+    """Return the tensors of a file of `pack`'s bytes, as `unpack` does.
+
+    The file is never in memory whole: it is mapped for one tensor at a time, and that is copied.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        names = sorted(file.keys())
+    tensors = {}
+    for name in names:
+        with safe_open(path, "pt") as file:
+            tensors[name] = file.get_tensor(name).clone()
+    return tensors
 
 
 def part_of(payload: bytes) -> Part:

@@ -1,0 +1,251 @@
+"""What a client's step takes on the device: peak memory, predicted and measured, and speed.
+
+    .venv/bin/python -m benchmarks.device --model gpt2 --json
+    .venv/bin/python -m benchmarks.device --model gpt2-large --methods fedlora leff --batch 2
+
+Random weights at real sizes.  Each side is a fresh process that builds its model from a job's
+parts as any client does and takes `--steps` steps (`benchmarks.device_side`); sides alternate over
+the repeats, rows have medians, lowest and highest values.  LEFF trains one layer, first, in the
+middle and last: its rows are means over the three places.  All sides have the same batch, length,
+precision and optimizer; logits are made only where there are labels, which are `--labelled` of the
+tokens on every side.
+
+`peak_bytes` above the interpreter's own, after its libraries are loaded and a tiny model trained;
+`predicted_bytes` of `leff.rehearsal`; `floor_bytes` what cannot be less: the weights that train
+with gradients and optimizer state, the frozen weights as they are stored, and one layer's
+activations for one example.
+
+On the CPU freed memory goes back to the system at once (glibc's MALLOC_MMAP_THRESHOLD_ = 64 KiB,
+`--heap system`); as glibc comes, it keeps pieces of it (`--heap kept`): faster, and more memory.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+
+from benchmarks.processes import in_process, spread
+from benchmarks.random_job import write
+from leff.context.auto import Setting, settings
+from leff.families import layer_count, load_config, short_config
+from leff.footprint import Choice
+from leff.rehearsal import Rehearsal, rehearse
+
+LEANEST = "leff-leanest"
+HEAPS = {"system": {"MALLOC_MMAP_THRESHOLD_": str(2**16)}, "kept": {}}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One row: a method as it is measured."""
+
+    name: str
+    method: str
+    choice: Choice
+    context: str = ""
+
+
+def sides(
+    config: PretrainedConfig, kind: str, asked: Choice, wanted: Sequence[str] | None
+) -> list[Side]:
+    """Return the sides of these names, without names all.
+
+    LEFF's leanest is that of the least predicted peak.
+    """
+    found = [side for side in _plain_sides(asked) if not wanted or side.name in wanted]
+    return found + ([_leanest(config, kind, asked)] if not wanted or LEANEST in wanted else [])
+
+
+def _plain_sides(asked: Choice) -> Iterator[Side]:
+    yield Side("fedavg", "fedavg", asked)
+    yield Side("fedbitfit", "fedbitfit", asked)
+    for bits, name in ((32, "fedlora"), (16, "fedlora-bf16"), (4, "fedlora-nf4")):
+        yield Side(name, "fedlora", replace(asked, base_bits=bits), f"base of {bits} bits")
+    paper = Setting("distil", 0.2, 32)
+    yield Side("leff-distil", "leff", replace(asked, context=paper.context), str(paper))
+    default = replace(asked, context=Setting("quantise", bits=8).context, embedding_bits=16)
+    yield Side("leff", "leff", default, str(Setting("quantise", bits=8)))
+
+
+def _leanest(config: PretrainedConfig, kind: str, asked: Choice) -> Side:
+    lean = replace(asked, embedding_bits=16, checkpointing=True, accumulation=asked.batch_size)
+    tried = [s for s in (*settings(layer_count(config)), Setting("distil", 0.2, 4)) if s.bits == 4]
+    choices = {setting: replace(lean, context=setting.context) for setting in tried}
+    peaks = {s: rehearse(config, kind, "leff", c, range(1)).peak for s, c in choices.items()}
+    least = min(peaks, key=lambda setting: peaks[setting])
+    parts = f"checkpointed, {lean.accumulation} parts" if lean.accumulation > 1 else "checkpointed"
+    return Side(LEANEST, "leff", choices[least], f"{least}, words 16 bits, {parts}")
+
+
+def places(side: Side, layers: int) -> list[range]:
+    """Return the blocks that a side is measured at: first, middle, last; the others have none."""
+    if side.method != "leff":
+        return [range(0)]
+    return [range(k, k + 1) for k in sorted({0, layers // 2, layers - 1})]
+
+
+def measure(
+    side: Side, config: PretrainedConfig, kind: str, block: range, given: argparse.Namespace
+) -> dict[str, Any]:
+    """Train in a process of its own and return what `benchmarks.device_side` prints."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), config, kind, side.method, side.choice, block, given.steps)
+        arguments = (folder, given.device, str(given.threads))
+        found = in_process("benchmarks.device_side", *arguments, environment=HEAPS[given.heap])
+    if found["failure"]:
+        raise RuntimeError(f"{side.name} failed: {found['failure']}")
+    return found
+
+
+def compare(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return a row for each side."""
+    config, kind = load_config(given.model)
+    asked = Choice(
+        batch_size=given.batch,
+        length=given.length,
+        labelled=given.labelled,
+        precision=given.precision,
+        optimizer=given.optimizer,
+    )
+    chosen = sides(config, kind, asked, given.methods)
+    around = {side.name: places(side, layer_count(config)) for side in chosen}
+    runs: dict[str, list[list[dict[str, Any]]]] = {side.name: [] for side in chosen}
+    for repeat in range(given.repeats):
+        for side in chosen:
+            measured = [measure(side, config, kind, block, given) for block in around[side.name]]
+            runs[side.name].append(measured)
+            print(f"repeat {repeat + 1}, {side.name}: {measured}", file=sys.stderr)
+    layer = layer_activations(config, kind, asked)
+    rows = []
+    for side in chosen:
+        blocks = around[side.name]
+        rehearsed = [rehearse(config, kind, side.method, side.choice, block) for block in blocks]
+        rows.append(_row(side, rehearsed, layer, runs[side.name], given))
+    return _with_ratios(rows)
+
+
+def layer_activations(config: PretrainedConfig, kind: str, asked: Choice) -> int:
+    """Return what one layer that trains keeps for the backward pass of one example, in bytes."""
+    one = replace(asked, batch_size=1, accumulation=1)
+    kept = [
+        rehearse(short_config(config, range(layers)), kind, "fedavg", one).activations
+        for layers in (1, 2)
+    ]
+    return kept[1] - kept[0]
+
+
+def _row(
+    side: Side,
+    rehearsed: Sequence[Rehearsal],
+    layer: int,
+    repeats: Sequence[Sequence[dict[str, Any]]],
+    given: argparse.Namespace,
+) -> dict[str, Any]:
+    tokens = given.batch * given.length
+    peaks = [statistics.mean(run["peak_bytes"] for run in runs) for runs in repeats]
+    speeds = [
+        statistics.mean(tokens / statistics.median(run["seconds"]) for run in runs)
+        for runs in repeats
+        if all(run["seconds"] for run in runs)
+    ]
+    predicted = statistics.mean(each.peak for each in rehearsed)
+    return {
+        "model": given.model,
+        "method": side.name,
+        "context": side.context,
+        "peak_bytes": statistics.median(peaks),
+        "peak_spread": spread(peaks),
+        "peak_by_place": [run["peak_bytes"] for run in repeats[0]],
+        "predicted_bytes": predicted,
+        "predicted_by_place": [each.peak for each in rehearsed],
+        "predicted_to_measured": predicted / statistics.median(peaks),
+        "state_bytes": repeats[0][0]["state_bytes"],
+        "floor_bytes": statistics.mean(
+            each.weights + each.gradients + each.optimizer + layer for each in rehearsed
+        ),
+        "tokens_per_second": statistics.median(speeds) if speeds else None,
+        "tokens_per_second_spread": spread(speeds) if speeds else None,
+        "precision": given.precision,
+        "optimizer": given.optimizer,
+        "batch": given.batch,
+        "length": given.length,
+        "labelled": given.labelled,
+        "accumulation": side.choice.accumulation,
+        "checkpointing": side.choice.checkpointing,
+        "device": given.device,
+        "heap": given.heap,
+        "threads": given.threads,
+        "steps": given.steps,
+        "repeats": given.repeats,
+    }
+
+
+def _with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add each row's peak and speed over FedAvg's and FedLoRA's, where these were measured."""
+    by_name = {row["method"]: row for row in rows}
+    for row in rows:
+        for name in ("fedavg", "fedlora", "fedlora-nf4"):
+            if (other := by_name.get(name)) is None:
+                continue
+            row[f"peak_to_{name}"] = row["peak_bytes"] / other["peak_bytes"]
+            if row["tokens_per_second"] and other["tokens_per_second"]:
+                row[f"speed_to_{name}"] = row["tokens_per_second"] / other["tokens_per_second"]
+    return rows
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """Print a row a side, and how far each peak is from its floor."""
+    first = rows[0]
+    print(
+        f"{first['model']}, {first['device']}, {first['precision']}, {first['optimizer']}, "
+        f"batches of {first['batch']} × {first['length']} tokens, "
+        f"labels on {first['labelled']:.0%}, {first['threads']} threads, heap {first['heap']}"
+    )
+    print(f"{'method':<14}{'peak MB':>9}{'predicted':>10}{'floor':>8}{'over':>6}{'state':>8}"
+          f"{'FedAvg':>8}{'FedLoRA':>8}{'NF4':>6}{'tok/s':>7}  context")  # fmt: skip
+    for row in rows:
+        ratios = [row.get(f"peak_to_{name}") for name in ("fedavg", "fedlora", "fedlora-nf4")]
+        texts = ["-" if ratio is None else f"{ratio:.3f}" for ratio in ratios]
+        mb = [row[key] / 1e6 for key in ("peak_bytes", "predicted_bytes", "floor_bytes")]
+        speed = row["tokens_per_second"]
+        print(
+            f"{row['method']:<14}{mb[0]:>9.0f}{mb[1]:>10.0f}{mb[2]:>8.0f}{mb[0] / mb[2]:>6.2f}"
+            f"{row['state_bytes'] / 1e6:>8.0f}{texts[0]:>8}{texts[1]:>8}{texts[2]:>6}"
+            f"{'-' if speed is None else f'{speed:.1f}':>7}  {row['context']}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", default="gpt2")
+    add("--methods", nargs="+", help="sides by the names in the rows; without it, all")
+    add("--batch", type=int, default=4)
+    add("--length", type=int, default=128)
+    add("--labelled", type=float, default=1.0, help="share of the tokens with a label")
+    add("--steps", type=int, default=3)
+    add("--repeats", type=int, default=1)
+    add("--device", default="cpu")
+    add("--precision", default="float32", choices=("float32", "bfloat16"))
+    add("--optimizer", default="adamw", choices=("adamw", "adamw8bit"))
+    add("--threads", type=int, default=1)
+    add("--heap", default="system", choices=tuple(HEAPS))
+    add("--json", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = compare(given)
+    print(json.dumps(rows, indent=1)) if given.json else show(rows)
+
+
+if __name__ == "__main__":
+    main()

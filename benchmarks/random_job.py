@@ -1,0 +1,87 @@
+"""A client's job at a model's real size, with random weights, in a folder.
+
+    write(Path("/tmp/side"), config, "generation", "leff", choice, range(0, 1), steps=3)
+
+Every layer has the same random weights, so that neither this process nor the disk holds more than
+one of them; a client fetches each anew, and cannot tell.
+"""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+from leff.families import blocks, empty_model, short_config
+from leff.footprint import Choice
+from leff.parts import PartStore
+from leff.planned_job import planned_job
+from leff.rehearsal import examples_of, training_of
+
+TINY = 64  # width of the model that a side trains first
+
+
+def write(
+    folder: Path,
+    config: PretrainedConfig,
+    kind: str,
+    method: str,
+    choice: Choice,
+    block: range,
+    steps: int,
+) -> None:
+    """Write parts and `job.pickle`: a tiny job, the job, and `steps` batches of examples."""
+    store = PartStore(folder / "parts")
+    small_choice = replace(choice, rank=1, layers=1, batch_size=2, accumulation=1, length=8)
+    small = (tiny_config(config), kind, method, small_choice, range(1))
+    jobs = [
+        planned_job(
+            random_model(shape, kind), kind, method, asked, training_of(asked), store, place
+        )
+        for shape, kind, method, asked, place in (small, (config, kind, method, choice, block))
+    ]
+    with (folder / "job.pickle").open("wb") as file:
+        pickle.dump((*jobs, examples_of(choice, kind, steps)), file)
+
+
+def tiny_config(config: PretrainedConfig) -> Any:
+    """Return the same architecture with two layers of width 64."""
+    small: Any = short_config(config, [0, 1])
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    sizes = {"hidden_size": TINY, "intermediate_size": 2 * TINY, "pooler_hidden_size": TINY}
+    for name, value in {**sizes, **heads, "vocab_size": 256, "head_dim": TINY // 2}.items():
+        if getattr(small, name, None) is not None:
+            setattr(small, name, value)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(small, name, 0)
+    if getattr(small, "n_inner", None) is not None:
+        small.n_inner = 2 * TINY
+    return small
+
+
+@torch.no_grad()
+def random_model(config: PretrainedConfig, kind: str) -> Any:
+    """Return the config's model with random weights, the same in all of its layers."""
+    model: Any = empty_model(config, kind)
+    first = blocks(model)[0]
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and not _in_later_layer(model, parameter):
+                values = torch.empty(parameter.shape).normal_(0, 0.02, generator=generator)
+                module._parameters[name] = nn.Parameter(values)
+    own = dict(first.named_parameters())
+    for layer in blocks(model)[1:]:
+        for name, _ in list(layer.named_parameters()):
+            parent, _, child = name.rpartition(".")
+            layer.get_submodule(parent)._parameters[child] = own[name]
+    model.tie_weights()
+    return model
+
+
+def _in_later_layer(model: Any, parameter: nn.Parameter) -> bool:
+    later = (p for layer in blocks(model)[1:] for p in layer.parameters())
+    return any(parameter is each for each in later)

@@ -1,0 +1,100 @@
+"""The bytes of tensors that are alive while code runs, on tensors that have none.
+
+    with Ledger() as ledger:
+        model = ledger.without_values(model)      # parameters of shapes alone
+        model(**batch).loss.backward()
+    ledger.peak
+
+The code is the real one, forward, backward and optimizer; only the numbers are missing (PyTorch's
+`FakeTensorMode`: shapes, types, which kernel would run, no storage).  Whole numbers and truth
+values that a model makes from its inputs (positions, masks, labels) are real, since code branches
+on them.  A number that code reads off a tensor without values is 1, a truth value false.
+"""
+
+import weakref
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+READ = torch.ops.aten._local_scalar_dense.default
+NEW = ("empty", "zeros", "ones", "full", "empty_strided", "rand", "randn")
+PYTHON_KERNELS = {  # on the CPU these are Python functions, whose own tensors count
+    "bitsandbytes.optimizer_update_8bit_blockwise.default": "_optimizer_update_8bit_blockwise_cpu",
+    "bitsandbytes.optimizer_update_32bit.default": "_optimizer_update_32bit_cpu",
+}
+
+
+class Ledger(TorchDispatchMode):
+    """Counts the bytes of storages from the operation that makes them until they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self.held = 0
+        self.peak = 0
+        self.before_backward: int | None = None  # held when the first backward pass began
+        self._known: dict[int, int] = {}  # storage -> its bytes
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        if self.before_backward is None and torch._C._current_graph_task_id() != -1:
+            self.before_backward = self.held
+        valueless = any(isinstance(each, FakeTensor) for each in given)
+        if valueless and func is READ:
+            return args[0].dtype != torch.bool and args[0].dtype.is_floating_point
+        if valueless and str(func) in PYTHON_KERNELS:
+            with self:
+                return _python_kernel(str(func))(*args, **kwargs)
+        with self.fake if valueless or _new_floats(func, given, kwargs) else nullcontext():
+            out = func(*args, **kwargs)
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor) and leaf.device.type != "meta":
+                self.note(leaf)
+        return out
+
+    def note(self, tensor: torch.Tensor) -> None:
+        """Count a tensor's storage, if it is not known, until it is freed."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known[key] = storage.nbytes()
+        self.held += storage.nbytes()
+        self.peak = max(self.peak, self.held)
+        weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self.held -= self._known.pop(key, 0)
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """Return a tensor without values, counted."""
+        with self.fake:
+            made = torch.empty(tuple(shape), dtype=dtype)
+        self.note(made)
+        return made
+
+
+def _new_floats(func: Any, given: list[torch.Tensor], kwargs: dict[str, Any]) -> bool:
+    """Return whether an operation makes a tensor of floats, or a large one, from none."""
+    if given or func.namespace != "aten" or _to_meta(kwargs):
+        return False
+    name, dtype = func.overloadpacket.__name__, kwargs.get("dtype") or torch.get_default_dtype()
+    return name == "randperm" or (name in NEW and dtype.is_floating_point)
+
+
+def _to_meta(kwargs: dict[str, Any]) -> bool:
+    return torch.device(kwargs.get("device") or "cpu").type == "meta"
+
+
+def _python_kernel(name: str) -> Any:
+    from bitsandbytes.backends.cpu import ops
+
+    return getattr(ops, PYTHON_KERNELS[name])
