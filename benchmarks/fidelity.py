@@ -85,6 +85,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "proxy.task": "webnlg",
         "clients.by": "food",
         "evaluation.final_examples": 16,
+        "evaluation.examples": 500,  # on 64 inputs BLEU swings by ten points
         "evaluation.max_new_tokens": 128,
     },
 }
@@ -92,7 +93,7 @@ ADAPTED = ("fedbitfit", "fedlora", "slora", "flora", "flexlora")
 RATES: dict[str, dict[str, float]] = {  # fedavg's and leff's from --tune; see docs/LOG.md
     "glue": {"fedavg": 2e-4, "leff": 4e-4, **dict.fromkeys(ADAPTED, 2e-3)},
     "sample": {"fedavg": 2e-3, "leff": 4e-3, **dict.fromkeys(ADAPTED, 4e-3)},
-    "e2e": {"fedavg": 2e-3, "leff": 4e-3, **dict.fromkeys(ADAPTED, 4e-3)},
+    "e2e": {"fedavg": 2e-3, "leff": 8e-3, **dict.fromkeys(ADAPTED, 4e-3)},
 }
 
 

@@ -125,3 +125,21 @@ def test_as_json_and_for_a_reader(cli, tiny_gpt2):
 def test_wrong_use(arguments, message, cli):
     status, printed, said = cli("plan", "gpt2", *arguments)
     assert (status, printed) == (2, "") and message in said
+
+
+def test_a_frozen_head_does_not_train_and_is_sent_once():
+    """Llama-3.1-8B's has 128,256 words of 4,096."""
+    free, frozen = (
+        planned("llama-3.1-8b", "leff", load_config(None, {"model.train_head": flag}), layers=1)
+        for flag in (True, False)
+    )
+    head = 128_256 * 4_096
+    assert free["trainable_parameters"] - frozen["trainable_parameters"] == head
+    assert free["upload_bytes"] - frozen["upload_bytes"] == 4 * head
+    assert frozen["setup_bytes"] - free["setup_bytes"] == 2 * head
+
+
+@pytest.mark.parametrize("model", ["gpt2", "deberta-v3-base"])
+def test_no_head_to_freeze(model):
+    with pytest.raises(ConfigError, match="only a language model's own head"):
+        planned(model, "leff", load_config(None, {"model.train_head": False}))

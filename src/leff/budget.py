@@ -74,36 +74,47 @@ class Search:
         return Fitted(candidate, choice, order, self._estimate(candidate, choice))
 
     def _estimate(self, candidate: Candidate, choice: Choice) -> float:
-        block = range(choice.layers)
-        held = placed(self._sizes, block, choice)
-        after = held.stand_in_layers
-        plain = replace(choice, context=Context(Recipe(), Recipe()))
-        base = self._working(plain, 1, 1)
-        grown = (choice.layers - 1) * (self._working(plain, 2, 1) - base)
-        grown += (after - 1) * (self._working(plain, 1, 2) - base)
-        bits = candidate.setting.bits if after else 32
-        few = replace(choice, context=Context(Recipe(bits=bits), Recipe(bits=bits)))
-        return held.weights.total + self._working(few, 1, 1) + grown
+        """Return the peak at the first place, behind which most layers have a graph.
 
-    def _working(self, choice: Choice, layers: int, after: int) -> float:
-        """Return what a model of so many layers holds beside its weights, the block first.
+        With another context before the block than after it, the last place may hold more: where the
+        tail feeds every layer (DeBERTa), those before the block have a graph too.
+        """
+        total = len(self._sizes.layers)
+        places = [range(choice.layers)]
+        if candidate.setting.suffix:
+            places.append(range(total - choice.layers, total))
+        return max(self._estimate_at(block, candidate, choice) for block in places)
+
+    def _estimate_at(self, block: range, candidate: Candidate, choice: Choice) -> float:
+        held = placed(self._sizes, block, choice)
+        others, first = held.stand_in_layers, block.start == 0
+        plain = replace(choice, context=Context(Recipe(), Recipe()))
+        base = self._working(plain, 1, 1, first)
+        grown = (choice.layers - 1) * (self._working(plain, 2, 1, first) - base)
+        grown += (others - 1) * (self._working(plain, 1, 2, first) - base)
+        bits = candidate.setting.bits if others else 32
+        few = replace(choice, context=Context(Recipe(bits=bits), Recipe(bits=bits)))
+        return held.weights.total + self._working(few, 1, 1, first) + grown
+
+    def _working(self, choice: Choice, layers: int, others: int, first: bool) -> float:
+        """Return what a model of so many layers holds beside its weights, the block first or last.
 
         Done in parts, it is taken to grow evenly with a part's size, from parts of one and two.
         """
         size = choice.batch_size // choice.accumulation
         if choice.accumulation == 1:
-            return self._rehearsed(replace(choice, layers=layers), after)
-        one, two = (
-            self._rehearsed(replace(choice, layers=layers, batch_size=2 * n, accumulation=2), after)
-            for n in (1, 2)
-        )
+            return self._rehearsed(replace(choice, layers=layers), others, first)
+        parts = (replace(choice, layers=layers, batch_size=2 * n, accumulation=2) for n in (1, 2))
+        one, two = (self._rehearsed(part, others, first) for part in parts)
         return one + (size - 1) * (two - one)
 
-    def _rehearsed(self, choice: Choice, after: int) -> float:
-        key = (choice, after)
+    def _rehearsed(self, choice: Choice, others: int, first: bool) -> float:
+        key = (choice, others, first)
         if key not in self._runs:
-            short = short_config(self._config, range(choice.layers + after))
-            found = rehearse(short, self._kind, "leff", choice, range(choice.layers))
+            short = short_config(self._config, range(choice.layers + others))
+            start = 0 if first else others
+            block = range(start, start + choice.layers)
+            found = rehearse(short, self._kind, "leff", choice, block)
             self._runs[key] = found.peak - found.weights
         return self._runs[key]
 

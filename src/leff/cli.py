@@ -207,6 +207,9 @@ def plan(
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Layers run again in the backward pass.")
     ] = False,
+    frozen_head: Annotated[
+        bool, typer.Option("--frozen-head", help="A language model's own head does not train.")
+    ] = False,
     memory: Annotated[
         str | None, typer.Option(help="Choose what fits: 2GB at the peak of a training step.")
     ] = None,
@@ -255,6 +258,7 @@ def plan(
         "data.max_length": length,
         "training.precision": precision,
         "training.optimizer": optimizer,
+        "model.train_head": False if frozen_head else None,
     }
     given, leaner, step = (
         {key: value for key, value in each.items() if value is not None}

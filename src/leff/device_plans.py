@@ -107,7 +107,7 @@ def device_plan(
 
 
 def _chosen(model: str, config: RunConfig, device: Device, time: Time) -> dict[str, Any]:
-    shape, kind = shape_of(model)
+    shape, kind = shape_of(model, config)
     asked = Choice(
         embedding_bits=config.context.embedding_bits,
         batch_size=config.training.batch_size,

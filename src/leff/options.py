@@ -61,6 +61,11 @@ class ModelConfig(Section):
     end_token: str | None = Field(
         default=None, description="token that ends a text, if not the tokenizer's own"
     )
+    train_head: bool = Field(
+        default=True,
+        description="a head of its own, as Llama's, trains with every block (Table 5); false "
+        "freezes it, which saves most of a device's memory",
+    )
 
     @model_validator(mode="before")
     @classmethod

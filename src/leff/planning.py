@@ -14,6 +14,7 @@ from leff import cost
 from leff.budget import within
 from leff.config import RunConfig
 from leff.context.auto import Setting, assumed_errors
+from leff.families import empty_model, freeze_head
 from leff.families.known import KNOWN_CONFIGS, load_config
 from leff.footprint import Choice
 from leff.prediction import logits_bytes, predict
@@ -47,7 +48,7 @@ def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[
     """
     asked = _asked(config, method, numbers)
     found = cost.plan(
-        *shape_of(model),
+        *shape_of(model, config),
         method,
         asked.layers,
         context=asked.context,
@@ -72,7 +73,7 @@ def predicted(
     """
     asked = replace(_asked(config, method, numbers), labelled=labelled)
     plan = planned(model, method, config, **numbers)
-    shape, kind = shape_of(model)
+    shape, kind = shape_of(model, config)
     found = predict(shape, kind, method, asked)
     if asked.optimizer != "adamw":
         plan["total_bytes"] += found.optimizer - plan["optimizer"]
@@ -120,9 +121,10 @@ def chosen(
     memory_bytes = None if memory is None else parse_amount(memory, BYTES)
     step_flops = None if flops is None else parse_amount(flops, FLOPS)
     asked = replace(_asked(config, "leff", {}), labelled=labelled)
-    best = within(*shape_of(model), asked, memory_bytes, step_flops)
+    best = within(*shape_of(model, config), asked, memory_bytes, step_flops)
     found, choice = best.candidate, best.choice
     options = {"clients.layers": [found.layers], **found.setting.options()}
+    options |= {} if config.model.train_head else {"model.train_head": False}
     plain = _asked(RunConfig(), "leff", {})
     options |= {
         key: getattr(choice, name)
@@ -146,6 +148,14 @@ def _step(choice: Choice) -> dict[str, Any]:
     return {name: getattr(choice, name) for name in STEP}
 
 
-def shape_of(model: str) -> tuple[PretrainedConfig, str]:
-    """Return a model's configuration and kind, by a known name, a folder, a file or a hub id."""
-    return load_config(model if model in KNOWN_CONFIGS else model_source(model))
+def shape_of(model: str, config: RunConfig) -> tuple[PretrainedConfig, str]:
+    """Return a model's configuration and kind, by a known name, a folder, a file or a hub id.
+
+    ConfigError if its head is to be frozen and cannot be.
+    """
+    shape, kind = load_config(model if model in KNOWN_CONFIGS else model_source(model))
+    if not config.model.train_head:
+        made = empty_model(shape, kind)
+        freeze_head(made)
+        shape = made.config
+    return shape, kind

@@ -13,7 +13,15 @@ from typing import Any
 
 from torch import nn
 
-from leff.families import blocks, family_of, linear_shape, shell_state, tail_state, trainable_names
+from leff.families import (
+    blocks,
+    family_of,
+    frozen_words,
+    linear_shape,
+    shell_state,
+    tail_state,
+    trainable_names,
+)
 from leff.families.kinds import LANGUAGE_KINDS
 
 FP32_BYTES = 4
@@ -58,7 +66,7 @@ class Sizes:
 
     layers: tuple[LayerSize, ...]
     shell: int  # embeddings, and all else that is frozen outside the layers
-    words: int  # of them, the word matrix
+    words: int  # of them, the word matrix, and a frozen head of its own
     tail: int  # what always trains
     attention_width: int  # D of the attention: heads times their width
     head: int  # linear weights after the layers
@@ -66,7 +74,7 @@ class Sizes:
     head_tokens_all: bool  # a language model's head reads every token, a classifier's one a row
 
     def shell_bytes(self, embedding_bits: int = 32) -> int:
-        """Return the frozen part's bytes, the word matrix in 32 or 16 bits."""
+        """Return the frozen part's bytes, its words in 32 or 16 bits."""
         return self.shell * FP32_BYTES - self.words * (FP32_BYTES - embedding_bits // 8)
 
     def layer_bytes(self, layers: Iterable[int], bits: int = 32) -> int:
@@ -122,7 +130,7 @@ def model_sizes(model: Any, kind: str) -> Sizes:
     return Sizes(
         layers=tuple(_layer_size(layer) for layer in blocks(model)),
         shell=sum(tensor.numel() for tensor in shell_state(model).values()),
-        words=model.get_input_embeddings().weight.numel(),
+        words=sum(weight.numel() for weight in frozen_words(model)),
         tail=sum(tensor.numel() for tensor in tail_state(model).values()),
         attention_width=heads * (getattr(config, "head_dim", None) or config.hidden_size // heads),
         head=sum(head.values()),

@@ -19,7 +19,7 @@ from leff.data.encode import ensure_padding
 from leff.data.task import Task
 from leff.errors import ConfigError
 from leff.evaluation import Evaluator
-from leff.families import load_model
+from leff.families import freeze_head, load_model
 from leff.families.kinds import LANGUAGE_KINDS
 
 log = logging.getLogger("leff")
@@ -42,10 +42,13 @@ def task_of(config: RunConfig) -> Task:
 def load_start(config: RunConfig, task: Task) -> tuple[Any, Any]:
     """Return the model that a run starts from, and its tokenizer, with padding and end token.
 
-    Raises ModelError, and ConfigError for an end token that the tokenizer does not have.
+    Raises ModelError, and ConfigError for an end token that the tokenizer does not have, and a head
+    to freeze where there is none.
     """
     source, labels = model_source(config.model.name), len(task.labels) or None
     model, tokenizer = load_model(source, task.kind, labels, seed=config.seed)
+    if not config.model.train_head:
+        freeze_head(model)
     if task.kind in LANGUAGE_KINDS:
         end = config.model.end_token or _trained_end(model, tokenizer)
         if end is not None and end not in tokenizer.get_vocab():

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from leff.errors import CheckpointError
-from leff.families import full_state, load_model
+from leff.families import FROZEN_HEAD, freeze_head, full_state, load_model
 from leff.families.known import load_config
 from leff.families.quiet import quiet
 from leff.runs import Checkpoint, RunFolder
@@ -74,7 +74,15 @@ def measure(path: Path, examples: int | None, beams: int | None) -> dict[str, An
 
 
 def save_model(model: Any, tokenizer: Any, path: Path) -> None:
-    """Write a folder that `from_pretrained` reads."""
-    with quiet():
-        model.save_pretrained(path)
-        tokenizer.save_pretrained(path)
+    """Write a folder that `from_pretrained` reads.
+
+    That its head was frozen is of the run, not of the model: nobody else's training should know.
+    """
+    frozen = model.config.__dict__.pop(FROZEN_HEAD, False)
+    try:
+        with quiet():
+            model.save_pretrained(path)
+            tokenizer.save_pretrained(path)
+    finally:
+        if frozen:
+            freeze_head(model)

@@ -10,7 +10,7 @@ the rest from the record: tensors by role, short models, replay of single layers
 from leff.families.detect import FAMILIES, family_of, layer_count, linear_shape, positions
 from leff.families.family import Family
 from leff.families.forward import body_and_head, uncached
-from leff.families.half_words import half_words
+from leff.families.half_words import frozen_words, half_words
 from leff.families.kinds import KINDS, model_class
 from leff.families.known import KNOWN_CONFIGS, config_from_json, config_to_json, load_config
 from leff.families.load import load_model
@@ -18,9 +18,11 @@ from leff.families.meta import empty_model
 from leff.families.replay import Trace, capture, eager_attention, run_blocks
 from leff.families.short import build_model, short_config
 from leff.families.states import (
+    FROZEN_HEAD,
     State,
     bitfit_names,
     blocks,
+    freeze_head,
     full_state,
     full_tail_names,
     layer_prefix,
@@ -33,6 +35,7 @@ from leff.families.states import (
 
 __all__ = [
     "FAMILIES",
+    "FROZEN_HEAD",
     "KINDS",
     "KNOWN_CONFIGS",
     "Family",
@@ -48,6 +51,8 @@ __all__ = [
     "eager_attention",
     "empty_model",
     "family_of",
+    "freeze_head",
+    "frozen_words",
     "full_state",
     "full_tail_names",
     "half_words",

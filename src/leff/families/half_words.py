@@ -3,9 +3,9 @@
     shell = half_words(model, shell_state(model))     # on the server
     widen_words(model)                                # on the client: stored in 16, computed in 32
 
-Only the word matrix (V, D) is halved, the largest frozen tensor of a small model; position tables
-and norms stay in fp32, and so does a head of its own, which trains.  A head that is tied to the
-words multiplies by them in fp32 without keeping an fp32 copy.
+Only the word matrix (V, D) is halved, the largest frozen tensor of a small model, and a head of its
+own where that is frozen too; position tables, norms and a head that trains stay in fp32.  One in
+16 bits multiplies in fp32 without keeping an fp32 copy.
 """
 
 from types import MethodType
@@ -16,45 +16,52 @@ from torch import nn
 from torch.nn import functional
 
 from leff.errors import ModelError
-from leff.families.states import State
+from leff.families.states import State, own_frozen_head
 
 
 def half_words(model: Any, shell: State) -> State:
-    """Return the model's shell with its word embeddings as float16.
+    """Return the model's shell with its word embeddings, and a frozen head, as float16.
 
-    ModelError if one of them is beyond float16's range, 65504.
+    ModelError if a value is beyond float16's range, 65504.
     """
-    words = model.get_input_embeddings().weight
-    name = next(name for name, parameter in model.named_parameters() if parameter is words)
-    half = shell[name].half()
-    if half.isinf().any():
-        raise ModelError(
-            f"{name} reaches {float(words.detach().abs().max()):.3g}, beyond float16's 65504; "
-            "send the embeddings in 32 bits"
-        )
-    return {**shell, name: half}
+    halved = {}
+    for name, parameter in model.named_parameters():
+        if any(parameter is weight for weight in frozen_words(model)):
+            halved[name] = shell[name].half()
+            if halved[name].isinf().any():
+                raise ModelError(
+                    f"{name} reaches {float(parameter.detach().abs().max()):.3g}, beyond float16's "
+                    "65504; send the embeddings in 32 bits"
+                )
+    return {**shell, **halved}
+
+
+def frozen_words(model: Any) -> list[nn.Parameter]:
+    """Return what never trains and has a row a word: the embeddings, and a frozen head."""
+    head = own_frozen_head(model)
+    return [model.get_input_embeddings().weight, *([] if head is None else [head.weight])]
 
 
 def widen_words(model: Any) -> None:
-    """Let a model whose word embeddings are float16 compute in fp32 with them, in place.
+    """Let a model whose word embeddings or head are float16 compute in fp32 with them, in place.
 
     Names and tensors stay as they are, and the words must stay frozen.  An embedding that scales
     its rows itself, such as Gemma's, does that in 16 bits.  Other models are left alone.
     """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if embedding.weight.dtype != torch.float16:
-        return
-    embedding.weight.requires_grad_(False)
-    embedding.register_forward_hook(_widened)
-    if head is not None and head.weight is embedding.weight:
-        head.forward = MethodType(_tied_logits, head)  # bound anew in a deep copy
+    if embedding.weight.dtype == torch.float16:
+        embedding.weight.requires_grad_(False)
+        embedding.register_forward_hook(_widened)
+    if head is not None and head.weight.dtype == torch.float16:
+        head.weight.requires_grad_(False)
+        head.forward = MethodType(_wide_logits, head)  # bound anew in a deep copy
 
 
 def _widened(module: nn.Module, arguments: Any, output: torch.Tensor) -> torch.Tensor:
     return output.float()
 
 
-def _tied_logits(head: Any, hidden: torch.Tensor) -> torch.Tensor:
+def _wide_logits(head: Any, hidden: torch.Tensor) -> torch.Tensor:
     logits = _WideProduct.apply(hidden, head.weight)  # (B, T, D), (V, D) -> (B, T, V)
     return logits if head.bias is None else logits + head.bias
 

@@ -3,11 +3,12 @@
     layer_state(model, 3)["attn.c_attn.weight"]
 
 Tied duplicates appear once, under the name that comes first in the model; since the embeddings
-come first, a head that is tied to them belongs to the shell.  Nothing is copied: the tensors are
-the model's own, without gradient.
+come first, a head that is tied to them belongs to the shell.  So does one of its own after
+`freeze_head`.  Nothing is copied: the tensors are the model's own, without gradient.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +18,8 @@ from leff.families.detect import family_of, linear_shape
 from leff.families.family import find
 
 State = dict[str, torch.Tensor]
+
+FROZEN_HEAD = "frozen_head"  # set in a model's config, so that it travels with every job
 
 
 def blocks(model: nn.Module) -> nn.ModuleList:
@@ -39,14 +42,40 @@ def layer_state(model: nn.Module, layer: int) -> State:
     return dict(layers[layer].state_dict())
 
 
+def freeze_head(model: Any) -> None:
+    """Take a language model's own head out of its tail: it is frozen from here on.
+
+    With 128k words it is the largest thing that trains, several times over (Llama-3.1-8B: 525 of
+    743 million parameters with one layer).  The paper trains it (Table 5).  ConfigError for a model
+    that has none of its own: one tied to the embeddings is frozen anyway, a classifier must train.
+    """
+    head = model.get_output_embeddings()
+    if head is None or head.weight is model.get_input_embeddings().weight:
+        why = (
+            "has none" if head is None else "has one that is tied to its embeddings, frozen anyway"
+        )
+        raise ConfigError(
+            f"only a language model's own head can be frozen, and this {model.config.model_type} "
+            f"{why}; leave model.train_head as it is"
+        )
+    setattr(model.config, FROZEN_HEAD, True)
+
+
+def own_frozen_head(model: Any) -> nn.Module | None:
+    """Return the head that `freeze_head` has frozen, if it has."""
+    return model.get_output_embeddings() if getattr(model.config, FROZEN_HEAD, False) else None
+
+
 def tail_state(model: nn.Module) -> State:
     """Return the tensors of the tail, under their full names."""
-    return {name: tensor for name, tensor in _outside(model).items() if _in_tail(model, name)}
+    tail = _tail(model)
+    return {name: tensor for name, tensor in _outside(model).items() if _under(name, tail)}
 
 
 def shell_state(model: nn.Module) -> State:
     """Return every tensor outside layers and tail, under their full names."""
-    return {name: tensor for name, tensor in _outside(model).items() if not _in_tail(model, name)}
+    tail = _tail(model)
+    return {name: tensor for name, tensor in _outside(model).items() if not _under(name, tail)}
 
 
 def full_state(model: nn.Module) -> State:
@@ -56,11 +85,11 @@ def full_state(model: nn.Module) -> State:
 
 def trainable_names(model: nn.Module, layers: Iterable[int]) -> list[str]:
     """Return the parameters of these layers and of the tail, in the model's order (Table 5)."""
-    prefixes = tuple(layer_prefix(model, layer) for layer in layers)
+    prefixes, tail = tuple(layer_prefix(model, layer) for layer in layers), _tail(model)
     return [
         name
         for name, _ in model.named_parameters()
-        if (prefixes and name.startswith(prefixes)) or _in_tail(model, name)
+        if (prefixes and name.startswith(prefixes)) or _under(name, tail)
     ]
 
 
@@ -108,8 +137,11 @@ def _under(name: str, paths: Iterable[str]) -> bool:
     return any(name.startswith(f"{path}.") for path in paths)
 
 
-def _in_tail(model: nn.Module, name: str) -> bool:
-    return _under(name, family_of(model).tail)
+def _tail(model: nn.Module) -> tuple[str, ...]:
+    """Return the paths of the modules that always train."""
+    frozen = own_frozen_head(model)
+    paths = family_of(model).tail
+    return tuple(path for path in paths if frozen is None or find(model, path) is not frozen)
 
 
 def _untied(model: nn.Module) -> State:
