@@ -155,7 +155,7 @@ def shape_of(model: str, config: RunConfig) -> tuple[PretrainedConfig, str]:
     """
     shape, kind = load_config(model if model in KNOWN_CONFIGS else model_source(model))
     if not config.model.train_head:
-        made = empty_model(shape, kind)
+        made: Any = empty_model(shape, kind)
         freeze_head(made)
         shape = made.config
     return shape, kind
