@@ -61,8 +61,8 @@ def freeze_head(model: Any) -> None:
     setattr(model.config, FROZEN_HEAD, True)
 
 
-def own_frozen_head(model: Any) -> nn.Module | None:
-    """Return the head that `freeze_head` has frozen, if it has."""
+def own_frozen_head(model: Any) -> Any:
+    """Return the head that `freeze_head` has frozen, None if it has not."""
     return model.get_output_embeddings() if getattr(model.config, FROZEN_HEAD, False) else None
 
 
