@@ -1,0 +1,58 @@
+"""The command line: a thin layer over `leff.api`, a file for each group of commands.
+
+    leff run experiments/e2e.toml --set training.rounds=5
+
+Exit status: 0 on success, 2 on wrong use, 1 on failure, with the error on standard error.  With
+``--json`` standard output is one JSON value, and progress goes to standard error.
+"""
+
+import logging
+import sys
+
+import typer
+
+from leff.cli.paper import figure, table
+from leff.cli.plans import plan, profile
+from leff.cli.runs import config, evaluate, generate, list_runs, resume, run
+from leff.cli.scores import mmlu, score
+from leff.errors import LeffError, RunError
+
+app = typer.Typer(
+    help="Federated fine-tuning of language models: each device trains the layers it can afford.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(run)
+app.command()(resume)
+app.command()(evaluate)
+app.command()(generate)
+app.command("list")(list_runs)
+app.command()(config)
+app.command()(plan)
+app.command()(profile)
+app.command()(score)
+app.command()(mmlu)
+app.command()(table)
+app.command()(figure)
+
+
+class _ToStandardError(logging.Handler):
+    """Writes to what standard error is at that moment, so that a live table stays whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    logging.basicConfig(format="%(levelname)s %(message)s", handlers=[_ToStandardError()])
+    logging.getLogger("leff").setLevel(logging.INFO)
+    try:
+        app()
+    except LeffError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_status)
+    except (OSError, MemoryError) as error:  # a full disk, say: a traceback would not help
+        typer.echo(f"error: {error or 'out of memory'}", err=True)
+        sys.exit(RunError.exit_status)

@@ -1,0 +1,21 @@
+"""Where the commands write: the two consoles, and the option that asks for JSON."""
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+PIPE_WIDTH = 200  # a file or a pipe has no width of its own
+out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+errors = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON; numbers that are not finite become null."""
+    from leff.durable import finite
+
+    typer.echo(json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False))

@@ -1,0 +1,158 @@
+"""`leff plan` and `leff profile`: what a method takes, and what a device has."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leff.cli.console import Json, out, print_json
+from leff.errors import ConfigError
+
+
+def plan(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, config.json, or a known name.")],
+    method: Annotated[
+        str, typer.Option(help="leff, fedavg, fedbitfit, fedlora, slora, flora, flexlora.")
+    ] = "leff",
+    layers: Annotated[
+        int | None, typer.Option(help="Layers that the client trains (leff); 1 if not said.")
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option(help="distil, drop or quantise (leff); by default a run's own.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="r of distil and drop.")] = None,
+    bits: Annotated[int | None, typer.Option(help="Bits of the context: 32, 16, 8 or 4.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of adapters; the paper's 8.")] = None,
+    base_bits: Annotated[
+        int | None, typer.Option(help="Bits of the weights beside adapters: 32, 16, 8 or 4.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Examples of a step.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of an example.")] = None,
+    labelled: Annotated[
+        float, typer.Option(help="Share of the tokens that have a label (language models).")
+    ] = 1.0,
+    precision: Annotated[
+        str | None, typer.Option(help="Of matrix products: float32 or bfloat16.")
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw or adamw8bit.")] = None,
+    accumulation: Annotated[
+        int | None, typer.Option(help="Parts in which a batch is done, one after the other.")
+    ] = None,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Layers run again in the backward pass.")
+    ] = False,
+    frozen_head: Annotated[
+        bool, typer.Option("--frozen-head", help="A language model's own head does not train.")
+    ] = False,
+    memory: Annotated[
+        str | None, typer.Option(help="Choose what fits: 2GB at the peak of a training step.")
+    ] = None,
+    flops: Annotated[
+        str | None, typer.Option(help="Choose what fits: 50G operations in a training step.")
+    ] = None,
+    fleet: Annotated[
+        Path | None, typer.Option(help="A plan for every device class of this TOML file.")
+    ] = None,
+    device: Annotated[
+        Path | None, typer.Option(help="A plan for one class: the file that leff profile wrote.")
+    ] = None,
+    device_class: Annotated[
+        str | None, typer.Option("--class", help="The class of that file, if it has several.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Most time of a client's round, such as 30s.")
+    ] = None,
+    speed: Annotated[str | None, typer.Option(help="A device's speed: 50GFLOP/s.")] = None,
+    down: Annotated[str | None, typer.Option(help="Its bandwidth down: 20Mbit/s.")] = None,
+    up: Annotated[str | None, typer.Option(help="Its bandwidth up: 5Mbit/s.")] = None,
+    examples: Annotated[
+        int | None, typer.Option(help="Examples that a client trains on; the run's own number.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Count what a method trains, holds and computes on a client, without loading weights.
+
+    With --memory or --flops, choose layers, context and a leaner step instead: the least error that
+    fits, going by errors measured on other models.  With --fleet, --device, or --memory, --speed,
+    --down and --up, also the seconds of a round.
+    """
+    from leff.config import load_config
+    from leff.devices import asked_classes
+    from leff.planning import chosen, predicted
+    from leff.report.plans import print_choice, print_device_plans, print_plan
+    from leff.units import parse_seconds
+
+    given = {"context.name": context, "context.rate": rate, "context.bits": bits}
+    leaner = {
+        "training.accumulation": accumulation,
+        "training.checkpointing": checkpointing or None,
+    }
+    step = {
+        "training.batch_size": batch,
+        "data.max_length": length,
+        "training.precision": precision,
+        "training.optimizer": optimizer,
+        "model.train_head": False if frozen_head else None,
+    }
+    given, leaner, step = (
+        {key: value for key, value in each.items() if value is not None}
+        for each in (given, leaner, step)
+    )
+    numbers = {"layers": layers, "rank": rank, "base_bits": base_bits}
+    counts = {key: value for key, value in numbers.items() if value is not None}
+    checked = load_config(None, {**given, **leaner, **step})
+    if not 0 < labelled <= 1:
+        raise ConfigError(f"--labelled must be above 0 and at most 1, got {labelled}")
+    values = {"memory": memory, "speed": speed, "down": down, "up": up}
+    timed = {"--time": time, "--speed": speed, "--down": down, "--up": up, "--examples": examples}
+    if fleet or device or device_class or any(value is not None for value in timed.values()):
+        from leff import device_plans as plans
+
+        if flops is not None:
+            raise ConfigError("--flops says what --time and --speed say; leave it out")
+        if method == "leff" and not given and not counts:
+            fixed = None
+        else:
+            fixed = plans.Fixed(method, counts)
+        seconds = None if time is None else parse_seconds(time)
+        limit = plans.round_time(checked, seconds, examples)
+        classes = asked_classes(fleet, device, device_class, values)
+        result = plans.fleet_plan(model, checked, classes, limit, fixed)
+        if fleet is None:
+            ((name, only),) = result.pop("classes").items()
+            result |= {"class": name, **only}
+        return print_json(result) if as_json else print_device_plans(out, result)
+    if memory is None and flops is None:
+        found = predicted(model, method, checked, labelled, **counts)
+        return print_json(found) if as_json else print_plan(out, found)
+    if method != "leff" or given or counts or leaner:
+        raise ConfigError(
+            "--memory and --flops choose layers and context of leff; leave out --method, --layers, "
+            "--context, --rate, --bits, --rank, --base-bits, --accumulation and --checkpointing"
+        )
+    choice = chosen(model, checked, memory, flops, labelled)
+    return print_json(choice) if as_json else print_choice(out, choice)
+
+
+def profile(
+    path: Annotated[Path, typer.Option("--out", help="Where the device's class is written.")] = (
+        Path("device.toml")
+    ),
+    name: Annotated[str, typer.Option(help="The name of the class.")] = "device",
+    server: Annotated[
+        str | None,
+        typer.Option(help="An http(s) address: downloaded from, and posted to, for the link."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="As engine.device: auto, cpu, cuda, ...")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="As engine.threads.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Calibration steps that are timed.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Measure this device: free memory, speed of a training step, and the link to a server."""
+    from leff.profiling import measure_device, write_class
+    from leff.report.plans import print_profile
+
+    found = measure_device(device, threads=threads, repeats=repeats, server=server)
+    write_class(path, name, found)
+    result = {"class": name, "file": str(path), **found.to_dict()}
+    return print_json(result) if as_json else print_profile(out, result)

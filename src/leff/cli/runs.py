@@ -1,0 +1,179 @@
+"""`leff run`, `resume`, `evaluate`, `generate`, `list` and `config`: a run, from its options on."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from leff.cli.console import Json, errors, out, print_json
+from leff.errors import ConfigError, RunError
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+Beams = Annotated[int, typer.Option(min=1, help="Beam search width; 1 is greedy.")]
+
+
+def run(
+    config: Annotated[
+        Path | None, typer.Argument(help="A TOML file; without one, the built-in run.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="method.name, such as leff or fedlora.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="model.name: a hub id or a folder.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="training.rounds")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where the data is: data.folder and proxy.folder.")
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any option; see `leff config`."),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="The run's folder; by default a new one in runs/.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a model over a federation of clients."""
+    from leff import api
+    from leff.config import load_config
+
+    named = {
+        "method.name": method,
+        "model.name": model,
+        "training.rounds": rounds,
+        "seed": seed,
+        "data.folder": data_dir and data_dir.absolute(),
+        "proxy.folder": data_dir and data_dir.absolute(),
+    }
+    overrides = {key: value for key, value in named.items() if value is not None}
+    overrides |= dict(map(_option, options or []))
+    checked = load_config(config, overrides)
+    _show(lambda progress: api.run(checked, out=folder, progress=progress), as_json)
+
+
+def resume(run: RunPath, as_json: Json = False) -> None:
+    """Go on with a run that was cut off, to the result it would have had."""
+    from leff import api
+
+    _show(lambda progress: api.resume(run, progress=progress), as_json)
+
+
+def evaluate(
+    run: RunPath,
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="Test examples; without it, all.")
+    ] = None,
+    beams: Annotated[
+        int | None, typer.Option(min=1, help="Beam search width; without it, the run's.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a run's model with every metric of its task."""
+    from leff import api
+    from leff.report.live import print_rows
+
+    found = api.evaluate(run, examples=examples, beams=beams)
+    if as_json:
+        return print_json({key: value for key, value in found.items() if key != "texts"})
+    metrics = {"loss": found["loss"], **found["metrics"]}
+    print_rows(out, [{found["split"]: name, "value": value} for name, value in metrics.items()])
+    for name, note in found["notes"].items():
+        out.print(Text(f"{name}: {note}", style="dim"))
+    return None
+
+
+def generate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's or a model's folder.")],
+    inputs: Annotated[list[str] | None, typer.Argument(help="Inputs, one text for each.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A file with one input a line.")] = None,
+    beams: Beams = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    as_json: Json = False,
+) -> None:
+    """Write texts with a run's model."""
+    from leff import api
+    from leff.errors import DataError
+
+    wanted = list(inputs or [])
+    if file is not None:
+        try:
+            with file.open(encoding="utf-8") as lines:
+                wanted += [line.rstrip("\n") for line in lines]
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{file} cannot be read: {error}") from None
+    if not wanted:
+        raise ConfigError("there is nothing to generate from; give inputs, or --file")
+    texts = api.generate(run, wanted, beams=beams, max_new_tokens=max_new_tokens)
+    if as_json:
+        return print_json([{"input": i, "output": o} for i, o in zip(wanted, texts, strict=True)])
+    for text in texts:
+        typer.echo(text)
+    return None
+
+
+def list_runs(
+    root: Annotated[Path, typer.Argument(help="The folder of run folders.")] = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """List runs."""
+    from leff import runs
+    from leff.report.live import print_rows
+
+    if not root.is_dir() and root != Path("runs"):
+        raise ConfigError(
+            f"there is no folder {root}; runs go to runs/ unless --out says otherwise"
+        )
+    found = runs.list_runs(root)
+    if as_json:
+        return print_json(found)
+    if not found:
+        out.print(f"no run in {root}")
+        return None
+    return print_rows(out, found)
+
+
+def config(
+    path: Annotated[Path | None, typer.Argument(metavar="CONFIG")] = None, as_json: Json = False
+) -> None:
+    """Print every option with its value and what it is; the defaults, or a file's."""
+    from leff.config import commented_toml, load_config
+
+    checked = load_config(path)
+    if as_json:
+        return print_json(checked.model_dump(mode="json"))
+    typer.echo(commented_toml(checked), nl=False)
+    return None
+
+
+def _show(work: Any, as_json: bool) -> None:
+    """Do `work(progress)`, show it live, and print the run's result."""
+    from leff.report.live import LiveTable, print_result
+
+    console = errors if as_json else out
+    with LiveTable(console) as table:
+        try:
+            finished = work(table)
+        except KeyboardInterrupt:
+            if table.folder is None:
+                raise
+            raise RunError(
+                f"interrupted; `leff resume {table.folder}` goes on from the last round"
+            ) from None
+    places = {name: str(getattr(finished, name)) for name in ("folder", "model", "picture")}
+    if as_json:
+        return print_json({**places, **finished.result})
+    return print_result(console, finished.result, places)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """Return the key and value of ``key=value``; the value is TOML, or else a string."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set takes KEY=VALUE, got {text!r}")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
