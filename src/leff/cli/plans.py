@@ -110,6 +110,18 @@ def plan(
 
         if flops is not None:
             raise ConfigError("--flops says what --time and --speed say; leave it out")
+        peak = {
+            "--labelled": labelled != 1,
+            "--precision": precision,
+            "--optimizer": optimizer,
+            "--accumulation": accumulation,
+            "--checkpointing": checkpointing,
+        }
+        if ignored := [name for name, value in peak.items() if value]:
+            raise ConfigError(
+                f"{', '.join(ignored)} change a step's peak, and plans for devices count weights, "
+                "gradients and optimizer state alone; leave them out"
+            )
         if method == "leff" and not given and not counts:
             fixed = None
         else:

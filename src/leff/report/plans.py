@@ -54,7 +54,7 @@ def print_device_plans(console: Console, found: Mapping[str, Any]) -> None:
             "class": f"{plan['count']} x {name}",
             "layers": plan["layers"],
             "context": plan["context"],
-            "state": bytes_text(plan["predicted_bytes"]),
+            "state": bytes_text(plan["state_bytes"]),
             "steps": f"{plan['steps']} of {plan['all_steps']}",
             "once": setup,
             "down": bytes_text(plan["download_bytes"]),
