@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from leff.choices import choice_of, fixed_setting
 from leff.clock import Needs, round_seconds, steps_within
 from leff.config import RunConfig
 from leff.context.auto import assumed_errors, candidates
@@ -17,8 +18,6 @@ from leff.deadline import TimeLimit, candidate_needs, choose_in_time
 from leff.devices import Device, DeviceClass
 from leff.errors import ConfigError
 from leff.families import empty_model
-from leff.fleet_options import fixed_setting
-from leff.footprint import Choice
 from leff.pace import least_steps
 from leff.planning import planned, shape_of
 from leff.sizes import model_sizes
@@ -108,11 +107,7 @@ def device_plan(
 
 def _chosen(model: str, config: RunConfig, device: Device, time: Time) -> dict[str, Any]:
     shape, kind = shape_of(model, config)
-    asked = Choice(
-        embedding_bits=config.context.embedding_bits,
-        batch_size=config.training.batch_size,
-        length=config.data.max_length,
-    )
+    asked = choice_of(config, "leff")
     sizes = model_sizes(empty_model(shape, kind), kind)
     every = candidates(sizes, asked)
     limit = TimeLimit(

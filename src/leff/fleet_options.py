@@ -10,14 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from leff.choices import choice_of, fixed_setting
 from leff.config import RunConfig
-from leff.context.auto import Candidate, Setting, candidates
+from leff.context.auto import Candidate, candidates
 from leff.cost import METHODS as FOOTPRINTS
 from leff.deadline import TimeLimit, candidate_needs, footprint_needs
 from leff.devices import Device, fleet_devices, read_classes
 from leff.errors import ConfigError
-from leff.footprint import EXACT, Choice, Footprint, shell_bits
-from leff.options import ClientsConfig, ContextConfig
+from leff.footprint import Footprint, shell_bits
+from leff.options import ClientsConfig
 from leff.pace import Pace
 from leff.sizes import model_sizes
 from leff.units import BYTES, FLOPS, parse_amount, parse_seconds
@@ -63,11 +64,7 @@ def client_budgets(clients: ClientsConfig) -> list[tuple[int | None, int | None]
 def timed_candidates(config: RunConfig, kind: str, model: Any) -> tuple[list[Candidate], TimeLimit]:
     """Return what LEFF's clients choose from, one context or all, and the time that it takes."""
     context, training = config.context, config.training
-    asked = Choice(
-        embedding_bits=context.embedding_bits,
-        batch_size=training.batch_size,
-        length=config.data.max_length,
-    )
+    asked = choice_of(config, "leff")
     contexts = () if context.name == "auto" else (fixed_setting(context),)
     sizes = model_sizes(model, kind)
     found = candidates(sizes, asked, contexts=contexts)
@@ -75,12 +72,6 @@ def timed_candidates(config: RunConfig, kind: str, model: Any) -> tuple[list[Can
     needs = {} if seconds is None else candidate_needs(sizes, found, asked)
     share = config.clients.min_steps_share
     return found, TimeLimit(seconds, share, needs, training.epochs, training.batch_size)
-
-
-def fixed_setting(context: ContextConfig) -> Setting:
-    """Return the setting of a configuration whose context is not auto."""
-    rate = 1.0 if {context.name, context.suffix} <= {"quantise", ""} else context.rate
-    return Setting(context.name, rate, context.bits, context.suffix)
 
 
 def deadline_seconds(clients: ClientsConfig) -> float | None:
@@ -137,13 +128,5 @@ def _least_rank(config: RunConfig) -> int:
 
 def method_footprint(config: RunConfig, model: Any, kind: str, rank: int) -> Footprint:
     """Return what a client of the run's method holds and computes, with adapters of this rank."""
-    method = config.method
-    asked = Choice(
-        rank=rank,
-        base_bits=method.base_bits,
-        context=EXACT,
-        clients=max(1, round(config.clients.count * config.clients.per_round)),
-        batch_size=config.training.batch_size,
-        length=config.data.max_length,
-    )
-    return FOOTPRINTS[method.name](model, model_sizes(model, kind), asked)
+    asked = choice_of(config, config.method.name, rank=rank)
+    return FOOTPRINTS[config.method.name](model, model_sizes(model, kind), asked)

@@ -4,7 +4,6 @@ planned("gpt2", "leff", RunConfig(), layers=2)["total_bytes"]
 chosen("gpt2", RunConfig(), memory="1GB")["layers"]
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +11,9 @@ from transformers import PretrainedConfig
 
 from leff import cost
 from leff.budget import within
+from leff.choices import choice_of
 from leff.config import RunConfig
-from leff.context.auto import Setting, assumed_errors
+from leff.context.auto import assumed_errors
 from leff.families import empty_model, freeze_head
 from leff.families.known import KNOWN_CONFIGS, load_config
 from leff.footprint import Choice
@@ -46,7 +46,7 @@ def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[
 
     `numbers` are `layers`, `rank` and `base_bits`, which is the configuration's unless given.
     """
-    asked = _asked(config, method, numbers)
+    asked = choice_of(config, method, **numbers)
     found = cost.plan(
         *shape_of(model, config),
         method,
@@ -71,7 +71,7 @@ def predicted(
     `predicted_bytes` is the largest sum at any moment; `activations`, `logits` and the rest are
     not all there at once.  `labelled` is the share of a text's tokens that have a label.
     """
-    asked = replace(_asked(config, method, numbers), labelled=labelled)
+    asked = replace(choice_of(config, method, **numbers), labelled=labelled)
     plan = planned(model, method, config, **numbers)
     shape, kind = shape_of(model, config)
     found = predict(shape, kind, method, asked)
@@ -85,24 +85,6 @@ def predicted(
         "predicted_bytes": found.peak,
         "step": _step(asked),
     }
-
-
-def _asked(config: RunConfig, method: str, numbers: Mapping[str, int]) -> Choice:
-    """Return the configuration's own choice but for the numbers that are given."""
-    own, training = config.context, config.training
-    context = Setting(own.name, own.rate, own.bits, own.suffix).context
-    return Choice(
-        **{"rank": config.method.rank, "base_bits": config.method.base_bits, **numbers},
-        context=context,
-        clients=max(1, round(config.clients.count * config.clients.per_round)),
-        embedding_bits=own.embedding_bits if method == "leff" else 32,
-        batch_size=training.batch_size,
-        length=config.data.max_length,
-        precision=training.precision,
-        accumulation=training.accumulation,
-        checkpointing=training.checkpointing,
-        optimizer=training.optimizer,
-    )
 
 
 def chosen(
@@ -120,12 +102,12 @@ def chosen(
     """
     memory_bytes = None if memory is None else parse_amount(memory, BYTES)
     step_flops = None if flops is None else parse_amount(flops, FLOPS)
-    asked = replace(_asked(config, "leff", {}), labelled=labelled)
+    asked = replace(choice_of(config, "leff"), labelled=labelled)
     best = within(*shape_of(model, config), asked, memory_bytes, step_flops)
     found, choice = best.candidate, best.choice
     options = {"clients.layers": [found.layers], **found.setting.options()}
     options |= {} if config.model.train_head else {"model.train_head": False}
-    plain = _asked(RunConfig(), "leff", {})
+    plain = choice_of(RunConfig(), "leff")
     options |= {
         key: getattr(choice, name)
         for name, key in OPTIONS.items()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from leff.aggregate import Merge
+from leff.choices import fixed_setting
 from leff.config import RunConfig
 from leff.context import Bank, Distillation
 from leff.context.auto import choose
@@ -21,7 +22,6 @@ from leff.families import blocks
 from leff.fitting import Auto, Fitting, Fixed
 from leff.fleet_options import (
     client_budgets,
-    fixed_setting,
     method_footprint,
     timed_candidates,
 )
