@@ -293,7 +293,7 @@ class TrainingConfig(Section):
     optimizer: Literal["adamw", "adamw8bit"] = Field(
         default="adamw",
         description="adamw8bit: its state in 8 bits for tensors of 4096 values or more, a quarter "
-        "of the memory (bitsandbytes; slow on a CPU); plans and budgets count adamw's",
+        "of the memory (bitsandbytes; slow on a CPU); clients.memory and fleets count adamw's",
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.01, description="AdamW's default")
     max_grad_norm: AboveZero = Field(default=1.0, description="gradients are clipped to this norm")
