@@ -146,7 +146,8 @@ def experiments_folder(folder: Path | None = None) -> Path:
 def known_experiments(folder: Path) -> list[str]:
     """Return the names of the tables and figures that have a file."""
     names = (path.stem for path in folder.glob("*.toml"))
-    return sorted(name for name in names if re.fullmatch(r"(table|figure)\d+", name))
+    found = (name for name in names if re.fullmatch(r"(table|figure)\d+", name))
+    return sorted(found, key=lambda name: (_words(name)[0], int(_words(name)[1])))
 
 
 def read_common(folder: Path) -> Common:
