@@ -96,8 +96,8 @@ def test_a_key_of_files_is_that_of_their_last_names():
 
 
 def test_what_is_unknown_is_refused_with_what_exists(tmp_path):
-    with pytest.raises(ConfigError, match="there is no table 9; there are figure 4, figure 5"):
-        read_experiment(FOLDER, "table9")
+    with pytest.raises(ConfigError, match="there is no table 11; there are figure 4, figure 5"):
+        read_experiment(FOLDER, "table11")
     with pytest.raises(ConfigError, match="has no row 'peft'; it has FedAvg, FedBitFit"):
         runs("table1", rows=("peft",))
     with pytest.raises(ConfigError, match=r"has no column 'wnli'; it has CoLA.* E2E, BLEU"):
