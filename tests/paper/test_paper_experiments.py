@@ -5,7 +5,10 @@ import json
 import pytest
 
 from leff.config import parse_config
+from leff.context import make_context
 from leff.errors import ConfigError, DataError
+from leff.families.known import load_config
+from leff.footprint import Choice
 from leff.paper.cells import Selection, cells, run_key
 from leff.paper.experiment import (
     SIZES,
@@ -15,6 +18,7 @@ from leff.paper.experiment import (
     read_experiment,
 )
 from leff.paper.published import TABLES, TRAINABLE
+from leff.prediction import predict
 
 FOLDER = experiments_folder()
 NAMES = known_experiments(FOLDER)
@@ -169,3 +173,16 @@ def test_table_5_is_the_papers_to_the_digit(cli):
     assert status == 0 and printed.count("7,089,408") == 2 and "gpt2-large" not in printed
     status, printed, _ = cli("table", "5", "--markdown", "--row", "gpt2")
     assert "| gpt2 | 85,056,000 [85,056,000] |" in printed
+
+
+def test_table_5_predicts_memory_beside_the_papers(cli):
+    asked = ("table", "5", "--memory", "--row", "gpt2", "--column", "fedbitfit", "--column", "leff")
+    bitfit, leff = json.loads(cli(*asked, "--json")[1])
+    assert (bitfit["paper_gb"], leff["paper_gb"]) == (2.206, 1.719)
+    choice = Choice(batch_size=8, length=128, context=make_context("distil", rate=0.2))
+    peak = predict(*load_config("gpt2"), "leff", choice).peak
+    assert leff["predicted_bytes"] == peak < bitfit["predicted_bytes"]
+    printed = cli(*asked)[1]
+    assert f"{peak / 1e9:.3f}" in printed and "1.719" in printed
+    status, _, said = cli("table", "1", "--memory")
+    assert status == 2 and "--memory is for table 5" in said

@@ -39,13 +39,23 @@ def table(
     results: Results = None,
     runs: Runs = Path("runs/paper"),
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Table 5: predict peaks too; takes a minute or two.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make one of the paper's tables: run what is missing, print ours beside the paper's."""
     selection = size, rows, columns, seeds, model, data_dir
     places = experiments, results, runs
     wishes = {"run": not no_run, "dry_run": dry_run, "jobs": jobs, "keep": keep}
-    _paper("table", number, selection, places, {**wishes, "markdown": markdown}, as_json)
+    _paper(
+        "table",
+        number,
+        selection,
+        places,
+        {**wishes, "markdown": markdown, "memory": memory},
+        as_json,
+    )
 
 
 def figure(

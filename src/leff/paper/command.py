@@ -26,6 +26,7 @@ class Wishes:
     jobs: int = 0
     keep: bool = False
     markdown: bool = False
+    memory: bool = False
     picture: Path | None = None
 
 
@@ -62,6 +63,8 @@ def answer(
     study = Study.open(f"{word}{number}", selection, places)
     if study.experiment.kind == "counts":
         return _counts(study, wishes)
+    if wishes.memory:
+        raise ConfigError(f"{word} {number} has no memory to count; --memory is for table 5")
     if wishes.dry_run:
         rows = tables.run_rows(study)
         return Answer(rows, lambda console: tables.print_runs(console, study, rows), {})
@@ -106,7 +109,7 @@ def _impossible(study: Study) -> dict[str, str]:
 
 
 def _counts(study: Study, wishes: Wishes) -> Answer:
-    found = count_cells(study.experiment, study.common, study.selection)
+    found = count_cells(study.experiment, study.common, study.selection, wishes.memory)
 
     def show(console: Console) -> None:
         if wishes.markdown:

@@ -97,3 +97,29 @@ TRAINABLE: dict[str, dict[str, int | str]] = {  # Table 5; words where the paper
         "leff": 743_452_672,
     },
 }
+
+MEMORY_GB: dict[str, dict[str, float]] = {  # Table 5, peak on the client's GPU; batch not given
+    "deberta-v3-base": {
+        "fedavg": 3.841,
+        "fedlora": 2.644,
+        "slora": 2.644,
+        "fedbitfit": 2.198,
+        "leff": 2.136,
+    },
+    "deberta-v3-large": {
+        "fedavg": 9.361,
+        "fedlora": 6.660,
+        "slora": 6.660,
+        "fedbitfit": 5.488,
+        "leff": 3.005,
+    },
+    "gpt2": {"fedavg": 3.358, "fedlora": 2.476, "slora": 2.476, "fedbitfit": 2.206, "leff": 1.719},
+    "gpt2-large": {
+        "fedavg": 15.548,
+        "fedlora": 9.739,
+        "slora": 9.739,
+        "fedbitfit": 8.318,
+        "leff": 3.240,
+    },
+    "llama-3.1-8b": {"fedlora": 46.868, "slora": 46.868, "leff": 29.881},
+}

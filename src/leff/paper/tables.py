@@ -23,6 +23,7 @@ LEGENDS = {
     "deviation": "standard deviation (number of seeds)",
 }
 NOTHING = "–"
+Cell = Mapping[str, Any]  # of `counts`
 
 
 def print_table(console: Console, study: Study, values: Sequence[Value]) -> None:
@@ -135,41 +136,65 @@ def _row(cells: Sequence[str]) -> str:
 # Counts (Table 5)
 
 
-def print_counts(console: Console, study: Study, found: Sequence[Mapping[str, Any]]) -> None:
-    """Print ours above the paper's, a line a model."""
-    methods = list(dict.fromkeys(cell["method"] for cell in found))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
-    for method in methods:
-        table.add_column(method, justify="right", no_wrap=True)
-    for model in dict.fromkeys(cell["model"] for cell in found):
-        own = [cell for cell in found if cell["model"] == model]
-        table.add_row(model, *(Text(a) + Text(f"\n{b}", style="dim") for a, b in map(_pair, own)))
+def print_counts(console: Console, study: Study, found: Sequence[Cell]) -> None:
+    """Print ours above the paper's, a line a model: what trains and, if asked for, memory."""
     console.print(_title(study), style="bold", markup=False, highlight=False)
-    console.print(table)
+    for heading, pair in _count_parts(found).items():
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column(heading)
+        for method in _methods(found):
+            table.add_column(method, justify="right", no_wrap=True)
+        for model, own in _by_model(found).items():
+            cells = (Text(ours) + Text(f"\n{paper}", style="dim") for ours, paper in map(pair, own))
+            table.add_row(model, *cells)
+        console.print(table)
     console.print(Text(f"Ours; below it the paper's. {study.caption()}", style="dim"))
     for line in dict.fromkeys(_count_notes(found)):
         console.print(Text(line, style="yellow"))
 
 
-def counts_markdown(study: Study, found: Sequence[Mapping[str, Any]]) -> str:
+def counts_markdown(study: Study, found: Sequence[Cell]) -> str:
     """Return the counts as Markdown: ours, then the paper's in brackets."""
-    methods = list(dict.fromkeys(cell["method"] for cell in found))
-    lines = [f"### {_title(study)}", "", _row(["", *methods])]
-    lines.append(_row(["---"] + ["---:"] * len(methods)))
-    for model in dict.fromkeys(cell["model"] for cell in found):
-        own = [_pair(cell) for cell in found if cell["model"] == model]
-        lines.append(_row([model, *(f"{ours} [{paper}]" for ours, paper in own)]))
+    lines = [f"### {_title(study)}"]
+    for heading, pair in _count_parts(found).items():
+        methods = _methods(found)
+        lines += ["", _row([heading, *methods]), _row(["---"] + ["---:"] * len(methods))]
+        for model, own in _by_model(found).items():
+            lines.append(_row([model, *(f"{ours} [{paper}]" for ours, paper in map(pair, own))]))
     notes = [f"- {line}" for line in dict.fromkeys(_count_notes(found))]
     return "\n".join([*lines, "", f"Ours, in brackets the paper's. {study.caption()}", "", *notes])
 
 
-def _pair(cell: Mapping[str, Any]) -> tuple[str, str]:
+def _methods(found: Sequence[Cell]) -> list[str]:
+    return list(dict.fromkeys(cell["method"] for cell in found))
+
+
+def _by_model(found: Sequence[Cell]) -> dict[str, list[Cell]]:
+    models = dict.fromkeys(cell["model"] for cell in found)
+    return {model: [cell for cell in found if cell["model"] == model] for model in models}
+
+
+def _count_parts(found: Sequence[Cell]) -> dict[str, Callable[[Cell], tuple[str, str]]]:
+    """Return how ours and the paper's are printed, by the heading of their table."""
+    parts = {"parameters that train": _parameters}
+    return parts | ({"peak memory, GB": _gigabytes} if "predicted_bytes" in found[0] else {})
+
+
+def _parameters(cell: Cell) -> tuple[str, str]:
     ours, paper = cell["trainable_parameters"], cell["paper"]
-    return tuple(NOTHING if count is None else f"{count:,}" for count in (ours, paper))  # type: ignore[return-value]
+    return _or_nothing(ours, "{:,}"), _or_nothing(paper, "{:,}")
 
 
-def _count_notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def _gigabytes(cell: Cell) -> tuple[str, str]:
+    ours = cell["predicted_bytes"]
+    return _or_nothing(ours and ours / 1e9, "{:.3f}"), _or_nothing(cell["paper_gb"], "{:.3f}")
+
+
+def _or_nothing(number: float | None, form: str) -> str:
+    return NOTHING if number is None else form.format(number)
+
+
+def _count_notes(found: Sequence[Cell]) -> list[str]:
     return [f"{cell['model']}, {cell['method']}: {cell['note']}" for cell in found if cell["note"]]
 
 
