@@ -1,13 +1,14 @@
 """What a client has room for: block and context, by its memory, its operations and its time.
 
-    chosen = choose(found, assumed_errors, Capacity(0, 1, 160, memory_bytes=2 * 10**9), limit, peaks)
+    report = Capacity(client=0, layers=1, examples=160, memory_bytes=2 * 10**9)
+    chosen = choose(found, assumed_errors, report, TimeLimit(), peaks)
     chosen.candidate.layers, chosen.candidate.setting, chosen.steps
 
 A candidate fits the memory if its peak does with the step done the leanest way (`leff.ways`).  Of
-those that fit, the least error is taken (`TOLERANCE` apart is equal), so exact layers with few steps
-come before a distilled model with all of them: docs/stand-ins.md has the measurement.  Among equal
-errors the most layer-steps win (layers of the block × steps in time), our own criterion: what is
-trained in the time that there is; then the largest block, then the fewest bytes.
+those that fit, the least error is taken (`TOLERANCE` apart is equal), so exact layers with few
+steps come before a distilled model with all of them: docs/stand-ins.md has the measurement.  Among
+equal errors the most layer-steps win (layers of the block × steps in time), our own criterion: what
+is trained in the time that there is; then the largest block, then the fewest bytes.
 
 Peaks are estimates; that of the choice is rehearsed, and if it turns out too large the choice is
 made again with that known.  Without a limit on memory nothing is rehearsed.
@@ -121,7 +122,8 @@ def _too_late(held: Sequence[Candidate], report: Capacity, limit: TimeLimit) -> 
     times = (limit.least_seconds(limit.needs[c], report.device, report.examples) for c in held)
     return ConfigError(
         f"no client of this model does {limit.min_share:.0%} of its steps within "
-        f"{limit.seconds:g} s on a {report.device.name}; the least that would do is {min(times):.3g} s"
+        f"{limit.seconds:g} s on a {report.device.name}; the least that would do is "
+        f"{min(times):.3g} s"
     )
 
 

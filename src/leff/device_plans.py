@@ -68,7 +68,8 @@ def fleet_plan(
 ) -> dict[str, Any]:
     """Return a plan for every class by its name; ``problem`` says why one cannot take part.
 
-    `labelled` is the share of a text's tokens that have a label.  Raises ConfigError for a class with values that are missing or wrong, and if no class can.
+    `labelled` is the share of a text's tokens that have a label.  Raises ConfigError for a class
+    with values that are missing or wrong, and if no class can.
     """
     plans: dict[str, Any] = {}
     for name, each in classes.items():

@@ -134,9 +134,9 @@ class ClientsConfig(Section):
     )
     memory: list[Amount] = Field(
         default=[],
-        description="room for a training step's peak, such as '64MB', repeated: the step is done in "
-        "parts or checkpointed where it has to be; context auto chooses by it, flora and flexlora "
-        "their ranks; others refuse what does not fit",
+        description="room for a training step's peak, such as '64MB', repeated; the step is done "
+        "in parts or checkpointed where it has to be; context auto chooses by it, flora and "
+        "flexlora their ranks; others refuse what does not fit",
     )
     flops: list[Amount] = Field(
         default=[], description="for context auto: operations of a step, such as '50G', repeated"

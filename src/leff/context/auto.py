@@ -3,7 +3,7 @@
     sizes = model_sizes(model, "classification")
     found = candidates(sizes)
     errors = measure(model, bank, found, proxy_batches, decided={})
-    found[1].layers, found[1].setting      # 1, Setting(name='quantise', rate=1.0, bits=8, suffix='')
+    found[1].layers, found[1].setting     # 1, Setting(name='quantise', rate=1.0, bits=8, suffix='')
 
 The error is the floor Δ² of PAPER Sec. 4 seen from outside: how far a client's last hidden state
 is from the full model's.  The paper leaves the choice of r and L_i to the user.
@@ -119,9 +119,9 @@ def candidates(
 ) -> list[Candidate]:
     """Return every block size in every context, each different client model once.
 
-    `asked` has the embedding bits and a step's batch, which may be checkpointed.  Block sizes are 1 to L if none are given;
-    with L there is nothing to replace, and one candidate.  `contexts` are all `settings` unless
-    given.
+    `asked` has the embedding bits and a step's batch, which may be checkpointed.  Block sizes are 1
+    to L if none are given; with L there is nothing to replace, and one candidate.  `contexts` are
+    all `settings` unless given.
     """
     total, asked = len(sizes.layers), asked or Choice()
     found: dict[tuple[Any, ...], Candidate] = {}
