@@ -122,7 +122,7 @@ def test_devices_without_memory_for_a_layer_sit_out(tmp_path, tiny_gpt2):
         assert record["sat_out"]["0"] == "no block and context fit 10,000 bytes"
     nobody = {"laptop": (1, "10kB", "20MFLOP/s", "8Mbit/s", "8Mbit/s")}
     given["clients.fleet"] = str(fleet_file(tmp_path, room="10kB", **nobody))
-    with pytest.raises(ConfigError, match="fits into 10,000 bytes; the least that would do is"):
+    with pytest.raises(ConfigError, match="within 10,000 bytes; the least that would do is"):
         leff.run(**given, out=tmp_path / "none")
 
 
