@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_rounds import CPU, TRAINING, clients_of, job_of, recipe
+from small_rounds import CPU, TRAINING, clients_of, job_of, recipe, with_settings
 from tiny_models import LAYERS, tiny
 
 from leff.engines import local
@@ -84,11 +84,11 @@ def test_memory_that_really_runs_out(tmp_path):
 ASKED = Choice(batch_size=4, length=12, rank=3)
 
 
-def rounds(method, fleet, tmp_path, model, count):
+def rounds(method, fleet, tmp_path, model, count, training=TRAINING):
     pace = Pace(model_sizes(model, KIND), ASKED)
     return [
         run_round(
-            model, method, fleet, RoundContext(i, 0, TRAINING), Spool(tmp_path / "u"), pace=pace
+            model, method, fleet, RoundContext(i, 0, training), Spool(tmp_path / "u"), pace=pace
         )
         for i in range(count)
     ]
@@ -120,7 +120,7 @@ def test_a_client_without_a_budget_loses_layers_then_is_lean_then_sits_out(
     made = recipe("leff", model, KIND, store, context__bits=8, clients__count=2)
     fleet = LocalFleet(clients_of(KIND, (5, 5)), (3, 1), store, CPU)
     limited["bytes"] = 0
-    records = rounds(made, fleet, tmp_path, model, 9)
+    records = rounds(made, fleet, tmp_path, model, 8, with_settings(batch_size=2))
     seen = capacities(records)
     given = seen[: seen.index("out")]
     assert given[:3] == [3, 2, 1] and set(given[3:]) <= {1} and set(seen[len(given) :]) == {"out"}
@@ -135,7 +135,7 @@ def test_a_client_without_a_budget_loses_layers_then_is_lean_then_sits_out(
 def test_a_budget_falls_below_what_failed_and_survives_a_restart(store, tmp_path, limited):
     model = tiny("gpt2", KIND)
     budget = {"clients__memory": ["1GB"], "context__name": "auto", "context__steps": 1}
-    budget["context__embedding_bits"] = 32
+    budget |= {"context__embedding_bits": 32, "training__batch_size": 4, "data__max_length": 12}
     made = recipe("leff", model, KIND, store, clients__count=2, **budget)
     make = lambda: LocalFleet(  # noqa: E731
         clients_of(KIND, (5, 5)), (4, 4), store, CPU, budgets=[(10**9, None), (10**9, None)]
