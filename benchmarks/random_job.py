@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from leff.families import blocks, empty_model, short_config
+from leff.families import blocks, empty_model, layer_count, short_config
 from leff.footprint import Choice
 from leff.parts import PartStore
-from leff.planned_job import planned_job
+from leff.planned_job import layout, planned_job
 from leff.rehearsal import examples_of, training_of
 
 TINY = 64  # width of the model that a side trains first
@@ -36,12 +36,14 @@ def write(
     """Write parts and `job.pickle`: a tiny job, the job, and `steps` batches of examples."""
     store = PartStore(folder / "parts")
     small_choice = replace(choice, rank=1, layers=1, batch_size=2, accumulation=1, length=8)
-    small = (tiny_config(config), kind, method, small_choice, range(1))
+    around = layout(choice.context, block, layer_count(config)) if method == "leff" else ()
+    small_around = layout(choice.context, range(1), 2) if method == "leff" else ()
+    small = (tiny_config(config), kind, method, small_choice, small_around)
     jobs = [
         planned_job(
             random_model(shape, kind), kind, method, asked, training_of(asked), store, place
         )
-        for shape, kind, method, asked, place in (small, (config, kind, method, choice, block))
+        for shape, kind, method, asked, place in (small, (config, kind, method, choice, around))
     ]
     with (folder / "job.pickle").open("wb") as file:
         pickle.dump((*jobs, examples_of(choice, kind, steps)), file)

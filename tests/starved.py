@@ -18,6 +18,7 @@ from transformers import GPT2Config
 from leff import client
 from leff.engines.local import LocalFleet
 from leff.families import model_class
+from leff.footprint import Choice
 from leff.methods.method import RoundContext
 from leff.pace import Pace
 from leff.parts import PartStore
@@ -50,7 +51,7 @@ def fleet_of(folder):
 
 
 def round_of(model, fleet, folder, index):
-    pace = Pace(model_sizes(model, "generation"), 32, 12)
+    pace = Pace(model_sizes(model, "generation"), Choice(batch_size=4, length=12))
     method = make_method("leff", "generation", PartStore(folder / "parts"))
     context = RoundContext(index, 0, TRAINING)
     return run_round(model, method, fleet, context, Spool(folder / "updates"), pace=pace)

@@ -211,11 +211,11 @@ def test_experiments_load(path):
         ({"method.source": "clients", "proxy.importance_batches": 5}, ["importance_batches"]),
         ({"method.name": "fedavg", "proxy.examples": 3}, ["proxy.examples"]),
         ({"method.name": "fedavg", "method.relaxation": 3.0}, ["method.relaxation"]),
-        ({"clients.memory": ["1MB"]}, ["clients.memory"]),
+        ({"clients.flops": ["1G"]}, ["clients.flops"]),
         ({"context.name": "auto", "clients.flops": ["1G"], "context.bits": 4}, ["context.bits"]),
         ({"evaluation.gap_clients": 0, "evaluation.gap_examples": 9}, ["gap_examples"]),
         ({"preset": "paper"}, []),
-        ({"preset": "paper", "clients.memory": ["1MB"]}, ["clients.memory"]),
+        ({"preset": "paper", "clients.flops": ["1G"]}, ["clients.flops"]),
         ({"clients.partition": "iid", "clients.alpha": 2.0, "clients.by": "a"}, ["alpha", "by"]),
     ],
 )

@@ -1,22 +1,26 @@
 """What a device short of time is given: fewer steps first, then a cheaper context or block."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from tiny_models import LAYERS, tiny
 
+from leff.budget import choose as choose_in_time
 from leff.clock import round_seconds
 from leff.context.auto import assumed_errors, candidates
-from leff.deadline import TimeLimit, candidate_needs, choose_in_time
+from leff.deadline import TimeLimit, candidate_needs
 from leff.devices import Device
 from leff.errors import ConfigError
 from leff.footprint import Choice
 from leff.sizes import model_sizes
+from leff.types import Capacity
 
 KIND = "generation"
 DEVICE = Device("phone", 10**9, 1e6, 1e6, 1e6)
 ASKED = Choice(batch_size=4, length=12)
 EXAMPLES = 40  # ten steps
+PEAKS = SimpleNamespace(estimate=lambda c: c.state_bytes, exact=lambda c: c.state_bytes)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,8 @@ def found():
 def choose(found, seconds, share=0.25, device=DEVICE):
     every, needs = found
     limit = TimeLimit(seconds, share, needs, 1.0, 4)
-    chosen = choose_in_time(every, assumed_errors(every), device, EXAMPLES, limit)
+    report = Capacity(0, 1, EXAMPLES, device.memory_bytes, None, device)
+    chosen = choose_in_time(every, assumed_errors, report, limit, PEAKS)
     if seconds is not None:
         assert chosen.seconds(limit, device).total <= seconds
         assert chosen.steps >= share * chosen.wanted
@@ -82,5 +87,5 @@ def test_more_time_trains_no_less(found):
 def test_too_little_time_is_told_the_least(found):
     with pytest.raises(ConfigError, match=r"25% of its steps within 0.001 s on a phone; the least"):
         choose(found, 0.001)
-    with pytest.raises(ConfigError, match="fits into 10 bytes; the least that would do is"):
+    with pytest.raises(ConfigError, match="within 10 bytes; the least that would do is"):
         choose(found, 5.0, device=replace(DEVICE, memory_bytes=10))

@@ -237,7 +237,7 @@ def test_a_run_in_which_no_update_can_be_used_fails(tmp_path, tiny_gpt2):
 def test_a_budget_that_nothing_fits_is_refused_before_any_work(tmp_path, tiny_gpt2):
     changes = {"context__name": "auto", "clients__memory": ["1GB", "10kB"]}
     config = load_config(None, table_options(tmp_path, "generation", tiny_gpt2, **changes))
-    with pytest.raises(ConfigError, match=r"fits into 10,000 bytes; the least that would do is"):
+    with pytest.raises(ConfigError, match=r"within 10,000 bytes; the least that would do is"):
         prepare(config, RunFolder(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 

@@ -25,7 +25,7 @@ CLASSES = {
 }
 
 
-def fleet_file(tmp_path, room="200kB", name="fleet.toml", **changes):
+def fleet_file(tmp_path, room="430kB", name="fleet.toml", **changes):
     lines = []
     for label, values in {**CLASSES, **changes}.items():
         count, memory, speed, down, up = values
@@ -60,7 +60,7 @@ def clocked(run):
             spent = client["seconds_simulated"]
             parts = spent["download"] + spent["compute"] + spent["upload"]
             assert spent["round"] == pytest.approx(parts)
-            assert client["state_bytes"] == pytest.approx(client["predicted_bytes"], rel=0.05)
+            assert client["state_bytes"] < client["predicted_bytes"] <= client["memory_bytes"]
     return records
 
 
@@ -122,7 +122,7 @@ def test_devices_without_memory_for_a_layer_sit_out(tmp_path, tiny_gpt2):
         assert record["sat_out"]["0"] == "no block and context fit 10,000 bytes"
     nobody = {"laptop": (1, "10kB", "20MFLOP/s", "8Mbit/s", "8Mbit/s")}
     given["clients.fleet"] = str(fleet_file(tmp_path, room="10kB", **nobody))
-    with pytest.raises(ConfigError, match="fits into 10,000 bytes; the least that would do is"):
+    with pytest.raises(ConfigError, match="within 10,000 bytes; the least that would do is"):
         leff.run(**given, out=tmp_path / "none")
 
 
@@ -130,10 +130,10 @@ def test_devices_without_memory_for_a_method_sit_out(tmp_path, tiny_gpt2):
     given = settings(tmp_path, tiny_gpt2, method__name="fedavg", training__rounds=1)
     run = leff.run(**given, out=tmp_path / "run")
     (record,) = clocked(run)[:1]
-    assert "bytes are needed, a phone has 200,000" in record["sat_out"]["0"]
-    nobody = {"laptop": (1, "200kB", "20MFLOP/s", "8Mbit/s", "8Mbit/s")}
+    assert "582,412 bytes are needed, a phone has 430,000" in record["sat_out"]["0"]
+    nobody = {"laptop": (1, "430kB", "20MFLOP/s", "8Mbit/s", "8Mbit/s")}
     given["clients.fleet"] = str(fleet_file(tmp_path, **nobody))
-    with pytest.raises(ConfigError, match=r"clients.fleet: 0.2 MB is too little for fedavg"):
+    with pytest.raises(ConfigError, match=r"clients.fleet: 0.4 MB is too little for fedavg"):
         leff.run(**given, out=tmp_path / "none")
 
 

@@ -72,6 +72,8 @@ def test_a_leaner_step_only_when_the_budget_asks_for_it(tiny_gpt2):
     name = str(tiny_gpt2)
     whole = chosen(name, SMALL)
     assert (whole["layers"], whole["assumed_error"]) == (4, 0)
+    checkpointed = load_config(None, {**STEP, "training.checkpointing": True})
+    assert chosen(name, checkpointed, memory="1GB")["options"]["training.checkpointing"]
     plain = chosen(name, SMALL, memory=str(whole["predicted_bytes"]))
     assert plain == whole and "training.checkpointing" not in whole["options"]
     lean = chosen(name, SMALL, memory=str(_least(name)))
@@ -113,7 +115,7 @@ def test_as_json_and_for_a_reader(cli, tiny_gpt2):
         (["--memory", "1GB", "--layers", "2"], "leave out --method, --layers"),
         (["--flops", "1G", "--method", "fedavg"], "leave out --method"),
         (["--context", "distill"], "did you mean 'distil'"),
-        (["--memory", "1GB", "--checkpointing"], "--accumulation and --checkpointing"),
+        (["--memory", "1GB", "--bits", "8"], "--bits, --rank and --base-bits"),
         (["--labelled", "0"], "--labelled must be above 0 and at most 1, got 0"),
         (["--batch", "4", "--accumulation", "3"], "does not divide training.batch_size = 4"),
         (["--precision", "float16"], "training.precision"),

@@ -20,7 +20,7 @@ def small(monkeypatch):
         monkeypatch.setattr(profiling, name, value)
 
 
-def test_a_profile_is_a_class_that_plans_read(small, cli, tmp_path):
+def test_a_profile_is_a_class_that_plans_read(small, cli, tmp_path, tiny_gpt2):
     path = tmp_path / "device.toml"
     status, printed, _ = cli("profile", "--out", path, "--name", "my-box", "--repeats", 2, "--json")
     found = json.loads(printed)
@@ -34,7 +34,7 @@ def test_a_profile_is_a_class_that_plans_read(small, cli, tmp_path):
     with pytest.raises(ConfigError, match=r"my-box has no down and no up.*leff profile --server"):
         fleet_devices(read_classes(path))
     status, printed, _ = cli(
-        "plan", "gpt2", "--device", path, "--down", "20Mbit/s", "--up", "5Mbit/s", "--json"
+        "plan", tiny_gpt2, "--device", path, "--down", "20Mbit/s", "--up", "5Mbit/s", "--json"
     )
     plan = json.loads(printed)
     assert status == 0 and plan["class"] == "my-box"

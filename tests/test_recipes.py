@@ -1,31 +1,38 @@
 """What clients can afford: ranks as given or by memory, and what cannot be done."""
 
+from dataclasses import replace
+
 import pytest
 from small_rounds import recipe
 from tiny_models import tiny
 
 from leff.config import load_config
-from leff.cost import plan
+from leff.context import make_context
 from leff.errors import ConfigError
+from leff.footprint import Choice
+from leff.prediction import predict
 from leff.recipes import client_ranks
 
 GPT2 = ("gpt2", "generation")
+SMALL = {"training.batch_size": 4, "data.max_length": 12}
 
 
 def ranks(name="flora", count=5, **given):
-    values = {"method.name": name, "clients.count": count}
+    values = {"method.name": name, "clients.count": count, **SMALL}
     values |= {key.replace("__", "."): value for key, value in given.items()}
     return client_ranks(load_config(None, values), tiny(*GPT2), "generation")
 
 
 def needed(rank, name="flora", **given):
-    """Bytes of training state."""
-    return plan(tiny(*GPT2).config, "generation", name, rank=rank, **given).total_bytes
+    """The peak of a step done the leanest way, of a run's own size."""
+    asked = Choice(rank=rank, batch_size=4, length=12, **given)
+    asked = replace(asked, accumulation=4, checkpointing=True)
+    return predict(tiny(*GPT2).config, "generation", name, asked).peak
 
 
 def refused(name, store, **given):
     with pytest.raises(ConfigError) as caught:
-        recipe(name, tiny(*GPT2), "generation", store, **given)
+        recipe(name, tiny(*GPT2), "generation", store, **SMALL, **given)
     return str(caught.value)
 
 
@@ -47,6 +54,25 @@ def test_the_largest_rank_that_memory_has_room_for(name, bits):
 
 def test_ranks_that_are_given_need_no_memory():
     assert ranks(clients__ranks=[2], clients__memory=["1kB"]) == (2,) * 5
+
+
+def test_memory_that_has_no_room_for_a_clients_layers(store):
+    """Of clients that train one layer and two, the second's is too little, by a byte."""
+    given = {"clients__layers": [1, 2], "clients__count": 2, "context__embedding_bits": 32}
+    asked = Choice(batch_size=4, length=12, context=make_context("quantise", bits=8))
+    one, two = (
+        predict(
+            tiny(*GPT2).config,
+            "generation",
+            "leff",
+            replace(asked, layers=n, accumulation=4, checkpointing=True),
+        ).peak
+        for n in (1, 2)
+    )
+    said = refused("leff", store, clients__memory=[f"{one}B", f"{two - 1}B"], **given)
+    assert f"too little for leff, a step of which takes {two / 1e6:.1f} MB at least" in said
+    fit = {"clients__memory": [f"{one}B", f"{two}B"], **given}
+    recipe("leff", tiny(*GPT2), "generation", store, **SMALL, **fit)
 
 
 def test_fewer_bits_need_less_only_where_they_are_used():
@@ -72,7 +98,8 @@ def test_memory_that_has_no_room(name, store):
     assert f"clients.memory: 0.1 MB is too little for {name}" in said
     assert "context.name = 'auto'" in said
     assert f"{needed(1, name) / 1e6:.1f} MB at least" in said
-    recipe(name, tiny(*GPT2), "generation", store, method__rank=1, clients__memory=["1GB"])
+    roomy = {**given, "clients__memory": ["1GB", f"{needed(1, name)}B"]}
+    recipe(name, tiny(*GPT2), "generation", store, **SMALL, **roomy)
 
 
 @pytest.mark.parametrize("name", ["fedavg", "fedbitfit", "fedlora", "slora"])

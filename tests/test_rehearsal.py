@@ -16,7 +16,7 @@ from leff.context import make_context
 from leff.context.auto import settings
 from leff.cost import METHODS
 from leff.footprint import EXACT, Choice
-from leff.planned_job import planned_job
+from leff.planned_job import layout, planned_job
 from leff.prediction import predict
 from leff.rehearsal import examples_of, rehearse, training_of
 
@@ -60,7 +60,8 @@ def test_state_is_what_a_client_measures(name, kind, method, store):
     model = tiny(name, kind)
     choice = dataclasses.replace(ASKED, context=make_context("quantise", bits=8))
     block = range(1, 2) if method == "leff" else range(0)
-    job = planned_job(model, kind, method, choice, training_of(choice), store, block)
+    layers = layout(choice.context, block, LAYERS) if block else ()
+    job = planned_job(model, kind, method, choice, training_of(choice), store, layers)
     update = client.train(job, store.get, examples_of(choice, kind, steps=2), CPU)
     found = rehearse(model.config, kind, method, choice, block)
     assert update.failure is None
@@ -68,11 +69,14 @@ def test_state_is_what_a_client_measures(name, kind, method, store):
 
 
 @pytest.mark.parametrize(("name", "kind"), FAMILIES, ids=str)
-@pytest.mark.parametrize("changes", [{}, {"checkpointing": True, "accumulation": 4}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"proximal": 0.1}, {"checkpointing": True, "accumulation": 4}], ids=str
+)
 def test_the_peak_is_that_of_the_same_step_with_values(name, kind, changes, store):
     model = tiny(name, kind)
     choice = dataclasses.replace(ASKED, length=32, **changes)
-    job = planned_job(model, kind, "leff", choice, training_of(choice), store, range(1, 2))
+    layers = layout(choice.context, range(1, 2), LAYERS)
+    job = planned_job(model, kind, "leff", choice, training_of(choice), store, layers)
     examples = examples_of(choice, kind, steps=2)
     with Watch() as watch:
         assert client.train(job, store.get, examples, CPU).failure is None

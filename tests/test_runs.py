@@ -201,7 +201,7 @@ def test_killed_again_and_again(settings, whole, tmp_path, monkeypatch):
 STATES = {
     "auto and momentum": {
         "context__name": "auto",
-        "clients__memory": ["92kB", "145kB", "1MB"],
+        "clients__memory": ["700kB", "480kB", "5MB"],
         "clients__flops": ["27M", "1G"],
         "method__momentum": 0.5,
     },

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from leff import client
 from leff.context.quantise import quantised
 from leff.families import blocks, eager_attention, empty_model
+from leff.recompute import recompute
 from leff.sizes import LayerSize, model_sizes
 
 B, T = 4, 32
@@ -41,7 +42,7 @@ def test_the_same_with_and_without_weights(name, kind):
     assert model_sizes(model, kind) == model_sizes(empty_model(model.config, kind), kind)
 
 
-def counted(model, kind, store, block):
+def counted(model, kind, store, block, checkpointing=False):
     """Return the operations that torch counts in a training step of the client's real model."""
     job = job_of(
         model,
@@ -55,6 +56,9 @@ def counted(model, kind, store, block):
     client._unfreeze(built, job)
     ids = torch.randint(5, 50, (B, T), generator=torch.Generator().manual_seed(0))
     labels = ids if kind == "generation" else torch.ones(B, dtype=torch.long)
+    built.config.use_cache = False  # which layers that are run again would go on filling
+    if checkpointing:
+        recompute(built)
     with eager_attention(built), FlopCounterMode(display=False) as counter:
         built(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss.backward()
     return counter.get_total_flops()
@@ -69,6 +73,18 @@ def test_operations_of_a_step(name, kind, block, store):
     assert found == pytest.approx(counted(model, kind, store, block), rel=0.06)
     if kind == "generation" and not name.startswith("bert"):
         assert found == counted(model, kind, store, block)
+
+
+@pytest.mark.parametrize("block", [range(LAYERS), range(1, 2)])
+def test_checkpointed_layers_are_run_twice(block, store):
+    model, kind = tiny("llama", "generation"), "generation"
+    plain, found = (
+        model_sizes(model, kind).step_flops(
+            range(LAYERS), block, batch_size=B, length=T, checkpointing=flag
+        )
+        for flag in (False, True)
+    )
+    assert plain < found == pytest.approx(counted(model, kind, store, block, True), rel=0.06)
 
 
 def test_deberta_takes_more_than_the_formula_says(store):

@@ -26,6 +26,7 @@ def choice_of(config: RunConfig, method: str, **numbers: int) -> Choice:
         accumulation=training.accumulation,
         checkpointing=training.checkpointing,
         optimizer=training.optimizer,
+        proximal=training.proximal,
     )
 
 

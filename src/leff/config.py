@@ -149,7 +149,7 @@ def _unused_by_method(config: RunConfig) -> list[str]:
     name = config.method.name
     unused = [key for key, methods in ADAPTER_OPTIONS.items() if name not in methods]
     if config.clients.ranks:  # they say it all
-        unused += ["method.rank", "clients.memory"]
+        unused += ["method.rank"]
     return unused + (_unused_by_leff(config) if name == "leff" else _of_leff())
 
 
@@ -173,7 +173,7 @@ def _unused_by_leff(config: RunConfig) -> list[str]:
         contexts = {"distil", "drop", "quantise"}
         auto = ["clients.layers", "context.rate", "context.bits", "context.whole"]
     else:
-        auto = ["clients.memory", "clients.flops"]
+        auto = ["clients.flops"]
     unused = auto + (
         []
         if config.evaluation.gap_clients

@@ -85,6 +85,7 @@ def plan(
     embedding_bits: int = Choice.embedding_bits,
     batch_size: int = Choice.batch_size,
     length: int = Choice.length,
+    checkpointing: bool = False,
 ) -> Plan:
     """Return what `method` costs a client that trains `layers` layers.
 
@@ -104,6 +105,7 @@ def plan(
         embedding_bits=embedding_bits,
         batch_size=batch_size,
         length=length,
+        checkpointing=checkpointing,
     )
     _check(choice, config, method)
     model = empty_model(config, kind)
@@ -219,6 +221,7 @@ def _whole_model(sizes: Sizes, choice: Choice, trained: int, adapters: int) -> F
             layers,
             batch_size=choice.batch_size,
             length=choice.length,
+            checkpointing=choice.checkpointing,
             adapters=adapters,
             linear_gradients=False,
         ),

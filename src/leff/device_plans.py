@@ -7,20 +7,24 @@ Both ways: the best block and context for memory and time, or, with a `Fixed` ch
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from leff.budget import choose
 from leff.choices import choice_of, fixed_setting
 from leff.clock import Needs, round_seconds, steps_within
 from leff.config import RunConfig
-from leff.context.auto import assumed_errors, candidates
-from leff.deadline import TimeLimit, candidate_needs, choose_in_time
+from leff.context.auto import assumed_errors, leaner_too
+from leff.deadline import TimeLimit, candidate_needs
 from leff.devices import Device, DeviceClass
 from leff.errors import ConfigError
 from leff.families import empty_model
 from leff.pace import least_steps
-from leff.planning import planned, shape_of
+from leff.peaks import peaks_of
+from leff.planning import block_options, plan_of, shape_of, step_of, step_options
+from leff.prediction import fitted, predict
 from leff.sizes import model_sizes
+from leff.types import Capacity
 from leff.workload import steps_of
 
 
@@ -60,16 +64,18 @@ def fleet_plan(
     classes: Mapping[str, DeviceClass],
     time: Time,
     fixed: Fixed | None = None,
+    labelled: float = 1.0,
 ) -> dict[str, Any]:
     """Return a plan for every class by its name; ``problem`` says why one cannot take part.
 
-    Raises ConfigError for a class with values that are missing or wrong, and if no class can.
+    `labelled` is the share of a text's tokens that have a label.  Raises ConfigError for a class
+    with values that are missing or wrong, and if no class can.
     """
     plans: dict[str, Any] = {}
     for name, each in classes.items():
         device = each.device()
         try:
-            plans[name] = device_plan(model, config, device, time, fixed)
+            plans[name] = device_plan(model, config, device, time, fixed, labelled)
         except ConfigError as error:
             plans[name] = {"problem": str(error)}
         plans[name]["count"] = each.count
@@ -79,17 +85,22 @@ def fleet_plan(
 
 
 def device_plan(
-    model: str, config: RunConfig, device: Device, time: Time, fixed: Fixed | None = None
+    model: str,
+    config: RunConfig,
+    device: Device,
+    time: Time,
+    fixed: Fixed | None = None,
+    labelled: float = 1.0,
 ) -> dict[str, Any]:
-    """Return what a device trains in a round, its bytes and seconds.
+    """Return what a device trains in a round, its bytes and seconds, and the options of such a run.
 
     Without `fixed` LEFF's block and context are chosen, by `ASSUMED_ERRORS`.  ConfigError if
     nothing fits the memory and the time.
     """
     found = (
-        _chosen(model, config, device, time)
+        _chosen(model, config, device, time, labelled)
         if fixed is None
-        else _costed(model, config, device, time, fixed)
+        else _costed(model, config, device, time, labelled, fixed)
     )
     needs = Needs(found["download_bytes"], found["upload_bytes"], found["step_flops"])
     spent = round_seconds(needs, device, found["steps"])
@@ -105,11 +116,13 @@ def device_plan(
     }
 
 
-def _chosen(model: str, config: RunConfig, device: Device, time: Time) -> dict[str, Any]:
+def _chosen(
+    model: str, config: RunConfig, device: Device, time: Time, labelled: float
+) -> dict[str, Any]:
     shape, kind = shape_of(model, config)
-    asked = choice_of(config, "leff")
+    asked = replace(choice_of(config, "leff"), labelled=labelled)
     sizes = model_sizes(empty_model(shape, kind), kind)
-    every = candidates(sizes, asked)
+    every = leaner_too(sizes, asked)
     limit = TimeLimit(
         time.seconds,
         config.clients.min_steps_share,
@@ -117,34 +130,35 @@ def _chosen(model: str, config: RunConfig, device: Device, time: Time) -> dict[s
         config.training.epochs,
         config.training.batch_size,
     )
-    errors = assumed_errors(every)
-    chosen = choose_in_time(every, errors, device, time.examples, limit)
+    report = Capacity(0, 1, time.examples, device.memory_bytes, None, device)
+    chosen = choose(every, assumed_errors, report, limit, peaks_of(shape, kind, asked))
     best, needs = chosen.candidate, limit.needs[chosen.candidate]
+    choice = fitted(shape, kind, "leff", best.choice(asked), device.memory_bytes)
     return {
         "method": "leff",
         "layers": best.layers,
         "context": str(best.setting),
-        "state_bytes": best.state_bytes,
-        "assumed_error": errors[best],
+        "predicted_bytes": predict(shape, kind, "leff", choice).peak,
+        "assumed_error": assumed_errors([best])[best],
         "setup_bytes": sizes.shell_bytes(asked.embedding_bits),
         "download_bytes": needs.download_bytes,
         "upload_bytes": needs.upload_bytes,
         "step_flops": needs.step_flops,
         "steps": chosen.steps,
         "all_steps": chosen.wanted,
-        "options": {"clients.layers": [best.layers], **best.setting.options()},
+        "step": step_of(choice),
+        "options": block_options(config, best.layers, best.setting, choice),
     }
 
 
 def _costed(
-    model: str, config: RunConfig, device: Device, time: Time, fixed: Fixed
+    model: str, config: RunConfig, device: Device, time: Time, labelled: float, fixed: Fixed
 ) -> dict[str, Any]:
-    plan = planned(model, fixed.method, config, **fixed.numbers)
-    if plan["total_bytes"] > device.memory_bytes:
-        raise ConfigError(
-            f"{fixed.method} needs {plan['total_bytes']:,} bytes, a {device.name} has "
-            f"{device.memory_bytes:,}"
-        )
+    shape, kind = shape_of(model, config)
+    asked = replace(choice_of(config, fixed.method, **fixed.numbers), labelled=labelled)
+    plan_of(model, fixed.method, config, asked)  # refuses what cannot be
+    choice = fitted(shape, kind, fixed.method, asked, device.memory_bytes)
+    plan = plan_of(model, fixed.method, config, choice)
     training = config.training
     wanted = steps_of(training.epochs, training.batch_size, time.examples)
     needs = Needs(plan["download_bytes"], plan["upload_bytes"], plan["step_flops"])
@@ -157,14 +171,20 @@ def _costed(
             f"{least} of {wanted} steps with {fixed.method} take {needed:.3g} s on a "
             f"{device.name}, there are {time.seconds:g} s"
         )
-    setting = str(fixed_setting(config.context)) if fixed.method == "leff" else None
+    setting = fixed_setting(config.context) if fixed.method == "leff" else None
+    given = {f"method.{name}": n for name, n in fixed.numbers.items() if name != "layers"}
+    options = {"method.name": fixed.method, **given, **step_options(config, choice)}
+    if setting is not None:
+        options = block_options(config, asked.layers, setting, choice)
     return {
         "method": fixed.method,
         "layers": plan["block_layers"],
-        "context": setting,
-        "state_bytes": plan["total_bytes"],
+        "context": None if setting is None else str(setting),
+        "predicted_bytes": predict(shape, kind, fixed.method, choice).peak,
         **{key: plan[key] for key in ("setup_bytes", "download_bytes", "upload_bytes")},
         "step_flops": plan["step_flops"],
         "steps": steps,
         "all_steps": wanted,
+        "step": step_of(choice),
+        "options": options,
     }

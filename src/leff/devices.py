@@ -2,7 +2,7 @@
 
     [phone]
     count = 6                # 1 if not said
-    memory = "2GB"           # for weights, gradients and optimizer state
+    memory = "2GB"           # at the peak of a training step
     speed = "50GFLOP/s"
     down = "20Mbit/s"
     up = "5Mbit/s"
@@ -26,7 +26,7 @@ KEYS = ("count", "memory", "speed", "down", "up")
 
 @dataclass(frozen=True)
 class Device:
-    """What one device can do; `memory_bytes` is room for weights, gradients, optimizer state."""
+    """What one device can do; `memory_bytes` is for the peak of a training step."""
 
     name: str  # of its class
     memory_bytes: int

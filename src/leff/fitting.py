@@ -10,15 +10,16 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Protocol
 
 import torch
 from torch import nn
 
+from leff.budget import KnowsPeaks, choose
 from leff.context import Bank, Batch, Context
-from leff.context.auto import Candidate, choose, measure
-from leff.deadline import TimeLimit, choose_in_time, room
+from leff.context.auto import Candidate, Setting, measure
+from leff.deadline import TimeLimit
+from leff.errors import ConfigError
 from leff.types import Capacity
 
 
@@ -64,13 +65,13 @@ class Fixed:
 
 
 class Auto:
-    """The least error that fits the memory and the operations that a client reports.
+    """The least error that fits what a client reports: `leff.budget.choose`.
 
     A device that has room for all layers in few bits gets them so: wherever we measured, that was
     truer than any distilled or dropped context (docs/LOG.md), which are left for those that have
     not.  A candidate's error is measured on the proxy data in the round that first needs it, and
-    kept: which context is truest hardly changes while a model is fine-tuned.  `errors` may say
-    some beforehand, which are then not measured: with one context for all there is no need to.
+    kept: which context is truest hardly changes while a model is fine-tuned.  Not where there is
+    one context for all, which is not `measured`.
 
     Devices of a fleet choose by `limit` too.  One of them that nothing fits is left out, and so is
     a client whose memory has run out before.
@@ -81,54 +82,56 @@ class Auto:
         found: Sequence[Candidate],
         bank: Bank,
         proxy: Sequence[Batch],
+        peaks: KnowsPeaks,
         limit: TimeLimit | None = None,
-        errors: Mapping[Candidate, float] = MappingProxyType({}),
+        measured: bool = True,
     ) -> None:
-        self._found, self._bank, self._proxy = list(found), bank, proxy
-        self._limit = limit or TimeLimit(None, 1.0, {}, 1.0, 1)
-        self._errors: dict[Candidate, float] = dict(errors)
+        self._found, self._bank, self._proxy, self._peaks = list(found), bank, proxy, peaks
+        self._limit, self._measured = limit or TimeLimit(), measured
+        self._errors: dict[tuple[int, Setting], float] = {}
 
     def fit(self, model: nn.Module, reports: Sequence[Capacity]) -> dict[int, Fit]:
         """Return the clients' fits.
 
         Raises ConfigError for a budget that nothing fits, where there is no fleet file.
         """
-        rooms = {report.client: self._room(report) for report in reports}
-        wanted = {candidate for room in rooms.values() for candidate in room}
-        new = [c for c in self._found if c in wanted and c not in self._errors]
+        fits = {}
+        for report in reports:
+            try:
+                best = self._best(model, report)
+            except ConfigError:
+                if report.device is None and report.failed_bytes is None:
+                    raise
+                continue
+            fits[report.client] = Fit(best.layers, best.setting.context, str(best.setting))
+        return fits
+
+    def _best(self, model: nn.Module, report: Capacity) -> Candidate:
+        def errors(found: Sequence[Candidate]) -> dict[Candidate, float]:
+            return self._measure(model, found)
+
+        return choose(self._found, errors, report, self._limit, self._peaks).candidate
+
+    def _measure(self, model: nn.Module, found: Sequence[Candidate]) -> dict[Candidate, float]:
+        """Return the errors, of which those that are not known are measured."""
+        if not self._measured:
+            return dict.fromkeys(found, 0.0)
+        new = [c for c in found if _kind(c) not in self._errors]
         if new:
-            self._errors |= measure(model, self._bank, new, self._proxy, decided={})
-        return {
-            report.client: self._best(report, rooms[report.client])
-            for report in reports
-            if rooms[report.client] or (report.device is None and report.failed_bytes is None)
-        }
-
-    def _best(self, report: Capacity, found: Sequence[Candidate]) -> Fit:
-        memory, examples = report.memory_bytes, report.examples
-        if report.device is not None:
-            best = choose_in_time(
-                found, self._errors, report.device, examples, self._limit, memory
-            ).candidate
-        else:
-            best = choose(found or self._found, self._errors, memory, report.step_flops)
-        return Fit(best.layers, best.setting.context, str(best.setting))
-
-    def _room(self, report: Capacity) -> list[Candidate]:
-        return room(
-            self._found,
-            report.device,
-            report.examples,
-            self._limit,
-            report.memory_bytes,
-            report.step_flops,
-        )
+            made = measure(model, self._bank, new, self._proxy, decided={})
+            self._errors |= {_kind(candidate): error for candidate, error in made.items()}
+        return {candidate: self._errors[_kind(candidate)] for candidate in found}
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return ``errors`` of the candidates in their order, NaN where not measured."""
-        values = [self._errors.get(candidate, math.nan) for candidate in self._found]
+        values = [self._errors.get(_kind(candidate), math.nan) for candidate in self._found]
         return {"errors": torch.tensor(values, dtype=torch.float64)}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         values = zip(self._found, state["errors"].tolist(), strict=True)
-        self._errors = {candidate: e for candidate, e in values if not math.isnan(e)}
+        self._errors = {_kind(c): error for c, error in values if not math.isnan(error)}
+
+
+def _kind(candidate: Candidate) -> tuple[int, Setting]:
+    """Return what an error depends on: checkpointed or not, it is the same."""
+    return candidate.layers, candidate.setting

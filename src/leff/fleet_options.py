@@ -5,21 +5,24 @@ pace = make_pace(config, kind, model)
 """
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import replace
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from leff.choices import choice_of, fixed_setting
+from leff.clock import Needs
 from leff.config import RunConfig
-from leff.context.auto import Candidate, candidates
+from leff.context.auto import Candidate, leaner_too
 from leff.cost import METHODS as FOOTPRINTS
 from leff.deadline import TimeLimit, candidate_needs, footprint_needs
 from leff.devices import Device, fleet_devices, read_classes
 from leff.errors import ConfigError
-from leff.footprint import Footprint, shell_bits
 from leff.options import ClientsConfig
 from leff.pace import Pace
+from leff.peaks import peaks_of
+from leff.prediction import fitted
 from leff.sizes import model_sizes
 from leff.units import BYTES, FLOPS, parse_amount, parse_seconds
 
@@ -49,7 +52,7 @@ def with_fleet_count(config: RunConfig) -> RunConfig:
 
 
 def client_budgets(clients: ClientsConfig) -> list[tuple[int | None, int | None]]:
-    """Return every client's bytes of training state and operations of a step, None if unlimited."""
+    """Return every client's memory and operations of a step, None if unlimited."""
     if clients.fleet is not None:
         return [(device.memory_bytes, None) for device in client_devices(clients)]
     memory = [parse_amount(text, BYTES) for text in clients.memory] or [None]
@@ -67,7 +70,7 @@ def timed_candidates(config: RunConfig, kind: str, model: Any) -> tuple[list[Can
     asked = choice_of(config, "leff")
     contexts = () if context.name == "auto" else (fixed_setting(context),)
     sizes = model_sizes(model, kind)
-    found = candidates(sizes, asked, contexts=contexts)
+    found = leaner_too(sizes, asked, contexts)
     seconds = deadline_seconds(config.clients)
     needs = {} if seconds is None else candidate_needs(sizes, found, asked)
     share = config.clients.min_steps_share
@@ -80,12 +83,9 @@ def deadline_seconds(clients: ClientsConfig) -> float | None:
 
 def make_pace(config: RunConfig, kind: str, model: Any) -> Pace:
     """Return what a run's jobs are weighed by."""
-    adapters = config.method.name in ("fedlora", "flexlora")
-    whole = shell_bits(config.method.base_bits) if adapters else 32
     return Pace(
         model_sizes(model, kind),
-        config.context.embedding_bits if config.method.name == "leff" else whole,
-        config.data.max_length,
+        choice_of(config, config.method.name),
         deadline_seconds(config.clients),
         config.clients.min_steps_share,
     )
@@ -100,18 +100,13 @@ def check_deadline(config: RunConfig, kind: str, model: Any, examples: Sequence[
     if seconds is None:
         return
     found, limit = timed_candidates(config, kind, model)
-    if config.method.name != "leff":  # one thing to do, at its size
-        footprint = method_footprint(config, model, kind, _least_rank(config))
-        found = [replace(found[0], state_bytes=footprint.state_bytes)]
-        limit = replace(limit, needs={found[0]: footprint_needs(footprint)})
-    times = [
-        limit.least_seconds(candidate, device, count)
-        for device, count in set(zip(devices, examples, strict=True))
-        for candidate in found
-        if candidate.state_bytes <= device.memory_bytes
-    ]
-    least = min(times, default=0.0)  # a fleet without the memory is refused elsewhere
-    if least > seconds:
+    least = math.inf
+    for device, count in set(zip(devices, examples, strict=True)):
+        for needs in _needs_within(config, kind, model, device, found, limit):
+            least = min(least, limit.least_seconds(needs, device, count))
+            if least <= seconds:
+                return
+    if least < math.inf:  # a fleet without the memory is refused elsewhere
         raise ConfigError(
             f"clients.deadline = {config.clients.deadline!r} leaves no client of this fleet: "
             f"{config.clients.min_steps_share:.0%} of the steps with {config.method.name} take "
@@ -119,14 +114,30 @@ def check_deadline(config: RunConfig, kind: str, model: Any, examples: Sequence[
         )
 
 
+def _needs_within(
+    config: RunConfig,
+    kind: str,
+    model: Any,
+    device: Device,
+    found: Sequence[Candidate],
+    limit: TimeLimit,
+) -> Iterator[Needs]:
+    """Yield what a round takes of whatever has room on the device, what is quick first."""
+    name = config.method.name
+    if name == "leff":
+        peaks = peaks_of(model.config, kind, choice_of(config, name))
+        for candidate in sorted(found, key=lambda c: limit.needs[c].step_flops):
+            if peaks.estimate(candidate) <= device.memory_bytes:
+                yield limit.needs[candidate]
+        return
+    asked = choice_of(config, name, rank=_least_rank(config))
+    with suppress(ConfigError):
+        choice = fitted(model.config, kind, name, asked, device.memory_bytes)
+        yield footprint_needs(FOOTPRINTS[name](model, model_sizes(model, kind), choice))
+
+
 def _least_rank(config: RunConfig) -> int:
     """Return the smallest rank that a client may have."""
     if config.method.name in ("flora", "flexlora"):
         return min(config.clients.ranks, default=1)
     return config.method.rank
-
-
-def method_footprint(config: RunConfig, model: Any, kind: str, rank: int) -> Footprint:
-    """Return what a client of the run's method holds and computes, with adapters of this rank."""
-    asked = choice_of(config, config.method.name, rank=rank)
-    return FOOTPRINTS[config.method.name](model, model_sizes(model, kind), asked)

@@ -33,6 +33,7 @@ class Choice:
     accumulation: int = 1  # parts in which a batch is done; divides batch_size
     checkpointing: bool = False
     optimizer: Optimizer = "adamw"
+    proximal: float = 0.0  # μ of FedProx, which keeps what the weights were
 
 
 def shell_bits(base_bits: int) -> int:
@@ -112,6 +113,7 @@ def placed(sizes: Sizes, block: range, choice: Choice) -> Footprint:
             range(first, first + len(block)),
             batch_size=choice.batch_size,
             length=choice.length,
+            checkpointing=choice.checkpointing,
         ),
     )
 

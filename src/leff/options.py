@@ -134,8 +134,9 @@ class ClientsConfig(Section):
     )
     memory: list[Amount] = Field(
         default=[],
-        description="room for weights, gradients, optimizer, such as '64MB', repeated; context "
-        "auto chooses by it, flora and flexlora their ranks; others refuse what does not fit",
+        description="room for a training step's peak, such as '64MB', repeated; the step is done "
+        "in parts or checkpointed where it has to be; context auto chooses by it, flora and "
+        "flexlora their ranks; others refuse what does not fit",
     )
     flops: list[Amount] = Field(
         default=[], description="for context auto: operations of a step, such as '50G', repeated"
@@ -283,7 +284,7 @@ class TrainingConfig(Section):
     accumulation: Positive = Field(
         default=1,
         description="parts in which a step's batch is done, one after the other, for less memory; "
-        "must divide training.batch_size",
+        "must divide training.batch_size; more where a client's memory asks for it",
     )
     checkpointing: bool = Field(
         default=False,
@@ -293,7 +294,7 @@ class TrainingConfig(Section):
     optimizer: Literal["adamw", "adamw8bit"] = Field(
         default="adamw",
         description="adamw8bit: its state in 8 bits for tensors of 4096 values or more, a quarter "
-        "of the memory (bitsandbytes; slow on a CPU); clients.memory and fleets count adamw's",
+        "of the memory (bitsandbytes; slow on a CPU)",
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.01, description="AdamW's default")
     max_grad_norm: AboveZero = Field(default=1.0, description="gradients are clipped to this norm")

@@ -1,12 +1,14 @@
-"""Who takes part in a round, for how many steps, and how long it takes on the virtual clock.
+"""Who takes part in a round, how its steps are done, how many, and how long they take.
 
     paced = pace_jobs(model, plan, reports, fleet.missing, pace)
     paced.plan.jobs, paced.sat_out                 # {2: "needs 41 s for 3 of 10 steps, ..."}
     paced.clock(updates)                           # for the round's record
 
-With a deadline the steps of a job shrink until it is in time, whatever the method; a client that
-cannot do `min_share` of them sits the round out.  All of it follows from the jobs, the devices and
-what clients hold, so a round that is run again is paced the same.
+Where a client's memory is limited, its step is done the plainest way whose peak it has room for
+(`leff.ways`), at the block that was drawn; one whose memory has run out has room for less than was
+predicted then.  With a deadline the steps of a job shrink until it is in time.  Who has no room, or
+cannot do `min_share` of the steps, sits the round out.  This is so whatever the method, and follows
+from the jobs, the devices and what clients hold, so a round that is run again is paced the same.
 
 How an update of fewer steps is merged: by the client's number of examples D_i, as every other.
 After fewer steps weights are nearer to the start, so such a client counts for less by about its
@@ -23,20 +25,22 @@ from torch import nn
 
 from leff.clock import Needs, Seconds, idle_share, round_seconds, steps_within
 from leff.devices import Device
+from leff.footprint import Choice
 from leff.methods.method import Plan
+from leff.prediction import predict_job
 from leff.sizes import Sizes
 from leff.tuning import expected_shapes
 from leff.types import Capacity, Job, Part, Update
-from leff.workload import payload_bytes, setup_parts, state_bytes, step_count, step_flops
+from leff.ways import Way, leanest, plainest
+from leff.workload import payload_bytes, setup_parts, step_count, step_flops
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What jobs are weighed by: the model's sizes, a step's length, and the deadline if any."""
+    """What jobs are weighed by: the model's sizes, the step asked for, and the deadline if any."""
 
     sizes: Sizes
-    shell_bits: int
-    length: int  # tokens of an example, at most
+    asked: Choice  # of it what a job does not say: `prediction.predict_job`
     deadline_seconds: float | None = None
     min_share: float = 1.0  # of a client's local steps; with fewer it sits out
 
@@ -119,25 +123,43 @@ def pace_jobs(
         if client not in planned:
             sat_out[client] = _no_job(report, pace)
             continue
-        predicted = state_bytes(planned[client], pace.sizes, pace.shell_bits)
-        job = replace(planned[client], predicted_bytes=predicted)
-        if report.failed_bytes is not None and predicted >= report.failed_bytes:
-            sat_out[client] = _ran_out(report)
-            continue
-        if device is not None and predicted > (report.memory_bytes or predicted):
-            sat_out[client] = (
-                f"{predicted:,} bytes are needed, a {device.name} has {report.memory_bytes:,}"
-            )
-            continue
-        if device is not None:
-            timed[client] = _time(model, job, device, missing(job), pace)
-            found = _in_time(job, report, timed[client], pace)
-            if isinstance(found, str):
-                sat_out[client] = found
-                continue
-            job = found
-        jobs.append(job)
+        found = _in_memory(planned[client], report, pace)
+        if device is not None and isinstance(found, Job):
+            timed[client] = _time(model, found, device, missing(found), pace)
+            found = _in_time(found, report, timed[client], pace)
+        if isinstance(found, str):
+            sat_out[client] = found
+        else:
+            jobs.append(found)
     return Paced(replace(plan, jobs=tuple(jobs)), sat_out, timed)
+
+
+def with_peak(job: Job, pace: Pace) -> Job:
+    """Return the job with the predicted peak of its step."""
+    return replace(job, predicted_bytes=predict_job(job, pace.asked).peak)
+
+
+def _in_memory(job: Job, report: Capacity, pace: Pace) -> Job | str:
+    """Return the job with its step done the plainest way that fits, or why none does.
+
+    Without a limit it stays as it is, and nothing is predicted.
+    """
+    below = None if report.failed_bytes is None else report.failed_bytes - 1
+    limits = [limit for limit in (report.memory_bytes, below) if limit is not None]
+    if not limits:
+        return job
+
+    def done(way: Way) -> Job:
+        return with_peak(replace(job, training=replace(job.training, **vars(way))), pace)
+
+    way = plainest(job.training, lambda way: done(way).predicted_bytes, min(limits))
+    if way is not None:
+        return done(way)
+    if report.failed_bytes is not None:
+        return _ran_out(report)
+    name = "client" if report.device is None else report.device.name
+    least = done(leanest(job.training)).predicted_bytes
+    return f"{least:,} bytes are needed, a {name} has {report.memory_bytes:,}"
 
 
 def _no_job(report: Capacity, pace: Pace) -> str:
@@ -159,7 +181,7 @@ def _time(
     needs = Needs(
         sum(part.size_bytes for digest, part in missing.items() if digest not in setup),
         payload_bytes(expected_shapes(model, job)),
-        step_flops(job, pace.sizes, pace.length),
+        step_flops(job, pace.sizes, pace.asked.length),
     )
     return Timed(
         device, needs, sum(p.size_bytes for digest, p in missing.items() if digest in setup)

@@ -5,14 +5,14 @@
 Methods write it as in a run; what they need of a run (clients, seeds) makes no difference here.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from leff.context.quantise import quantised
-from leff.context.stand_in import Span
+from leff.context.stand_in import Context, Span
 from leff.families import blocks
 from leff.footprint import Choice, shell_bits
 from leff.methods.fedavg import FedAvg
@@ -65,30 +65,35 @@ def planned_job(
     choice: Choice,
     training: LocalTraining,
     store: Any,
-    block: range = range(0),
+    layers: tuple[Segment, ...] = (),
 ) -> Job:
     """Return a client's job in the first round, its parts put into `store`.
 
-    `block` is for leff, and has `choice.layers` layers.
+    `layers` are for leff: the segments of the client's model, without parts (`layout`).
     """
     written = Written(model, JobWriter(store, kind, pad_id=0), choice)
     context = RoundContext(0, 0, training)
     if method == "leff":
         writer = replace(written.writer, shell_bits=choice.embedding_bits)
-        segments = _segments(model, writer, choice, block)
+        segments = tuple(_with_parts(model, writer, segment) for segment in layers)
         return writer.jobs(writer.frame(model), context, {0: segments})[0]
     made = MADE[method](written)
     made.begin(model)
     return made.plan(model, context, [Capacity(0, len(blocks(model)), 1)]).jobs[0]
 
 
-def _segments(
-    model: Any, writer: JobWriter, choice: Choice, block: Sequence[int]
-) -> tuple[Segment, ...]:
-    """Return the block among its stand-ins, for which the layers that they answer to stand."""
-    pieces = {Span(block[0], block[-1] + 1, len(block)): writer.block(model, block)}
-    for span in choice.context.spans(block, len(blocks(model))):
-        layers = (blocks(model)[source] for source in span.sources)
-        parts = tuple(writer.store.put(quantised(layer, span.bits)) for layer in layers)
-        pieces[span] = Segment(span.sources, parts, bits=span.bits)
+def layout(context: Context, block: range, layers: int) -> tuple[Segment, ...]:
+    """Return a block among its stand-ins, in a model of so many layers; the parts are left out."""
+    pieces = {Span(block.start, block.stop, len(block)): Segment(tuple(block), (), trains=True)}
+    for span in context.spans(block, layers):
+        pieces[span] = Segment(span.sources, (), bits=span.bits)
     return tuple(pieces[span] for span in sorted(pieces))
+
+
+def _with_parts(model: Any, writer: JobWriter, segment: Segment) -> Segment:
+    """Return the segment with its parts; for stand-ins the layers stand that they answer to."""
+    if segment.trains:
+        return writer.block(model, segment.sources)
+    layers = (blocks(model)[source] for source in segment.sources)
+    parts = tuple(writer.store.put(quantised(layer, segment.bits)) for layer in layers)
+    return replace(segment, parts=parts)

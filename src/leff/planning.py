@@ -13,7 +13,7 @@ from leff import cost
 from leff.budget import within
 from leff.choices import choice_of
 from leff.config import RunConfig
-from leff.context.auto import assumed_errors
+from leff.context.auto import Setting, assumed_errors
 from leff.families import empty_model, freeze_head
 from leff.families.known import KNOWN_CONFIGS, load_config
 from leff.footprint import Choice
@@ -46,7 +46,11 @@ def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[
 
     `numbers` are `layers`, `rank` and `base_bits`, which is the configuration's unless given.
     """
-    asked = choice_of(config, method, **numbers)
+    return plan_of(model, method, config, choice_of(config, method, **numbers))
+
+
+def plan_of(model: str, method: str, config: RunConfig, asked: Choice) -> dict[str, Any]:
+    """Return `planned` of a choice."""
     found = cost.plan(
         *shape_of(model, config),
         method,
@@ -58,6 +62,7 @@ def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[
         embedding_bits=asked.embedding_bits,
         batch_size=asked.batch_size,
         length=asked.length,
+        checkpointing=asked.checkpointing,
     ).to_dict()
     context = config.context.name if found["stand_in_layers"] else None
     return {**found, "model": model, "context": context}
@@ -83,7 +88,7 @@ def predicted(
         "activations": found.activations,
         "logits": logits_bytes(shape, kind, asked),
         "predicted_bytes": found.peak,
-        "step": _step(asked),
+        "step": step_of(asked),
     }
 
 
@@ -103,31 +108,42 @@ def chosen(
     memory_bytes = None if memory is None else parse_amount(memory, BYTES)
     step_flops = None if flops is None else parse_amount(flops, FLOPS)
     asked = replace(choice_of(config, "leff"), labelled=labelled)
-    best = within(*shape_of(model, config), asked, memory_bytes, step_flops)
-    found, choice = best.candidate, best.choice
-    options = {"clients.layers": [found.layers], **found.setting.options()}
-    options |= {} if config.model.train_head else {"model.train_head": False}
-    plain = choice_of(RunConfig(), "leff")
-    options |= {
-        key: getattr(choice, name)
-        for name, key in OPTIONS.items()
-        if getattr(choice, name) != getattr(plain, name)
-    }
+    shape, kind = shape_of(model, config)
+    found, choice = within(shape, kind, asked, memory_bytes, step_flops)
     return {
         "model": model,
         "layers": found.layers,
         "context": str(found.setting),
-        "predicted_bytes": int(best.peak),
+        "predicted_bytes": predict(shape, kind, "leff", choice).peak,
         "state_bytes": found.state_bytes,
         "step_flops": found.step_flops,
         "assumed_error": assumed_errors([found])[found],
-        "step": _step(choice),
-        "options": options,
+        "step": step_of(choice),
+        "options": block_options(config, found.layers, found.setting, choice),
     }
 
 
-def _step(choice: Choice) -> dict[str, Any]:
+def step_of(choice: Choice) -> dict[str, Any]:
+    """Return how a step is done: what its peak is for."""
     return {name: getattr(choice, name) for name in STEP}
+
+
+def block_options(
+    config: RunConfig, layers: int, setting: Setting, choice: Choice
+) -> dict[str, Any]:
+    """Return the options of a run whose clients all train such a block."""
+    return {"clients.layers": [layers], **setting.options(), **step_options(config, choice)}
+
+
+def step_options(config: RunConfig, choice: Choice) -> dict[str, Any]:
+    """Return the options of a run that does its steps so, where they are not the defaults."""
+    plain = choice_of(RunConfig(), "leff")
+    options: dict[str, Any] = {} if config.model.train_head else {"model.train_head": False}
+    return options | {
+        key: getattr(choice, name)
+        for name, key in OPTIONS.items()
+        if getattr(choice, name) != getattr(plain, name)
+    }
 
 
 def shape_of(model: str, config: RunConfig) -> tuple[PretrainedConfig, str]:

@@ -196,8 +196,8 @@ def write_class(path: Path, name: str, found: Profile) -> None:
     if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
         raise ConfigError(f"--name must be letters, digits, - and _, got {name!r}")
     lines = [
-        "# Written by `leff profile`.  memory is what was free, for weights, gradients and",
-        "# optimizer state: leave some of it to activations and to other programs.",
+        "# Written by `leff profile`.  memory is what was free beside this interpreter, for the",
+        "# peak of a training step: leave some of it to other programs.",
         f"# speed: {found.calibration}; {found.device}, {found.threads} threads",
         f"[{name}]",
         "count = 1",

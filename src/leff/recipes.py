@@ -6,6 +6,7 @@ Options end here: methods, contexts and merges take values.
 """
 
 import itertools
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,18 +14,15 @@ from typing import Any
 import torch
 
 from leff.aggregate import Merge
-from leff.choices import fixed_setting
+from leff.budget import choose
+from leff.choices import choice_of, fixed_setting
 from leff.config import RunConfig
 from leff.context import Bank, Distillation
-from leff.context.auto import choose
+from leff.deadline import TimeLimit
 from leff.errors import ConfigError
 from leff.families import blocks
 from leff.fitting import Auto, Fitting, Fixed
-from leff.fleet_options import (
-    client_budgets,
-    method_footprint,
-    timed_candidates,
-)
+from leff.fleet_options import client_budgets, timed_candidates
 from leff.footprint import shell_bits
 from leff.lora import check_rank, target_shapes
 from leff.methods.fedavg import FedAvg
@@ -36,7 +34,10 @@ from leff.methods.leff import Leff
 from leff.methods.method import JobWriter, Method
 from leff.methods.slora import SLora
 from leff.methods.whole import WholeModel
+from leff.peaks import peaks_of
+from leff.prediction import least_peak
 from leff.sampling import BlockSampler, Rule
+from leff.types import Capacity
 
 Batches = Sequence[Mapping[str, torch.Tensor]]
 
@@ -87,17 +88,25 @@ def _fitting(
     Raises ConfigError for a budget that nothing fits.
     """
     context, clients = config.context, config.clients
+    budgets = client_budgets(clients)
     if context.name != "auto" and clients.fleet is None:
+        given = zip(itertools.cycle(clients.layers), budgets, strict=False)
+        for layers, (memory_bytes, _) in set(given):
+            if memory_bytes is not None:
+                asked = choice_of(config, "leff", layers=layers)
+                needed = least_peak(model.config, kind, "leff", asked)
+                _refuse_memory(config, [memory_bytes], needed)
         return Fixed(fixed_setting(context).context)
     found, limit = timed_candidates(config, kind, model)
-    budgets = client_budgets(clients)
+    peaks = peaks_of(model.config, kind, choice_of(config, "leff"))
     if clients.fleet is not None:  # devices with less than the least sit out
         budgets = [max(budgets, key=lambda budget: budget[0] or 0)]
-    for memory_bytes, step_flops in set(budgets):
-        choose(found, dict.fromkeys(found, 0.0), memory_bytes, step_flops)
-    known = {} if context.name == "auto" else dict.fromkeys(found, 0.0)
+    for budget in set(budgets):
+        choose(
+            found, lambda c: dict.fromkeys(c, 0.0), Capacity(0, 1, 0, *budget), TimeLimit(), peaks
+        )
     bank = Bank(replace(distillation, seconds=0.0))  # no clock: resumable
-    return Auto(found, bank, proxy, limit, known)
+    return Auto(found, bank, proxy, peaks, limit, measured=context.name == "auto")
 
 
 def _fedavg(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
@@ -166,16 +175,16 @@ def client_ranks(config: RunConfig, model: Any, kind: str) -> tuple[int, ...]:
         check_rank(targets, rank, "clients.ranks" if clients.ranks else "method.rank")
     if clients.ranks or not (clients.memory or clients.fleet):
         return tuple(itertools.islice(itertools.cycle(given), clients.count))
-    sizes = [
-        (rank, method_footprint(config, model, kind, rank).state_bytes)
-        for rank in range(1, config.method.rank + 1)
-    ]
-    budgets = [memory for memory, _ in client_budgets(clients)]
-    _refuse_memory(config, budgets, sizes[0][1])
-    return tuple(
-        max((rank for rank, size in sizes if memory is None or size <= memory), default=1)
-        for memory in budgets
-    )
+
+    def needed(rank: int) -> int:
+        asked = choice_of(config, config.method.name, rank=rank)
+        return least_peak(model.config, kind, config.method.name, asked)
+
+    budgets = [memory or 0 for memory, _ in client_budgets(clients)]  # all are limited
+    _refuse_memory(config, budgets, needed(1))
+    ranks = range(1, config.method.rank + 1)
+    largest = {memory: bisect_right(ranks, memory, key=needed) for memory in set(budgets)}
+    return tuple(max(1, largest[memory]) for memory in budgets)
 
 
 def _refuse_ranks(config: RunConfig) -> None:
@@ -191,7 +200,8 @@ def _check_memory(config: RunConfig, model: Any, kind: str) -> None:
     _refuse_ranks(config)
     if not (config.clients.memory or config.clients.fleet):
         return
-    needed = method_footprint(config, model, kind, config.method.rank).state_bytes
+    name = config.method.name
+    needed = least_peak(model.config, kind, name, choice_of(config, name))
     _refuse_memory(config, [memory for memory, _ in client_budgets(config.clients)], needed)
 
 
@@ -209,8 +219,8 @@ def _refuse_memory(config: RunConfig, budgets: Sequence[int | None], needed: int
 
 def _too_little(key: str, method: str, memory_bytes: int, needed: int) -> str:
     return (
-        f"{key}: {memory_bytes / 1e6:.1f} MB is too little for {method}, whose clients "
-        f"hold {needed / 1e6:.1f} MB at least; use leff with context.name = 'auto', or leave out "
+        f"{key}: {memory_bytes / 1e6:.1f} MB is too little for {method}, a step of which takes "
+        f"{needed / 1e6:.1f} MB at least; use leff with context.name = 'auto', or leave out "
         "clients with less"
     )
 

@@ -19,13 +19,13 @@ from transformers import PretrainedConfig
 
 from leff import client
 from leff.data.encode import Example
-from leff.families import empty_model
+from leff.families import empty_model, layer_count
 from leff.families.kinds import LANGUAGE_KINDS
 from leff.footprint import Choice
 from leff.ledger import Ledger
 from leff.local_steps import local_steps
-from leff.planned_job import planned_job
-from leff.types import LocalTraining, Part
+from leff.planned_job import layout, planned_job
+from leff.types import LocalTraining, Part, Segment
 
 CPU = torch.device("cpu")
 
@@ -44,7 +44,19 @@ class Rehearsal:
 def rehearse(
     config: PretrainedConfig, kind: str, method: str, choice: Choice, block: range = range(0)
 ) -> Rehearsal:
-    """Return what a step of `choice.batch_size` examples holds; `block` is for leff.
+    """Return what a step of `choice.batch_size` examples holds; `block` is for leff."""
+    layers = layout(choice.context, block, layer_count(config)) if block else ()
+    return rehearse_layout(config, kind, method, choice, layers)
+
+
+def rehearse_layout(
+    config: PretrainedConfig,
+    kind: str,
+    method: str,
+    choice: Choice,
+    layers: tuple[Segment, ...] = (),
+) -> Rehearsal:
+    """Return what a step holds in a client's model of these segments, without parts; for leff.
 
     From the second part of a batch on all parts hold the same, so two are rehearsed.
     """
@@ -53,7 +65,7 @@ def rehearse(
         choice = replace(choice, batch_size=2 * part, accumulation=2)
     with Ledger() as ledger:
         model, store = without_values(ledger, config, kind), ShapeStore(ledger)
-        job = planned_job(model, kind, method, choice, training_of(choice), store, block)
+        job = planned_job(model, kind, method, choice, training_of(choice), store, layers)
         before = ledger.held  # the full model, which stays until the end
         built, trained = client.prepared(job, store.get, CPU)
         weights = ledger.held - before
@@ -89,6 +101,7 @@ def training_of(choice: Choice) -> LocalTraining:
         accumulation=choice.accumulation,
         checkpointing=choice.checkpointing,
         optimizer=choice.optimizer,
+        proximal=choice.proximal,
     )
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from leff.aggregate import refusal
 from leff.methods.method import Method, Plan, RoundContext
-from leff.pace import Pace, Paced, pace_jobs
+from leff.pace import Pace, Paced, pace_jobs, with_peak
 from leff.seeds import numpy_rng
 from leff.spool import Spool
 from leff.tuning import expected_shapes
@@ -41,6 +41,10 @@ class Fleet(Protocol):
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
         """Have the jobs done and yield the updates, one at a time, in any order."""
+        ...
+
+    def lower(self, job: Job) -> None:
+        """Have a client report less from now on, as its memory ran out in this job."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -73,8 +77,7 @@ def run_round(
     started = time.perf_counter()
     rng = numpy_rng(context.seed, "clients", context.index)
     reports = fleet.report(choose_clients(fleet.size, share, rng))  # 1
-    able = [report for report in reports if report.layers]
-    plan = method.plan(model, context, able)  # 2
+    plan = method.plan(model, context, reports)  # 2
     paced = Paced(plan, {}, {})
     if pace is not None:
         paced = pace_jobs(model, plan, reports, fleet.missing, pace)
@@ -82,8 +85,13 @@ def run_round(
     planned = time.perf_counter()
     progress(plan, None)
     asked = {job.client: expected_shapes(model, job) for job in plan.jobs}
+    jobs = {job.client: job for job in plan.jobs}
     spool.clear()
     for update in fleet.train(plan.jobs):  # 3
+        if update.out_of_memory_bytes:
+            job = jobs[update.client]
+            jobs[update.client] = job if pace is None else with_peak(job, pace)
+            fleet.lower(jobs[update.client])
         reason = refusal(asked[update.client], update)
         if reason is not None:
             update = replace(update, payload=b"", losses=None, failure=reason)
@@ -99,7 +107,7 @@ def run_round(
         "observe_seconds": before_merge - trained,
         "merge_seconds": time.perf_counter() - before_merge,
     }
-    return _record(context, reports, paced, spool) | observed | seconds
+    return _record(context, reports, paced, jobs, spool) | observed | seconds
 
 
 def choose_clients(size: int, share: float, rng: np.random.Generator) -> list[int]:
@@ -109,10 +117,13 @@ def choose_clients(size: int, share: float, rng: np.random.Generator) -> list[in
 
 
 def _record(
-    context: RoundContext, reports: Sequence[Capacity], paced: Paced, spool: Spool
+    context: RoundContext,
+    reports: Sequence[Capacity],
+    paced: Paced,
+    jobs: Mapping[int, Job],
+    spool: Spool,
 ) -> dict[str, Any]:
     capacities = {report.client: report for report in reports}
-    predicted = {job.client: job.predicted_bytes for job in paced.plan.jobs}
     clock, clocks = paced.clock(update for _, update in sorted(spool.updates.items()))
     clients = [
         {
@@ -128,7 +139,9 @@ def _record(
             "upload_bytes": update.upload_bytes,
             "train_seconds": update.train_seconds,
             "state_bytes": update.state_bytes,
-            "predicted_bytes": predicted[update.client],
+            "predicted_bytes": jobs[update.client].predicted_bytes or None,
+            "accumulation": jobs[update.client].training.accumulation,
+            "checkpointing": jobs[update.client].training.checkpointing,
             "layer_scores": list(update.layer_scores),
             "failure": update.failure,
             **_out_of_memory(update),

@@ -87,6 +87,7 @@ class Sizes:
         *,
         batch_size: int,
         length: int,
+        checkpointing: bool = False,
         adapters: int = 0,
         linear_gradients: bool = True,
     ) -> int:
@@ -97,7 +98,8 @@ class Sizes:
         (scores and values), the head.  Backward: from the lowest trained layer up, gradients of
         inputs (once the linear part, twice the attention's, since both of its factors are
         inputs) and the head's; for what trains, gradients of weights (once the linear part).
-        Adapters take 6 a value and token; biases alone (no `linear_gradients`) nothing.
+        Adapters take 6 a value and token; biases alone (no `linear_gradients`) nothing.  With
+        `checkpointing` these layers' forward pass comes twice.
 
         Left out: norms, softmax, activations, embedding lookups, dequantisation, the optimizer.
         Too low for DeBERTa: its relative positions add to attention, and since its tail feeds
@@ -114,7 +116,8 @@ class Sizes:
         weights = 2 * self.trained_head * head_tokens + 6 * adapters * tokens
         if linear_gradients:
             weights += sum(flops for i, flops in enumerate(linear) if i in trained)
-        return forward + inputs + weights
+        again = sum(above) + len(above) * attention if checkpointing else 0
+        return forward + inputs + weights + again
 
 
 def model_sizes(model: Any, kind: str) -> Sizes:

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 class Capacity:
     """What a client reports at the start of a round (PAPER Sec. 3, step 1).
 
-    A device that does not know how many layers it can train says what it has room for: bytes of
-    training state (weights, gradients, optimizer), and operations of a step; None is no limit.
-    `device` says how fast it is, where that is known.  `failed_bytes` is the predicted size of the
-    smallest job that its memory ran out in; with 0 `layers` it can do no job at all.
+    A device that does not know how many layers it can train says what it has room for: bytes at the
+    peak of a training step, and operations of a step; None is no limit.  `device` says how fast it
+    is, where that is known.  `failed_bytes` is the least peak that was predicted for a job that its
+    memory ran out in.
     """
 
     client: int
@@ -114,7 +114,7 @@ class Job:
     `config` is the full model's configuration as JSON, `kind` the task's kind, and `pad_id` the
     tokenizer's padding; `shell` holds the embeddings and whatever else is always frozen, `tail`
     what always trains.  With `tuned` no segment and no tail trains, but what it says.
-    `predicted_bytes` is what weights, gradients and optimizer state should take; 0 if unknown.
+    `predicted_bytes` is the peak of a step; 0 if nobody asked, as no memory is limited.
     """
 
     round: int

@@ -1,7 +1,6 @@
-"""What a job takes on the client that does it: bytes held, operations, bytes that come back.
+"""What a job takes on the client that does it: operations, steps, bytes that come back.
 
-    sizes = model_sizes(model, job.kind)
-    state_bytes(job, sizes, shell_bits=16), step_flops(job, sizes, length=96)
+    step_flops(job, model_sizes(model, job.kind), length=96)
 
 The same counting as `leff.footprint`, for the block that was drawn instead of the worst place.
 """
@@ -11,26 +10,10 @@ import math
 from collections.abc import Mapping
 
 from leff import lora, sparse
-from leff.footprint import ADAMW_BYTES
 from leff.sizes import FP32_BYTES, Sizes
 from leff.types import Job
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-def state_bytes(job: Job, sizes: Sizes, shell_bits: int) -> int:
-    """Return the bytes of weights, gradients and AdamW's moments.
-
-    The word matrix is held in `shell_bits`, 32 or 16.
-    """
-    weights = sizes.shell_bytes(shell_bits) + sizes.tail * FP32_BYTES
-    weights += sum(sizes.layer_bytes(s.sources, s.bits) for s in job.segments)
-    if job.tuned is None:
-        trained = sum(sizes.layers[layer].values for layer in job.block) + sizes.tail
-    else:
-        trained = _count(job.tuned.shapes)
-        weights += _added(job.tuned.shapes) * FP32_BYTES
-    return weights + trained * (FP32_BYTES + ADAMW_BYTES)
 
 
 def step_flops(job: Job, sizes: Sizes, length: int) -> int:
@@ -47,6 +30,7 @@ def step_flops(job: Job, sizes: Sizes, length: int) -> int:
         {layer for layer, trained in enumerate(spread) if trained},
         batch_size=job.training.batch_size,
         length=length,
+        checkpointing=job.training.checkpointing,
         adapters=_count({n: s for n, s in shapes.items() if lora.is_adapter(n)}),
         linear_gradients=job.tuned is None or any(_is_sparse(name) for name in shapes),
     )
@@ -93,11 +77,6 @@ def payload_bytes(shapes: Shapes) -> int:
 
 def _count(shapes: Shapes) -> int:
     return sum(math.prod(shape) for shape in shapes.values())
-
-
-def _added(shapes: Shapes) -> int:
-    """Return the number of values that are held beside the model's own."""
-    return _count({n: s for n, s in shapes.items() if lora.is_adapter(n) or _is_sparse(n)})
 
 
 def _is_sparse(name: str) -> bool:

@@ -3,25 +3,21 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from small_rounds import proxy
 from tiny_models import LAYERS, tiny
 
 from leff.context import Bank, Distillation, block_errors
 from leff.context.auto import (
     ASSUMED_ERRORS,
-    TOLERANCE,
     Candidate,
     Setting,
     assumed_errors,
     candidates,
-    choose,
+    leaner_too,
     measure,
     places,
     settings,
 )
-from leff.errors import ConfigError
 from leff.footprint import Choice, block_footprint
 from leff.options import ContextConfig
 from leff.sizes import model_sizes
@@ -62,6 +58,20 @@ def test_the_grid_is_every_block_size_in_every_context(model):
     assert [(s.name, s.bits) for s in by_size[3]] == [("quantise", b) for b in (32, 8, 4)]
     assert by_size[LAYERS] == [Setting("quantise")]  # nothing is left out
     assert {c.layers for c in candidates(sizes, block_sizes=[2])} == {2}
+
+
+def test_the_same_ones_checkpointed_come_after():
+    sizes = model_sizes(tiny("gpt2", KIND), KIND)
+    plain, again = candidates(sizes), candidates(sizes, Choice(checkpointing=True))
+    assert leaner_too(sizes, Choice()) == [*plain, *again]
+    assert leaner_too(sizes, Choice(checkpointing=True)) == again
+    for one, two in zip(plain, again, strict=True):
+        assert (one.layers, one.setting, one.state_bytes) == (
+            two.layers,
+            two.setting,
+            two.state_bytes,
+        )
+        assert two.checkpointing and two.step_flops > one.step_flops
 
 
 def test_a_quarter_is_for_deep_models():
@@ -107,61 +117,6 @@ def test_all_come_from_one_bank_and_each_student_is_trained_once(model):
 def test_training_all_layers_needs_no_context(model):
     (whole,) = candidates(model_sizes(model, KIND), block_sizes=[LAYERS])
     assert measure(model, bank(), [whole], proxy(KIND), {}) == {whole: 0.0}
-
-
-A = Candidate(1, EIGHT, 100, 10)
-B = Candidate(2, EIGHT, 200, 9)
-C = Candidate(2, HALF, 150, 5)
-D = Candidate(2, Setting("drop", 0.5, 8), 150, 4)
-ERRORS = {A: 0.010, B: 0.018, C: 0.019, D: 0.5}
-
-
-@pytest.mark.parametrize(
-    ("memory", "flops", "best"),
-    [
-        (None, None, C),  # A, B and C count as equal; B and C are larger, C holds less
-        (100, None, A),
-        (200, None, C),
-        (150, None, C),
-        (None, 4, D),
-        (199, 9, C),
-    ],
-)
-def test_the_least_error_within_both_budgets(memory, flops, best):
-    assert choose(list(ERRORS), ERRORS, memory, flops) == best
-
-
-def test_without_tolerance_the_least_error_wins():
-    assert choose(list(ERRORS), ERRORS, tolerance=0) == A
-
-
-@pytest.mark.parametrize(
-    ("memory", "flops", "message"),
-    [
-        (99, None, "fits into 99 bytes; the least that would do is 100"),
-        (120, 9, "fits into 120 bytes; the least that would do is 150"),  # A is too slow
-        (None, 3, "in 3 operations; the least that would do is 4"),
-    ],
-)
-def test_what_would_do_is_said_if_nothing_fits(memory, flops, message):
-    with pytest.raises(ConfigError, match=message):
-        choose(list(ERRORS), ERRORS, memory, flops)
-
-
-@given(
-    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 9), st.floats(0, 1)), min_size=1),
-    st.integers(1, 9),
-)
-def test_no_fitting_candidate_is_better(drawn, memory):
-    errors = {Candidate(n, EIGHT, size, 1): error for n, size, error in drawn}
-    fitting = [c for c in errors if c.state_bytes <= memory]
-    if not fitting:
-        with pytest.raises(ConfigError, match="would do"):
-            choose(list(errors), errors, memory)
-        return
-    best, least = choose(list(errors), errors, memory), min(errors[c] for c in fitting)
-    assert best in fitting and errors[best] <= least + TOLERANCE
-    assert all(c.layers <= best.layers for c in fitting if errors[c] <= least + TOLERANCE)
 
 
 def test_assumed_errors_are_for_every_setting_bits_first(model):

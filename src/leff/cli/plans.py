@@ -36,10 +36,10 @@ def plan(
     ] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw or adamw8bit.")] = None,
     accumulation: Annotated[
-        int | None, typer.Option(help="Parts in which a batch is done, one after the other.")
+        int | None, typer.Option(help="Parts in which a batch is done; more if memory asks for it.")
     ] = None,
     checkpointing: Annotated[
-        bool, typer.Option("--checkpointing", help="Layers run again in the backward pass.")
+        bool, typer.Option("--checkpointing", help="Layers run again in the backward pass anyway.")
     ] = False,
     frozen_head: Annotated[
         bool, typer.Option("--frozen-head", help="A language model's own head does not train.")
@@ -74,7 +74,7 @@ def plan(
 
     With --memory or --flops, choose layers, context and a leaner step instead: the least error that
     fits, going by errors measured on other models.  With --fleet, --device, or --memory, --speed,
-    --down and --up, also the seconds of a round.
+    --down and --up, also the seconds of a round.  Memory is always that of a step's peak.
     """
     from leff.config import load_config
     from leff.devices import asked_classes
@@ -83,24 +83,21 @@ def plan(
     from leff.units import parse_seconds
 
     given = {"context.name": context, "context.rate": rate, "context.bits": bits}
-    leaner = {
+    step = {
         "training.accumulation": accumulation,
         "training.checkpointing": checkpointing or None,
-    }
-    step = {
         "training.batch_size": batch,
         "data.max_length": length,
         "training.precision": precision,
         "training.optimizer": optimizer,
         "model.train_head": False if frozen_head else None,
     }
-    given, leaner, step = (
-        {key: value for key, value in each.items() if value is not None}
-        for each in (given, leaner, step)
+    given, step = (
+        {key: value for key, value in each.items() if value is not None} for each in (given, step)
     )
     numbers = {"layers": layers, "rank": rank, "base_bits": base_bits}
     counts = {key: value for key, value in numbers.items() if value is not None}
-    checked = load_config(None, {**given, **leaner, **step})
+    checked = load_config(None, {**given, **step})
     if not 0 < labelled <= 1:
         raise ConfigError(f"--labelled must be above 0 and at most 1, got {labelled}")
     values = {"memory": memory, "speed": speed, "down": down, "up": up}
@@ -110,18 +107,6 @@ def plan(
 
         if flops is not None:
             raise ConfigError("--flops says what --time and --speed say; leave it out")
-        peak = {
-            "--labelled": labelled != 1,
-            "--precision": precision,
-            "--optimizer": optimizer,
-            "--accumulation": accumulation,
-            "--checkpointing": checkpointing,
-        }
-        if ignored := [name for name, value in peak.items() if value]:
-            raise ConfigError(
-                f"{', '.join(ignored)} change a step's peak, and plans for devices count weights, "
-                "gradients and optimizer state alone; leave them out"
-            )
         if method == "leff" and not given and not counts:
             fixed = None
         else:
@@ -129,7 +114,7 @@ def plan(
         seconds = None if time is None else parse_seconds(time)
         limit = plans.round_time(checked, seconds, examples)
         classes = asked_classes(fleet, device, device_class, values)
-        result = plans.fleet_plan(model, checked, classes, limit, fixed)
+        result = plans.fleet_plan(model, checked, classes, limit, fixed, labelled)
         if fleet is None:
             ((name, only),) = result.pop("classes").items()
             result |= {"class": name, **only}
@@ -137,10 +122,10 @@ def plan(
     if memory is None and flops is None:
         found = predicted(model, method, checked, labelled, **counts)
         return print_json(found) if as_json else print_plan(out, found)
-    if method != "leff" or given or counts or leaner:
+    if method != "leff" or given or counts:
         raise ConfigError(
             "--memory and --flops choose layers and context of leff; leave out --method, --layers, "
-            "--context, --rate, --bits, --rank, --base-bits, --accumulation and --checkpointing"
+            "--context, --rate, --bits, --rank and --base-bits"
         )
     choice = chosen(model, checked, memory, flops, labelled)
     return print_json(choice) if as_json else print_choice(out, choice)

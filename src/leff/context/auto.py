@@ -1,16 +1,15 @@
-"""Choose a client's block size and context by what its device can hold and compute.
+"""What a client's block size and context are chosen from (`leff.budget`), and their errors.
 
     sizes = model_sizes(model, "classification")
     found = candidates(sizes)
     errors = measure(model, bank, found, proxy_batches, decided={})
-    best = choose(found, errors, memory_bytes=64_000_000)
-    best.layers, best.setting      # 2, Setting(name='quantise', rate=1.0, bits=8, suffix='')
+    found[1].layers, found[1].setting     # 1, Setting(name='quantise', rate=1.0, bits=8, suffix='')
 
 The error is the floor Δ² of PAPER Sec. 4 seen from outside: how far a client's last hidden state
 is from the full model's.  The paper leaves the choice of r and L_i to the user.
 """
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +19,6 @@ from leff.context import make_context
 from leff.context.bank import Bank
 from leff.context.measure import block_errors
 from leff.context.stand_in import Batch, Context, Span
-from leff.errors import ConfigError
 from leff.families import blocks
 from leff.footprint import Choice, block_footprint
 from leff.sizes import Sizes
@@ -88,12 +86,18 @@ count as exact (`TOLERANCE`), as they do on both models where they are measured.
 
 @dataclass(frozen=True)
 class Candidate:
-    """A block size in a context, and what it takes: see `Footprint`."""
+    """A block size in a context, its step checkpointed or not, and what it takes (`Footprint`)."""
 
     layers: int
     setting: Setting
     state_bytes: int
     step_flops: int
+    checkpointing: bool = False
+
+    def choice(self, asked: Choice) -> Choice:
+        """Return what is asked for, with this block, context and checkpointing."""
+        context, again = self.setting.context, self.checkpointing
+        return replace(asked, layers=self.layers, context=context, checkpointing=again)
 
 
 def settings(layers: int) -> list[Setting]:
@@ -115,19 +119,28 @@ def candidates(
 ) -> list[Candidate]:
     """Return every block size in every context, each different client model once.
 
-    `asked` has the embedding bits and a step's batch.  Block sizes are 1 to L if none are given;
-    with L there is nothing to replace, and one candidate.  `contexts` are all `settings` unless
-    given.
+    `asked` has the embedding bits and a step's batch, which may be checkpointed.  Block sizes are 1
+    to L if none are given; with L there is nothing to replace, and one candidate.  `contexts` are
+    all `settings` unless given.
     """
-    total = len(sizes.layers)
+    total, asked = len(sizes.layers), asked or Choice()
     found: dict[tuple[Any, ...], Candidate] = {}
     for layers in block_sizes or range(1, total + 1):
         for setting in contexts or settings(total):
-            choice = replace(asked or Choice(), layers=layers, context=setting.context)
-            footprint = block_footprint(sizes, choice)
-            made = Candidate(layers, setting, footprint.state_bytes, footprint.step_flops)
+            choice = replace(asked, layers=layers, context=setting.context)
+            each = block_footprint(sizes, choice)
+            made = Candidate(
+                layers, setting, each.state_bytes, each.step_flops, asked.checkpointing
+            )
             found.setdefault((layers, *_units(setting, layers, total)), made)
     return list(found.values())
+
+
+def leaner_too(sizes: Sizes, asked: Choice, contexts: Sequence[Setting] = ()) -> list[Candidate]:
+    """Return the candidates, and after them the same ones checkpointed."""
+    again = replace(asked, checkpointing=True)
+    each = [asked] if asked.checkpointing else [asked, again]
+    return [found for step in each for found in candidates(sizes, step, contexts=contexts)]
 
 
 def _units(setting: Setting, layers: int, total: int) -> list[tuple[Span, ...]]:
@@ -174,34 +187,3 @@ def assumed_errors(found: Sequence[Candidate]) -> dict[Candidate, float]:
     a distilled suffix in 8 bits, which were close on MiniLM (.170 and .168 with three layers).
     """
     return {candidate: ASSUMED_ERRORS[candidate.setting] for candidate in found}
-
-
-def choose(
-    found: Sequence[Candidate],
-    errors: Mapping[Candidate, float],
-    memory_bytes: float | None = None,
-    step_flops: float | None = None,
-    tolerance: float = TOLERANCE,
-) -> Candidate:
-    """Return the candidate of least error within both budgets; None is no limit.
-
-    Errors at most `tolerance` above the least count as equal: then the largest block wins, then
-    the fewest bytes, then the fewest operations.  ConfigError with the least budget that would do.
-    """
-    quick = [c for c in found if step_flops is None or c.step_flops <= step_flops]
-    if not quick:
-        least = min(c.step_flops for c in found)
-        raise ConfigError(
-            f"no client of this model trains a step in {step_flops:.4g} operations; "
-            f"the least that would do is {least:.4g}"
-        )
-    fitting = [c for c in quick if memory_bytes is None or c.state_bytes <= memory_bytes]
-    if not fitting:
-        least = min(c.state_bytes for c in quick)
-        raise ConfigError(
-            f"no client of this model fits into {memory_bytes:,.0f} bytes; "
-            f"the least that would do is {least:,}"
-        )
-    bound = min(errors[c] for c in fitting) + tolerance
-    equal = [c for c in fitting if errors[c] <= bound]
-    return min(equal, key=lambda c: (-c.layers, c.state_bytes, c.step_flops))

@@ -8,8 +8,8 @@ of one torch thread count each, and the updates arrive in any order.  The result
 client keeps the parts of its last job, and downloads only those of the next that differ; the
 engine counts those bytes.  As many client models are in memory as there are workers.
 
-A client whose memory runs out fails in that round and reports less from then on: a budget below
-what was predicted for that job, or a layer fewer, where it has no budget.
+A client whose memory runs out fails in that round and reports less from then on: memory below what
+was predicted for that job, and where it has no budget, a layer fewer.
 """
 
 import gc
@@ -37,7 +37,7 @@ log = logging.getLogger("leff.engines")
 class LocalFleet:
     """Clients by id: their examples, and what each can fine-tune.
 
-    `budgets` are their bytes of training state and operations of a step, where they have any;
+    `budgets` are their memory and their operations of a step, where they have any;
     `devices` what each runs on, in the virtual clock's eyes.
     """
 
@@ -79,10 +79,7 @@ class LocalFleet:
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
         """Yield the jobs' updates as they are done, then drop the parts of earlier rounds."""
         downloads = {job.client: self._download(job) for job in jobs}
-        by_client = {job.client: job for job in jobs}
         for update in self._updates(jobs):
-            if update.out_of_memory_bytes:
-                self._lower(by_client[update.client])
             yield replace(update, download_bytes=downloads[update.client])
         self._store.keep({part.digest for job in jobs for part in job.parts})
 
@@ -104,14 +101,14 @@ class LocalFleet:
                 "a worker process was killed, often for want of memory; set engine.workers = 1"
             ) from None
 
-    def _lower(self, job: Job) -> None:
+    def lower(self, job: Job) -> None:
         """Take down what a client says it can do, after its memory ran out in this job."""
         if job.predicted_bytes:
             self._failed[job.client] = min(
                 job.predicted_bytes, self._failed.get(job.client, job.predicted_bytes)
             )
         if self._budgets[job.client][0] is None and job.tuned is None:
-            self._layers[job.client] = len(job.block) - 1  # 0: it can do nothing
+            self._layers[job.client] = max(1, len(job.block) - 1)
 
     def _download(self, job: Job) -> int:
         needed = sum(part.size_bytes for part in self.missing(job).values())
@@ -163,10 +160,7 @@ def _train(job: Job, store: PartStore, examples: Sequence[Example], device: torc
     gc.collect()  # what the error held is free now
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    failure = (
-        f"out of memory: {held:,} bytes held and asked for, {job.predicted_bytes:,} predicted "
-        f"for weights, gradients and optimizer state ({said})"
-    )
+    failure = f"out of memory: {held:,} bytes held and asked for ({said})"
     log.warning("client %d in round %d: %s", job.client, job.round + 1, failure)
     return replace(failed, failure=failure, out_of_memory_bytes=held)
 

@@ -146,12 +146,12 @@ def _what_they_can(config: "RunConfig", layers: Sequence[int], devices: Sequence
     if devices:
         counts = ", ".join(f"{n} {name}" for name, n in Counter(d.name for d in devices).items())
         return counts + (f", deadline {clients.deadline}" if clients.deadline else "")
+    memory = f"memory {' '.join(clients.memory)}" if clients.memory else ""
     if method.name == "leff" and config.context.name == "auto":
         flops = f"a step's operations {' '.join(clients.flops)}" if clients.flops else ""
-        memory = f"memory {' '.join(clients.memory)}" if clients.memory else ""
         return ", ".join(filter(None, (memory, flops)))
     if method.name == "leff":
-        return f"capacities {_capacities(layers)} layers"
+        return ", ".join(filter(None, (f"capacities {_capacities(layers)} layers", memory)))
     if method.name == "fedavg":
         return "every client trains all layers, whatever its capacity"
     if method.name in ("flora", "flexlora"):

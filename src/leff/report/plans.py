@@ -54,7 +54,8 @@ def print_device_plans(console: Console, found: Mapping[str, Any]) -> None:
             "class": f"{plan['count']} x {name}",
             "layers": plan["layers"],
             "context": plan["context"],
-            "state": bytes_text(plan["state_bytes"]),
+            "peak": bytes_text(plan["predicted_bytes"]),
+            "done": _way(plan["step"]),
             "steps": f"{plan['steps']} of {plan['all_steps']}",
             "once": setup,
             "down": bytes_text(plan["download_bytes"]),
@@ -91,10 +92,13 @@ def print_profile(console: Console, found: Mapping[str, Any]) -> None:
 
 def _step(found: Mapping[str, Any]) -> str:
     step = found["step"]
-    parts = f" in {step['accumulation']} parts" if step["accumulation"] > 1 else ""
-    again = ", checkpointed" if step["checkpointing"] else ""
     return (
-        f"a training step: {step['batch_size']} × {step['length']} tokens{parts}, "
-        f"{step['labelled']:.0%} with a label, {step['precision']}, {step['optimizer']}{again}; "
+        f"a training step: {step['batch_size']} × {step['length']} tokens, {_way(step)}, "
+        f"{step['labelled']:.0%} with a label, {step['precision']}, {step['optimizer']}; "
         f"{found['step_flops'] / 1e9:,.1f} GFLOP"
     )
+
+
+def _way(step: Mapping[str, Any]) -> str:
+    parts = f"in {step['accumulation']} parts" if step["accumulation"] > 1 else "whole"
+    return parts + (", checkpointed" if step["checkpointing"] else "")
