@@ -11,8 +11,8 @@ precision and optimizer; logits are made only where there are labels, which are 
 tokens on every side.
 
 `peak_bytes` above the interpreter's own, after its libraries are loaded and a tiny model trained;
-`predicted_bytes` of `leff.rehearsal`; `floor_bytes` what cannot be less: the weights that train
-with gradients and optimizer state, the frozen weights as they are stored, and one layer's
+`predicted_bytes` of `leff.cost.rehearsal`; `floor_bytes` what cannot be less: the weights that
+train with gradients and optimizer state, the frozen weights as they are stored, and one layer's
 activations for one example.
 
 On the CPU freed memory goes back to the system at once (glibc's MALLOC_MMAP_THRESHOLD_ = 64 KiB,
@@ -35,9 +35,9 @@ from transformers import PretrainedConfig
 from benchmarks.processes import in_process, spread
 from benchmarks.random_job import write
 from leff.context.auto import Setting, settings
+from leff.cost.footprint import Choice
+from leff.cost.rehearsal import Rehearsal, rehearse
 from leff.families import layer_count, load_config, short_config
-from leff.footprint import Choice
-from leff.rehearsal import Rehearsal, rehearse
 
 LEANEST = "leff-leanest"
 HEAPS = {"system": {"MALLOC_MMAP_THRESHOLD_": str(2**16)}, "kept": {}}

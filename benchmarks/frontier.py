@@ -23,10 +23,10 @@ import torch
 from leff.config import RunConfig, parse_config
 from leff.context import Bank, Distillation
 from leff.context.auto import Candidate, candidates, measure, places
+from leff.cost.footprint import Choice
+from leff.cost.sizes import model_sizes
 from leff.data.proxy import proxy_batches, proxy_texts
-from leff.footprint import Choice
 from leff.report.frontier import draw_frontier, front
-from leff.sizes import model_sizes
 from leff.sources import load_start, task_of
 
 

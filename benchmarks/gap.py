@@ -36,6 +36,7 @@ from leff import client
 from leff.config import RunConfig, load_config
 from leff.context import Bank, Distillation, Span, StandIn, block_errors
 from leff.context.auto import Setting
+from leff.cost.sizes import model_sizes
 from leff.data.encode import Example, encode
 from leff.data.proxy import proxy_batches, proxy_texts
 from leff.data.task import draw_rows
@@ -44,7 +45,6 @@ from leff.instruments import gradient_error, plug_in_gap
 from leff.local_steps import trained_layers
 from leff.methods.method import JobWriter, RoundContext
 from leff.parts import PartStore
-from leff.sizes import model_sizes
 from leff.sources import load_start, task_of
 from leff.types import Job, LocalTraining, Segment
 

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
+from leff.cost.footprint import Choice
+from leff.cost.planned_job import layout, planned_job
+from leff.cost.rehearsal import examples_of, training_of
 from leff.families import blocks, empty_model, layer_count, short_config
-from leff.footprint import Choice
 from leff.parts import PartStore
-from leff.planned_job import layout, planned_job
-from leff.rehearsal import examples_of, training_of
 
 TINY = 64  # width of the model that a side trains first
 

@@ -16,14 +16,14 @@ from small_rounds import CPU, TRAINING, clients_of, make_method
 from transformers import GPT2Config
 
 from leff import client
+from leff.cost.footprint import Choice
+from leff.cost.sizes import model_sizes
+from leff.devices.pace import Pace
 from leff.engines.local import LocalFleet
 from leff.families import model_class
-from leff.footprint import Choice
 from leff.methods.method import RoundContext
-from leff.pace import Pace
 from leff.parts import PartStore
 from leff.round import run_round
-from leff.sizes import model_sizes
 from leff.spool import Spool
 
 CONFIG = GPT2Config(

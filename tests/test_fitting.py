@@ -10,9 +10,9 @@ from tiny_models import LAYERS, tiny
 
 from leff.context import Bank, Distillation, make_context
 from leff.context.auto import candidates
+from leff.cost.sizes import model_sizes
 from leff.errors import ConfigError
 from leff.fitting import Auto, Fit, Fixed
-from leff.sizes import model_sizes
 from leff.types import Capacity
 
 KIND = "generation"

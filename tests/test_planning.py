@@ -7,7 +7,7 @@ import pytest
 
 from leff.config import RunConfig, load_config
 from leff.context import make_context
-from leff.cost import plan
+from leff.cost.plan import plan
 from leff.errors import ConfigError
 from leff.families import load_config as known_config
 from leff.planning import chosen, planned, predicted

@@ -8,9 +8,9 @@ from tiny_models import tiny
 
 from leff.config import load_config
 from leff.context import make_context
+from leff.cost.footprint import Choice
+from leff.cost.prediction import predict
 from leff.errors import ConfigError
-from leff.footprint import Choice
-from leff.prediction import predict
 from leff.recipes import client_ranks
 
 GPT2 = ("gpt2", "generation")

@@ -5,7 +5,7 @@ choice_of(config, "leff", layers=2).context
 
 from leff.config import RunConfig
 from leff.context.auto import Setting
-from leff.footprint import EXACT, Choice
+from leff.cost.footprint import EXACT, Choice
 from leff.options import ContextConfig
 
 

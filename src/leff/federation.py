@@ -19,13 +19,13 @@ from torch import nn
 from leff.config import RunConfig
 from leff.data.partition import Partition
 from leff.data.task import Task
-from leff.devices import Device
+from leff.devices.classes import Device
+from leff.devices.pace import Pace
 from leff.errors import DataError, RunError
 from leff.evaluation import Evaluator
 from leff.families import full_state
 from leff.instruments import measure_clients
 from leff.methods.method import Method, Plan, RoundContext
-from leff.pace import Pace
 from leff.parts import PartStore
 from leff.round import Fleet, run_round
 from leff.runs import Checkpoint, RunFolder, config_digest

@@ -15,10 +15,10 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from leff.budget import KnowsPeaks, choose
 from leff.context import Bank, Batch, Context
 from leff.context.auto import Candidate, Setting, measure
-from leff.deadline import TimeLimit
+from leff.devices.budget import KnowsPeaks, choose
+from leff.devices.deadline import TimeLimit
 from leff.errors import ConfigError
 from leff.types import Capacity
 
@@ -65,7 +65,7 @@ class Fixed:
 
 
 class Auto:
-    """The least error that fits what a client reports: `leff.budget.choose`.
+    """The least error that fits what a client reports: `leff.devices.budget.choose`.
 
     A device that has room for all layers in few bits gets them so: wherever we measured, that was
     truer than any distilled or dropped context (docs/LOG.md), which are left for those that have

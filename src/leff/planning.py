@@ -9,15 +9,15 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from leff import cost
-from leff.budget import within
 from leff.choices import choice_of
 from leff.config import RunConfig
 from leff.context.auto import Setting, assumed_errors
+from leff.cost.footprint import Choice
+from leff.cost.plan import plan
+from leff.cost.prediction import logits_bytes, predict
+from leff.devices.budget import within
 from leff.families import empty_model, freeze_head
 from leff.families.known import KNOWN_CONFIGS, load_config
-from leff.footprint import Choice
-from leff.prediction import logits_bytes, predict
 from leff.sources import model_source
 from leff.units import BYTES, FLOPS, parse_amount
 
@@ -42,7 +42,7 @@ OPTIONS = {  # of a run
 
 
 def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[str, Any]:
-    """Return `cost.plan` of a model by its name, in the configuration's context and batches.
+    """Return `leff.cost.plan` of a model by its name, in the configuration's context and batches.
 
     `numbers` are `layers`, `rank` and `base_bits`, which is the configuration's unless given.
     """
@@ -51,7 +51,7 @@ def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[
 
 def plan_of(model: str, method: str, config: RunConfig, asked: Choice) -> dict[str, Any]:
     """Return `planned` of a choice."""
-    found = cost.plan(
+    found = plan(
         *shape_of(model, config),
         method,
         asked.layers,
@@ -77,14 +77,14 @@ def predicted(
     not all there at once.  `labelled` is the share of a text's tokens that have a label.
     """
     asked = replace(choice_of(config, method, **numbers), labelled=labelled)
-    plan = planned(model, method, config, **numbers)
+    costs = planned(model, method, config, **numbers)
     shape, kind = shape_of(model, config)
     found = predict(shape, kind, method, asked)
     if asked.optimizer != "adamw":
-        plan["total_bytes"] += found.optimizer - plan["optimizer"]
-        plan["optimizer"] = found.optimizer
+        costs["total_bytes"] += found.optimizer - costs["optimizer"]
+        costs["optimizer"] = found.optimizer
     return {
-        **plan,
+        **costs,
         "activations": found.activations,
         "logits": logits_bytes(shape, kind, asked),
         "predicted_bytes": found.peak,

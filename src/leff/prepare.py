@@ -17,17 +17,17 @@ from leff.data.encode import Example, encode
 from leff.data.partition import Partition, partition
 from leff.data.proxy import proxy_batches, proxy_texts
 from leff.data.task import Kind, Task, draw_rows
-from leff.engines.local import LocalFleet, worker_count
-from leff.errors import ConfigError, DataError, nearest
-from leff.families import blocks, full_state, positions
-from leff.federation import Federation
-from leff.fleet_options import (
+from leff.devices.options import (
     check_deadline,
     client_budgets,
     client_devices,
     make_pace,
     with_fleet_count,
 )
+from leff.engines.local import LocalFleet, worker_count
+from leff.errors import ConfigError, DataError, nearest
+from leff.families import blocks, full_state, positions
+from leff.federation import Federation
 from leff.generation import MIN_PROMPT
 from leff.methods.method import JobWriter
 from leff.parts import PartStore

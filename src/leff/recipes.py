@@ -14,16 +14,18 @@ from typing import Any
 import torch
 
 from leff.aggregate import Merge
-from leff.budget import choose
 from leff.choices import choice_of, fixed_setting
 from leff.config import RunConfig
 from leff.context import Bank, Distillation
-from leff.deadline import TimeLimit
+from leff.cost.footprint import shell_bits
+from leff.cost.peaks import peaks_of
+from leff.cost.prediction import least_peak
+from leff.devices.budget import choose
+from leff.devices.deadline import TimeLimit
+from leff.devices.options import client_budgets, timed_candidates
 from leff.errors import ConfigError
 from leff.families import blocks
 from leff.fitting import Auto, Fitting, Fixed
-from leff.fleet_options import client_budgets, timed_candidates
-from leff.footprint import shell_bits
 from leff.lora import check_rank, target_shapes
 from leff.methods.fedavg import FedAvg
 from leff.methods.fedbitfit import FedBitFit
@@ -34,8 +36,6 @@ from leff.methods.leff import Leff
 from leff.methods.method import JobWriter, Method
 from leff.methods.slora import SLora
 from leff.methods.whole import WholeModel
-from leff.peaks import peaks_of
-from leff.prediction import least_peak
 from leff.sampling import BlockSampler, Rule
 from leff.types import Capacity
 

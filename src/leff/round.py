@@ -18,8 +18,8 @@ import numpy as np
 from torch import nn
 
 from leff.aggregate import refusal
+from leff.devices.pace import Pace, Paced, pace_jobs, with_peak
 from leff.methods.method import Method, Plan, RoundContext
-from leff.pace import Pace, Paced, pace_jobs, with_peak
 from leff.seeds import numpy_rng
 from leff.spool import Spool
 from leff.tuning import expected_shapes

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from leff.devices import Device
+from leff.devices.classes import Device
 
 if TYPE_CHECKING:
     import torch

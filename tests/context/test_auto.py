@@ -18,9 +18,9 @@ from leff.context.auto import (
     places,
     settings,
 )
-from leff.footprint import Choice, block_footprint
+from leff.cost.footprint import Choice, block_footprint
+from leff.cost.sizes import model_sizes
 from leff.options import ContextConfig
-from leff.sizes import model_sizes
 
 KIND = "generation"
 EIGHT, HALF = Setting("quantise", bits=8), Setting("distil", 0.5, 8)

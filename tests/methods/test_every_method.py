@@ -36,7 +36,7 @@ import leff
 from leff import federation
 from leff.context import make_context
 from leff.context.quantise import GROUP_SCALE, SCALE, quantised, unpacked
-from leff.cost import plan
+from leff.cost.plan import plan
 from leff.data.encode import collate
 from leff.engines.local import LocalFleet
 from leff.errors import ConfigError

@@ -6,9 +6,10 @@ import pytest
 
 from leff.config import parse_config
 from leff.context import make_context
+from leff.cost.footprint import Choice
+from leff.cost.prediction import predict
 from leff.errors import ConfigError, DataError
 from leff.families.known import load_config
-from leff.footprint import Choice
 from leff.paper.cells import Selection, cells, run_key
 from leff.paper.experiment import (
     SIZES,
@@ -18,7 +19,6 @@ from leff.paper.experiment import (
     read_experiment,
 )
 from leff.paper.published import TABLES, TRAINABLE
-from leff.prediction import predict
 
 FOLDER = experiments_folder()
 NAMES = known_experiments(FOLDER)

@@ -77,7 +77,7 @@ def plan(
     --down and --up, also the seconds of a round.  Memory is always that of a step's peak.
     """
     from leff.config import load_config
-    from leff.devices import asked_classes
+    from leff.devices.classes import asked_classes
     from leff.planning import chosen, predicted
     from leff.report.plans import print_choice, print_device_plans, print_plan
     from leff.units import parse_seconds
@@ -146,7 +146,7 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Measure this device: free memory, speed of a training step, and the link to a server."""
-    from leff.profiling import measure_device, write_class
+    from leff.devices.profiling import measure_device, write_class
     from leff.report.plans import print_profile
 
     found = measure_device(device, threads=threads, repeats=repeats, server=server)

@@ -1,4 +1,4 @@
-"""What a client's block size and context are chosen from (`leff.budget`), and their errors.
+"""What a client's block size and context are chosen from (`leff.devices.budget`), and their errors.
 
     sizes = model_sizes(model, "classification")
     found = candidates(sizes)
@@ -19,9 +19,9 @@ from leff.context import make_context
 from leff.context.bank import Bank
 from leff.context.measure import block_errors
 from leff.context.stand_in import Batch, Context, Span
+from leff.cost.footprint import Choice, block_footprint
+from leff.cost.sizes import Sizes
 from leff.families import blocks
-from leff.footprint import Choice, block_footprint
-from leff.sizes import Sizes
 
 TOLERANCE = 0.03  # errors that differ by less count as equal: 8 bits then count as exact
 BITS = (32, 8, 4)  # 16 would never be chosen: 8 take less, and count as exact

@@ -25,9 +25,9 @@ import torch
 
 from leff import client
 from leff.data.encode import Example
-from leff.devices import Device
+from leff.devices.classes import Device
+from leff.devices.exhaustion import asked_bytes, is_out_of_memory, resident_bytes
 from leff.errors import LeffError, RunError
-from leff.exhaustion import asked_bytes, is_out_of_memory, resident_bytes
 from leff.parts import PartStore
 from leff.types import Capacity, Job, Part, Update
 

@@ -19,8 +19,8 @@ def count_cells(
     """Return a cell for every model (a row) and method (a column), in the order of the file.
 
     `paper` is None where the paper has no number; `note` says why one of the two has none.  With
-    `memory` there are `predicted_bytes`, the peak of a training step (`leff.prediction`) with the
-    batch and context of the file, and `paper_gb`; seconds a cell.
+    `memory` there are `predicted_bytes`, the peak of a training step (`leff.cost.prediction`) with
+    the batch and context of the file, and `paper_gb`; seconds a cell.
     """
     models = chosen("row", selection.rows, experiment.models, experiment)
     columns = chosen("column", selection.columns, experiment.rows, experiment)

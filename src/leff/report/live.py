@@ -18,7 +18,7 @@ from leff.types import Update
 
 if TYPE_CHECKING:
     from leff.config import RunConfig
-    from leff.devices import Device
+    from leff.devices.classes import Device
     from leff.federation import Federation
     from leff.methods.method import Plan
 
