@@ -6,9 +6,10 @@
 
 Where a client's memory is limited, its step is done the plainest way whose peak it has room for
 (`leff.cost.ways`), at the block that was drawn; one whose memory has run out has room for less than
-was predicted then.  With a deadline the steps of a job shrink until it is in time.  Who has no room, or
-cannot do `min_share` of the steps, sits the round out.  This is so whatever the method, and follows
-from the jobs, the devices and what clients hold, so a round that is run again is paced the same.
+was predicted then.  With a deadline the steps of a job shrink until it is in time.  Who has no
+room, or cannot do `min_share` of the steps, sits the round out.  This is so whatever the method,
+and follows from the jobs, the devices and what clients hold, so a round that is run again is paced
+the same.
 
 How an update of fewer steps is merged: by the client's number of examples D_i, as every other.
 After fewer steps weights are nearer to the start, so such a client counts for less by about its
