@@ -28,21 +28,22 @@ Cell = Mapping[str, Any]  # of `counts`
 
 def print_table(console: Console, study: Study, values: Sequence[Value]) -> None:
     """Print ours above the paper's, and below the table what is missing and why."""
-    rows = list(dict.fromkeys(value.row for value in values))
+    heads, lines = _grid(values)
+    beside = _has_paper(values)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
-    for row in rows:
-        table.add_column(row, justify="right", no_wrap=True)
-    for column, own in _lines(values).items():
-        cells = [_two_lines(study.experiment, own[row]) for row in rows]
-        table.add_row(column, *cells)
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for label, own in lines.items():
+        table.add_row(label, *(_text(study.experiment, value, beside) for value in own))
     console.print(_title(study), style="bold", markup=False, highlight=False)
     console.print(table)
     _print_end(console, study, values)
 
 
 def _print_end(console: Console, study: Study, values: Sequence[Value]) -> None:
-    console.print(Text(f"Ours: {_legend(study)}; below it the paper's.", style="dim"))
+    beside = "; below it the paper's" if _has_paper(values) else ""
+    console.print(Text(f"Ours: {_legend(study)}{beside}.", style="dim"))
     console.print(Text(study.caption(), style="dim"))
     for line in missing_lines(values):
         console.print(Text(line, style="yellow"))
@@ -50,13 +51,14 @@ def _print_end(console: Console, study: Study, values: Sequence[Value]) -> None:
 
 def markdown(study: Study, values: Sequence[Value]) -> str:
     """Return the table as Markdown: ours, then the paper's in brackets."""
-    rows = list(dict.fromkeys(value.row for value in values))
-    head = ["", *rows]
-    lines = [f"### {_title(study)}", "", _row(head), _row(["---"] + ["---:"] * len(rows))]
-    for column, own in _lines(values).items():
-        cells = [_parts(study.experiment, own[row]) for row in rows]
-        lines.append(_row([column, *(f"{ours} [{paper}]" for ours, paper in cells)]))
-    lines += ["", f"Ours: {_legend(study)}; in brackets the paper's. {study.caption()}"]
+    heads, lines_by_label = _grid(values)
+    beside = _has_paper(values)
+    lines = [f"### {_title(study)}", "", _row(["", *heads]), _row(["---"] + ["---:"] * len(heads))]
+    for label, own in lines_by_label.items():
+        cells = (_parts(study.experiment, value) for value in own)
+        lines.append(_row([label, *(f"{o} [{p}]" if beside else o for o, p in cells)]))
+    said = "; in brackets the paper's" if beside else ""
+    lines += ["", f"Ours: {_legend(study)}{said}. {study.caption()}"]
     absent = missing_lines(values)
     return "\n".join([*lines, *(["", *(f"- {line}" for line in absent)] if absent else [])])
 
@@ -94,17 +96,23 @@ def _title(study: Study) -> str:
     return f"{name}{size}: {study.experiment.title}"
 
 
-def _lines(values: Sequence[Value]) -> dict[str, dict[str, Value]]:
-    """Return the values by column, then by row."""
-    found: dict[str, dict[str, Value]] = {}
-    for value in values:
-        found.setdefault(value.column, {})[value.row] = value
-    return found
+def _grid(values: Sequence[Value]) -> tuple[list[str], dict[str, list[Value]]]:
+    """Return the heads, and a line's values by its label; what there is more of goes down."""
+    rows = list(dict.fromkeys(value.row for value in values))
+    columns = list(dict.fromkeys(value.column for value in values))
+    by_place = {(value.row, value.column): value for value in values}
+    if len(rows) > len(columns):
+        return columns, {row: [by_place[row, column] for column in columns] for row in rows}
+    return rows, {column: [by_place[row, column] for row in rows] for column in columns}
 
 
-def _two_lines(experiment: Experiment, value: Value) -> Text:
+def _has_paper(values: Sequence[Value]) -> bool:
+    return any(value.paper is not None for value in values)
+
+
+def _text(experiment: Experiment, value: Value, beside: bool) -> Text:
     ours, paper = _parts(experiment, value)
-    return Text(ours) + Text(f"\n{paper}", style="dim")
+    return Text(ours) + Text(f"\n{paper}", style="dim") if beside else Text(ours)
 
 
 def _parts(experiment: Experiment, value: Value) -> tuple[str, str]:
