@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from leff import link
+from leff.devices import link
 from leff.devices.link import measure_link
 from leff.errors import ConfigError
 

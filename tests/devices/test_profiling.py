@@ -6,7 +6,7 @@ import tomllib
 import pytest
 import torch
 
-from leff import profiling
+from leff.devices import profiling
 from leff.devices.classes import fleet_devices, read_classes
 from leff.devices.profiling import calibration_steps, free_bytes
 from leff.errors import ConfigError
