@@ -103,7 +103,7 @@ def plan(
     values = {"memory": memory, "speed": speed, "down": down, "up": up}
     timed = {"--time": time, "--speed": speed, "--down": down, "--up": up, "--examples": examples}
     if fleet or device or device_class or any(value is not None for value in timed.values()):
-        from leff import device_plans as plans
+        from leff.devices import plans
 
         if flops is not None:
             raise ConfigError("--flops says what --time and --speed say; leave it out")
