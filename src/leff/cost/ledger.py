@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 READ = torch.ops.aten._local_scalar_dense.default
+DEVICE = torch.ops.prim.device.default  # more than half of all that is dispatched
 NEW = ("empty", "zeros", "ones", "full", "empty_strided", "rand", "randn")
 PYTHON_KERNELS = {  # on the CPU these are Python functions, whose own tensors count
     "bitsandbytes.optimizer_update_8bit_blockwise.default": "_optimizer_update_8bit_blockwise_cpu",
@@ -43,6 +44,8 @@ class Ledger(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if func is DEVICE and isinstance(args[0], FakeTensor):
+            return args[0].fake_device
         kwargs = kwargs or {}
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         if self.before_backward is None and torch._C._current_graph_task_id() != -1:
