@@ -44,7 +44,7 @@ speed = "40GFLOP/s"
 down = "100Mbit/s"
 up = "50Mbit/s"
 """
-MEMORY = {"phone": "3.2MB", "tablet": "6MB", "laptop": "16MB"}
+MEMORY = {"phone": "5MB", "tablet": "10MB", "laptop": "160MB"}
 METHODS = ("leff", "fedlora", "fedavg")
 BATCH = 16
 
