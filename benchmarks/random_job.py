@@ -20,6 +20,7 @@ from leff.cost.planned_job import layout, planned_job
 from leff.cost.rehearsal import examples_of, training_of
 from leff.families import blocks, empty_model, layer_count, short_config
 from leff.parts import PartStore
+from leff.types import Job
 
 TINY = 64  # width of the model that a side trains first
 
@@ -32,8 +33,11 @@ def write(
     choice: Choice,
     block: range,
     steps: int,
-) -> None:
-    """Write parts and `job.pickle`: a tiny job, the job, and `steps` batches of examples."""
+) -> Job:
+    """Write parts and `job.pickle`: a tiny job, the job, and `steps` batches of examples.
+
+    Return the job.
+    """
     store = PartStore(folder / "parts")
     small_choice = replace(choice, rank=1, layers=1, batch_size=2, accumulation=1, length=8)
     around = layout(choice.context, block, layer_count(config)) if method == "leff" else ()
@@ -47,6 +51,7 @@ def write(
     ]
     with (folder / "job.pickle").open("wb") as file:
         pickle.dump((*jobs, examples_of(choice, kind, steps)), file)
+    return jobs[1]
 
 
 def tiny_config(config: PretrainedConfig) -> Any:

@@ -210,3 +210,16 @@ def frozen(model: Any, store: PartStore, layers: range) -> Segment | None:
     if not layers:
         return None
     return Segment(tuple(layers), tuple(store.put(layer_state(model, i)) for i in layers))
+
+
+def whole(model, kind, store, block, **options):
+    """A job for `block` with every other layer of the model around it, frozen."""
+    return job_of(
+        model,
+        kind,
+        store,
+        block,
+        before=frozen(model, store, range(block.start)),
+        after=frozen(model, store, range(block.stop, LAYERS)),
+        **options,
+    )

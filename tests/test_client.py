@@ -15,6 +15,7 @@ from small_rounds import (
     random_examples,
     same,
     state_of,
+    whole,
     with_settings,
 )
 from tiny_models import DECODERS, LAYERS, batch, tiny
@@ -30,19 +31,6 @@ from leff.local_steps import Steps
 from leff.methods.method import JobWriter, RoundContext
 from leff.seeds import numpy_rng
 from leff.types import Segment, unpack
-
-
-def whole(model, kind, store, block, **options):
-    """A job for `block` with every other layer of the model around it, frozen."""
-    return job_of(
-        model,
-        kind,
-        store,
-        block,
-        before=frozen(model, store, range(block.start)),
-        after=frozen(model, store, range(block.stop, LAYERS)),
-        **options,
-    )
 
 
 def quantised(model, kind, store, block, bits=8, **options):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -113,9 +112,7 @@ def test_a_process_takes_what_is_predicted_when_it_trains_the_leaner_way(tmp_pat
     memory = predict(config, KIND, "leff", plain).peak // 3
     choice = fitted(config, KIND, "leff", plain, memory)
     assert choice.accumulation > 1
-    write(tmp_path, config, KIND, "leff", choice, range(1), 3)
-    with (tmp_path / "job.pickle").open("rb") as file:
-        _, job, _ = pickle.load(file)
+    job = write(tmp_path, config, KIND, "leff", choice, range(1), 3)
     predicted = predict_job(job, choice).peak
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.device_side", str(tmp_path), str(CPU), "1"],

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_rounds import CASES, CPU, frozen, job_of
+from small_rounds import CASES, CPU, whole
 from tiny_models import LAYERS, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -44,14 +44,7 @@ def test_the_same_with_and_without_weights(name, kind):
 
 def counted(model, kind, store, block, checkpointing=False):
     """Return the operations that torch counts in a training step of the client's real model."""
-    job = job_of(
-        model,
-        kind,
-        store,
-        block,
-        before=frozen(model, store, range(block.start)),
-        after=frozen(model, store, range(block.stop, LAYERS)),
-    )
+    job = whole(model, kind, store, block)
     built = client.client_model(job, store.get, CPU)
     client._unfreeze(built, job)
     ids = torch.randint(5, 50, (B, T), generator=torch.Generator().manual_seed(0))
