@@ -92,6 +92,8 @@ def run_round(
             job = jobs[update.client]
             jobs[update.client] = job if pace is None else with_peak(job, pace)
             fleet.lower(jobs[update.client])
+            predicted = f"; {jobs[update.client].predicted_bytes:,} bytes were predicted"
+            update = replace(update, failure=f"{update.failure}{predicted}")
         reason = refusal(asked[update.client], update)
         if reason is not None:
             update = replace(update, payload=b"", losses=None, failure=reason)

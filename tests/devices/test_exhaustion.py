@@ -76,6 +76,7 @@ def test_memory_that_really_runs_out(tmp_path):
     assert whole["failure"] is None and starved["failures"] == 1
     said = re.match(r"out of memory: ([\d,]+) bytes held and asked for", broken["failure"])
     assert said and broken["out_of_memory_bytes"] == int(said[1].replace(",", ""))
+    assert f"; {broken['predicted_bytes']:,} bytes were predicted" in broken["failure"]
     assert 0 < broken["out_of_memory_bytes"] < broken["predicted_bytes"]
     assert [client["capacity"] for client in after["clients"]] == [2, 1]
     assert after["failures"] == 0 and len(after["clients"][0]["layers"]) == 2
