@@ -10,6 +10,11 @@ middle and last: its rows are means over the three places.  All sides have the s
 precision and optimizer; logits are made only where there are labels, which are `--labelled` of the
 tokens on every side.
 
+`context_error` is how far LEFF's client model is from the full one before it trains, by
+`leff.context.auto.ASSUMED_ERRORS` (measured on other models, docs/stand-ins.md): what is saved
+among poorer stand-ins is paid for with what a block learns there.  For a base in few bits it is
+that of the same layers in a client of LEFF; None where nothing was measured.
+
 `peak_bytes` above the interpreter's own, after its libraries are loaded and a tiny model trained;
 `predicted_bytes` of `leff.cost.rehearsal`; `floor_bytes` what cannot be less: the weights that
 train with gradients and optimizer state, the frozen weights as they are stored, and one layer's
@@ -34,10 +39,12 @@ from transformers import PretrainedConfig
 
 from benchmarks.processes import in_process, spread
 from benchmarks.random_job import write
-from leff.context.auto import Setting, settings
+from leff.config import load_config
+from leff.context.auto import ASSUMED_ERRORS, Setting, settings
 from leff.cost.footprint import Choice
 from leff.cost.rehearsal import Rehearsal, rehearse
-from leff.families import layer_count, load_config, short_config
+from leff.families import layer_count, short_config
+from leff.planning import shape_of
 
 LEANEST = "leff-leanest"
 HEAPS = {"system": {"MALLOC_MMAP_THRESHOLD_": str(2**16)}, "kept": {}}
@@ -51,6 +58,7 @@ class Side:
     method: str
     choice: Choice
     context: str = ""
+    error: float | None = 0.0  # of the last hidden state before any training, relative
 
 
 def sides(
@@ -68,21 +76,25 @@ def _plain_sides(asked: Choice) -> Iterator[Side]:
     yield Side("fedavg", "fedavg", asked)
     yield Side("fedbitfit", "fedbitfit", asked)
     for bits, name in ((32, "fedlora"), (16, "fedlora-bf16"), (4, "fedlora-nf4")):
-        yield Side(name, "fedlora", replace(asked, base_bits=bits), f"base of {bits} bits")
-    paper = Setting("distil", 0.2, 32)
-    yield Side("leff-distil", "leff", replace(asked, context=paper.context), str(paper))
-    default = replace(asked, context=Setting("quantise", bits=8).context, embedding_bits=16)
-    yield Side("leff", "leff", default, str(Setting("quantise", bits=8)))
+        error = ASSUMED_ERRORS.get(Setting("quantise", bits=bits))
+        yield Side(name, "fedlora", replace(asked, base_bits=bits), f"base of {bits} bits", error)
+    yield _leff("leff-distil", Setting("distil", 0.2, 32), asked)
+    yield _leff("leff", Setting("quantise", bits=8), replace(asked, embedding_bits=16))
+
+
+def _leff(name: str, setting: Setting, asked: Choice, way: str = "") -> Side:
+    choice = replace(asked, context=setting.context)
+    return Side(name, "leff", choice, f"{setting}{way}", ASSUMED_ERRORS.get(setting))
 
 
 def _leanest(config: PretrainedConfig, kind: str, asked: Choice) -> Side:
     lean = replace(asked, embedding_bits=16, checkpointing=True, accumulation=asked.batch_size)
     tried = [s for s in (*settings(layer_count(config)), Setting("distil", 0.2, 4)) if s.bits == 4]
-    choices = {setting: replace(lean, context=setting.context) for setting in tried}
-    peaks = {s: rehearse(config, kind, "leff", c, range(1)).peak for s, c in choices.items()}
-    least = min(peaks, key=lambda setting: peaks[setting])
+    found = [_leff(LEANEST, setting, lean) for setting in tried]
+    peaks = [rehearse(config, kind, "leff", side.choice, range(1)).peak for side in found]
+    least = found[peaks.index(min(peaks))]
     parts = f"checkpointed, {lean.accumulation} parts" if lean.accumulation > 1 else "checkpointed"
-    return Side(LEANEST, "leff", choices[least], f"{least}, words 16 bits, {parts}")
+    return replace(least, context=f"{least.context}, words 16 bits, {parts}")
 
 
 def places(side: Side, layers: int) -> list[range]:
@@ -107,7 +119,8 @@ def measure(
 
 def compare(given: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a row for each side."""
-    config, kind = load_config(given.model)
+    asks = {"model.train_head": not given.frozen_head}
+    config, kind = shape_of(given.model, load_config(None, asks))
     asked = Choice(
         batch_size=given.batch,
         length=given.length,
@@ -161,6 +174,7 @@ def _row(
         "model": given.model,
         "method": side.name,
         "context": side.context,
+        "context_error": side.error,
         "peak_bytes": statistics.median(peaks),
         "peak_spread": spread(peaks),
         "peak_by_place": [run["peak_bytes"] for run in repeats[0]],
@@ -210,7 +224,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         f"labels on {first['labelled']:.0%}, {first['threads']} threads, heap {first['heap']}"
     )
     print(f"{'method':<14}{'peak MB':>9}{'predicted':>10}{'floor':>8}{'over':>6}{'state':>8}"
-          f"{'FedAvg':>8}{'FedLoRA':>8}{'NF4':>6}{'tok/s':>7}  context")  # fmt: skip
+          f"{'FedAvg':>8}{'FedLoRA':>8}{'NF4':>6}{'tok/s':>8}{'error':>7}  context")  # fmt: skip
     for row in rows:
         ratios = [row.get(f"peak_to_{name}") for name in ("fedavg", "fedlora", "fedlora-nf4")]
         texts = ["-" if ratio is None else f"{ratio:.3f}" for ratio in ratios]
@@ -219,7 +233,9 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         print(
             f"{row['method']:<14}{mb[0]:>9.0f}{mb[1]:>10.0f}{mb[2]:>8.0f}{mb[0] / mb[2]:>6.2f}"
             f"{row['state_bytes'] / 1e6:>8.0f}{texts[0]:>8}{texts[1]:>8}{texts[2]:>6}"
-            f"{'-' if speed is None else f'{speed:.1f}':>7}  {row['context']}"
+            f"{'-' if speed is None else f'{speed:.1f}':>8}"
+            f"{'-' if (error := row['context_error']) is None else f'{error:.3f}':>7}  "
+            f"{row['context']}"
         )
 
 
@@ -232,6 +248,7 @@ def main() -> None:
     add("--methods", nargs="+", help="sides by the names in the rows; without it, all")
     add("--batch", type=int, default=4)
     add("--length", type=int, default=128)
+    add("--frozen-head", action="store_true", help="a language model's own head does not train")
     add("--labelled", type=float, default=1.0, help="share of the tokens with a label")
     add("--steps", type=int, default=3)
     add("--repeats", type=int, default=1)
@@ -242,7 +259,7 @@ def main() -> None:
     add("--heap", default="system", choices=tuple(HEAPS))
     add("--json", action="store_true")
     given = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(given.threads)
     rows = compare(given)
     print(json.dumps(rows, indent=1)) if given.json else show(rows)
 

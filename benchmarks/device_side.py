@@ -36,9 +36,13 @@ def measure(folder: Path, device: torch.device, threads: int) -> dict[str, Any]:
     _forget(device)
     before = _held(device)
     ends: list[tuple[float, float]] = []
-    hook = register_optimizer_step_post_hook(
-        lambda *_: ends.append((time.perf_counter(), time.process_time()))
-    )
+
+    def note(*_: Any) -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()  # what was started is not done yet
+        ends.append((time.perf_counter(), time.process_time()))
+
+    hook = register_optimizer_step_post_hook(note)
     update = _train(job, store, examples, device)
     hook.remove()
     return {

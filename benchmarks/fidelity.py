@@ -5,7 +5,8 @@
 
 All sides have the same splits, seeds, start model, rounds and clients.  The clients of `leff` and
 `leff-paper` train one layer each (`--layers`).  `fedavg` is McMahan et al.'s; on request there are
-`fedavg-calibrated`, with LEFF's default loss for classifiers too, and the other methods.  A task is
+`fedavg-calibrated`, with LEFF's default loss for classifiers too, LEFF with two local epochs or
+another sampling, and the other methods.  A task is
 any of GLUE's in LEFF_DATA (model MiniLM-L6), `sample` (the built-in task and model) or `e2e` (the
 260K Llama).
 
@@ -50,6 +51,7 @@ SIDES: dict[str, dict[str, Any]] = {
     "leff-round-robin": {"method.sampling": "round_robin"},
     "leff-clients": {"method.source": "clients"},
     "leff-paper": {"preset": "paper"},
+    "leff-two-epochs": {"training.epochs": 2.0},
     "fedbitfit": {"method.name": "fedbitfit", "training.calibrated": False},
     "fedlora": {"method.name": "fedlora", "training.calibrated": False},
     "fedlora-nf4": {
@@ -90,10 +92,16 @@ TASKS: dict[str, dict[str, Any]] = {
     },
 }
 ADAPTED = ("fedbitfit", "fedlora", "slora", "flora", "flexlora")
-RATES: dict[str, dict[str, float]] = {  # fedavg's and leff's from --tune; see docs/LOG.md
-    "glue": {"fedavg": 2e-4, "leff": 4e-4, **dict.fromkeys(ADAPTED, 2e-3)},
-    "sample": {"fedavg": 2e-3, "leff": 4e-3, **dict.fromkeys(ADAPTED, 4e-3)},
-    "e2e": {"fedavg": 2e-3, "leff": 8e-3, **dict.fromkeys(ADAPTED, 4e-3)},
+RATES: dict[str, dict[str, float]] = {  # a side's own, or its method's; see docs/LOG.md
+    "glue": {"fedavg": 2e-4, "leff": 4e-4, "leff-paper": 1e-4, **dict.fromkeys(ADAPTED, 2e-3)},
+    "sample": {"fedavg": 2e-3, "leff": 4e-3, "leff-paper": 2e-3, **dict.fromkeys(ADAPTED, 4e-3)},
+    "e2e": {
+        "fedavg": 2e-3,
+        "leff": 8e-3,
+        "leff-paper": 2e-3,
+        "leff-two-epochs": 4e-3,
+        **dict.fromkeys(ADAPTED, 4e-3),
+    },
 }
 
 
@@ -163,7 +171,7 @@ def compare(arguments: argparse.Namespace, keep: Path) -> list[dict[str, Any]]:
     options, rows = shared_options(arguments), []
     known_rates = RATES[arguments.task if arguments.task in TASKS else "glue"]
     for side in arguments.sides:
-        rate = known_rates[side.partition("-")[0]]
+        rate = known_rates.get(side, known_rates[side.partition("-")[0]])
         if arguments.tune is not None:
             rate = tuned(side, options, arguments.tune or grid(side, arguments.task), keep)
         runs = [

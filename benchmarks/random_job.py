@@ -23,6 +23,7 @@ from leff.parts import PartStore
 from leff.types import Job
 
 TINY = 64  # width of the model that a side trains first
+DRAWN = 2**20 + 7  # weights that are drawn, and repeated: to draw 10⁹ takes longer than the steps
 
 
 def write(
@@ -74,12 +75,11 @@ def random_model(config: PretrainedConfig, kind: str) -> Any:
     """Return the config's model with random weights, the same in all of its layers."""
     model: Any = empty_model(config, kind)
     first = blocks(model)[0]
-    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(DRAWN, generator=torch.Generator().manual_seed(0)) * 0.02
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and not _in_later_layer(model, parameter):
-                values = torch.empty(parameter.shape).normal_(0, 0.02, generator=generator)
-                module._parameters[name] = nn.Parameter(values)
+                module._parameters[name] = nn.Parameter(_repeated(drawn, parameter.shape))
     own = dict(first.named_parameters())
     for layer in blocks(model)[1:]:
         for name, _ in list(layer.named_parameters()):
@@ -87,6 +87,11 @@ def random_model(config: PretrainedConfig, kind: str) -> Any:
             layer.get_submodule(parent)._parameters[child] = own[name]
     model.tie_weights()
     return model
+
+
+def _repeated(drawn: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    times = -(-shape.numel() // len(drawn))
+    return drawn.repeat(times)[: shape.numel()].reshape(shape)
 
 
 def _in_later_layer(model: Any, parameter: nn.Parameter) -> bool:

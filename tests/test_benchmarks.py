@@ -88,6 +88,7 @@ def test_device_has_a_row_for_each_side(tiny_gpt2):
     assert [row["method"] for row in rows] == ["fedlora", "leff"]
     for row in rows:
         assert row.keys() >= {"context", "predicted_bytes", "tokens_per_second", "precision"}
+        assert 0 <= row["context_error"] < 0.02  # all layers, in 32 or 8 bits
         assert 0 < row["state_bytes"] <= row["floor_bytes"] and row["peak_bytes"] >= 0
         assert row["peak_to_fedlora"] > 0 and (row["batch"], row["length"]) == (2, 8)
     assert len(rows[1]["peak_by_place"]) == 3

@@ -19,7 +19,13 @@ from leff.cost.footprint import EXACT, Choice, placed
 from leff.cost.planned_job import layout
 from leff.cost.prediction import predict, rehearsed
 from leff.cost.sizes import model_sizes
-from leff.families import config_from_json, config_to_json, empty_model, short_config
+from leff.families import (
+    config_from_json,
+    config_to_json,
+    empty_model,
+    family_of,
+    short_config,
+)
 
 
 class Peaks:
@@ -38,13 +44,13 @@ class Peaks:
     def estimate(self, candidate: Candidate) -> float:
         """Return about the peak at the first place, behind which most layers have a graph.
 
-        With another context before the block than after it, the last place may hold more: where the
-        tail feeds every layer (DeBERTa), those before the block have a graph too.
+        The last place may hold more with another context before the block than after it, and where
+        the tail feeds every layer (DeBERTa), so that those before the block have a graph too.
         """
         if candidate not in self._estimates:
             choice, total = candidate.choice(self._asked), len(self._sizes.layers)
             places = [range(candidate.layers)]
-            if candidate.setting.suffix:
+            if candidate.setting.suffix or family_of(self._config).tail_feeds_layers:
                 places.append(range(total - candidate.layers, total))
             found = max(self._at(place, candidate, choice) for place in places)
             self._estimates[candidate] = found

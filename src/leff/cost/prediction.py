@@ -20,7 +20,14 @@ from leff.cost.rehearsal import Rehearsal, rehearse_layout
 from leff.cost.sizes import FP32_BYTES, model_sizes
 from leff.cost.ways import leanest, plainest
 from leff.errors import ConfigError
-from leff.families import body_and_head, config_from_json, config_to_json, empty_model, layer_count
+from leff.families import (
+    body_and_head,
+    config_from_json,
+    config_to_json,
+    empty_model,
+    family_of,
+    layer_count,
+)
 from leff.families.kinds import LANGUAGE_KINDS
 from leff.lora import A
 from leff.losses import POSITIONS
@@ -113,11 +120,15 @@ def fitted(
 
 
 def _blocks(config: PretrainedConfig, kind: str, choice: Choice) -> list[range]:
-    """Return the first block, behind which there is most to go back through, and the heaviest."""
+    """Return the first block, behind which there is most to go back through, and the heaviest.
+
+    And the last, where all layers have a graph wherever the block is.
+    """
     sizes = model_sizes(empty_model(config, kind), kind)
     places = [range(k, k + choice.layers) for k in range(layer_count(config) - choice.layers + 1)]
     heaviest = max(places, key=lambda block: placed(sizes, block, choice).state_bytes)
-    return list(dict.fromkeys((places[0], heaviest)))
+    last = places[-1:] if family_of(config).tail_feeds_layers else []
+    return list(dict.fromkeys((places[0], heaviest, *last)))
 
 
 def logits_bytes(config: PretrainedConfig, kind: str, choice: Choice) -> int:

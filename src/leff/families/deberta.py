@@ -25,4 +25,5 @@ DEBERTA = Family(
     lora_tail=("pooler.dense",),
     attention_flag=True,
     after_first="deberta.encoder.conv",
+    tail_feeds_layers=True,
 )

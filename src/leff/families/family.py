@@ -28,6 +28,7 @@ class Family:
     offset_positions: bool = False  # positions are counted from the padding token's id on
     plain_head: bool = False  # a language model's logits are its head times the body's output
     after_first: str | None = None  # path of a module that runs between the first two layers
+    tail_feeds_layers: bool = False  # every layer reads the tail, so those before a block train it
 
 
 def find(model: nn.Module, path: str) -> nn.Module | None:
