@@ -5,10 +5,9 @@
 
 All sides have the same splits, seeds, start model, rounds and clients.  The clients of `leff` and
 `leff-paper` train one layer each (`--layers`).  `fedavg` is McMahan et al.'s; on request there are
-`fedavg-calibrated`, with LEFF's default loss for classifiers too, LEFF with two local epochs or
-another sampling, and the other methods.  A task is
-any of GLUE's in LEFF_DATA (model MiniLM-L6), `sample` (the built-in task and model) or `e2e` (the
-260K Llama).
+`fedavg-calibrated`, with LEFF's default loss for classifiers too, both with two local epochs, LEFF
+with another sampling, and the other methods.  A task is any of GLUE's in LEFF_DATA (model
+MiniLM-L6), `sample` (the built-in task and model) or `e2e` (the 260K Llama).
 
 A row per side, figures in points (100 times the task's metric, on validation examples after each
 round): `mean_last5` and `worst_last5` over the last five rounds, means over the partitions;
@@ -17,8 +16,9 @@ round): `mean_last5` and `worst_last5` over the last five rounds, means over the
 leff-round-robin leff-clients``), with a 95 % interval.
 `client_bytes` is the training state (weights, gradients, optimizer) measured on the largest
 client, `client_bytes_predicted` what `leff.planning` said, `step_flops` its floating-point
-operations in a step at full length; `server_seconds` planning and merging, `download_bytes` and
-`upload_bytes` are of a round, over all clients.
+operations in a step at full length; `round_steps` are all clients' steps of a round,
+`server_seconds` planning and merging, `download_bytes` and `upload_bytes` of a round, over all
+clients.
 
 Learning rates: each side has its own, the best of the grid in `--tune`, which takes a partition
 that is not among those reported.  Without it the rates in `RATES`, which were found so.
@@ -46,6 +46,11 @@ from leff.runs import config_digest
 SIDES: dict[str, dict[str, Any]] = {
     "fedavg": {"method.name": "fedavg", "training.calibrated": False},
     "fedavg-calibrated": {"method.name": "fedavg", "training.calibrated": True},
+    "fedavg-two-epochs": {
+        "method.name": "fedavg",
+        "training.calibrated": False,
+        "training.epochs": 2.0,
+    },
     "leff": {},
     "leff-random": {"method.sampling": "random"},
     "leff-round-robin": {"method.sampling": "round_robin"},
@@ -139,6 +144,7 @@ def one_run(side: str, options: Mapping[str, Any], keep: Path) -> dict[str, Any]
         "client_bytes": max(client["state_bytes"] for client in clients),
         "client_bytes_predicted": predicted["total_bytes"],
         "step_flops": predicted["step_flops"],
+        "round_steps": sum(client["steps"] for client in clients) / len(records),
         "server_seconds": means["plan_seconds"] + means["merge_seconds"],
         "round_seconds": means["seconds"],
         "download_bytes": means["download_bytes"],
@@ -224,7 +230,8 @@ def show(row: Mapping[str, Any]) -> str:
         f"to the first {difference['mean']:+.1f}{interval}  client "
         f"{row['client_bytes'] / 1e6:.1f} MB "
         f"({row['client_bytes_predicted'] / 1e6:.1f} predicted), "
-        f"{row['step_flops'] / 1e9:.1f} GFLOP a step  server {row['server_seconds']:.1f} s, "
+        f"{row['step_flops'] / 1e9:.1f} GFLOP a step, {row['round_steps']:.0f} steps a round  "
+        f"server {row['server_seconds']:.1f} s, "
         f"down {row['download_bytes'] / 1e6:.0f} MB, up {row['upload_bytes'] / 1e6:.0f} MB a round"
     )
 
