@@ -1,8 +1,11 @@
 """Parts by content: equal tensors are stored once, changed bytes are refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from leff import types
 from leff.errors import RunError
 from leff.types import Part, pack, part_of
 
@@ -15,6 +18,36 @@ def test_what_goes_in_comes_out(store):
     assert all(
         torch.equal(back[n].view(torch.int32), t.view(torch.int32)) for n, t in tensors.items()
     )
+
+
+@pytest.mark.parametrize("read_bytes", [1, 40, 2**24])
+def test_a_part_is_read_in_pieces(store, monkeypatch, read_bytes):
+    monkeypatch.setattr(types, "READ_BYTES", read_bytes)
+    tensors = {
+        "rows": torch.randn(7, 5),
+        "row": torch.randn(11).bfloat16(),
+        "number": torch.tensor(2.5),
+        "nothing": torch.empty(0, 4),
+        "codes": torch.randint(-127, 127, (9, 3), dtype=torch.int8),
+    }
+    back = store.get(store.put(tensors))
+    assert list(back) == sorted(tensors)
+    for name, tensor in tensors.items():
+        assert back[name].dtype == tensor.dtype and torch.equal(back[name], tensor)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's peak")
+def test_reading_a_part_holds_little_beside_it(store):
+    part = store.put({"w": torch.zeros(2**25)})
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is held now
+    before = resident("VmRSS")
+    assert store.get(part)["w"].nbytes == 2**27
+    assert resident("VmHWM") - before < 1.3 * 2**27
+
+
+def resident(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
 
 
 def test_equal_tensors_are_one_part_and_different_ones_are_not(store):

@@ -18,6 +18,8 @@ from leff.devices.classes import Device
 if TYPE_CHECKING:
     import torch
 
+READ_BYTES = 2**24  # of a part's file that are in memory beside the tensor that is read
+
 
 @dataclass(frozen=True)
 class Capacity:
@@ -194,17 +196,30 @@ def unpack(payload: bytes) -> dict[str, "torch.Tensor"]:
 def unpack_file(path: Path) -> "dict[str, torch.Tensor]":
     """Return the tensors of a file of `pack`'s bytes, as `unpack` does.
 
-    The file is never in memory whole: it is mapped for one tensor at a time, and that is copied.
+    Beside them no more than `READ_BYTES` or one row is in memory: the file is mapped anew for each
+    piece, since what was read of a map stays in memory as long as the map.
     """
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
         names = sorted(file.keys())
-    tensors = {}
-    for name in names:
+    return {name: _read(path, name) for name in names}
+
+
+def _read(path: Path, name: str) -> "torch.Tensor":
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        shape = file.get_slice(name).get_shape()
+        if not shape:
+            return file.get_tensor(name).clone()
+        made = torch.empty(shape, dtype=file.get_slice(name)[:0].dtype)
+    rows = max(1, READ_BYTES * shape[0] // max(1, made.nbytes))
+    for first in range(0, shape[0], rows):
         with safe_open(path, "pt") as file:
-            tensors[name] = file.get_tensor(name).clone()
-    return tensors
+            made[first : first + rows] = file.get_slice(name)[first : first + rows]
+    return made
 
 
 def part_of(payload: bytes) -> Part:
