@@ -172,13 +172,19 @@ def grid(side: str, task: str) -> list[float]:
     return [rate * (1 if plain else TIMES) for rate in GRID]
 
 
+def known_rate(side: str, task: str) -> float:
+    """Return a side's learning rate: its own, where it was tuned, else its method's."""
+    rates = RATES[task if task in TASKS else "glue"]
+    return rates[side if side in rates else side.partition("-")[0]]
+
+
 def compare(arguments: argparse.Namespace, keep: Path) -> list[dict[str, Any]]:
     """Return a row for each side."""
     options, rows = shared_options(arguments), []
-    known_rates = RATES[arguments.task if arguments.task in TASKS else "glue"]
     for side in arguments.sides:
-        rate = known_rates.get(side, known_rates[side.partition("-")[0]])
-        if arguments.tune is not None:
+        if arguments.tune is None:
+            rate = known_rate(side, arguments.task)
+        else:
             rate = tuned(side, options, arguments.tune or grid(side, arguments.task), keep)
         runs = [
             one_run(side, {**options, "training.learning_rate": rate, "seed": seed}, keep)

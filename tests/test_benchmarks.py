@@ -54,6 +54,14 @@ def test_every_side_is_a_configuration():
         assert config.data.task == "cola" and config.training.rounds == 3
 
 
+def test_a_sides_rate_is_its_own_or_its_methods():
+    assert fidelity.known_rate("leff-paper", "cola") == fidelity.RATES["glue"]["leff-paper"]
+    assert fidelity.known_rate("leff-random", "cola") == fidelity.RATES["glue"]["leff"]
+    assert fidelity.known_rate("leff-random", "e2e") == fidelity.RATES["e2e"]["leff"]
+    for task in ("rte", *fidelity.TASKS):
+        assert all(fidelity.known_rate(side, task) > 0 for side in fidelity.SIDES)
+
+
 def test_the_paired_interval_is_that_of_the_t_test():
     ours, theirs = [81.0, 79.5, 82.0, 80.0], [80.0, 80.0, 81.0, 78.0]
     found = fidelity.paired([a - b for a, b in zip(ours, theirs, strict=True)])
