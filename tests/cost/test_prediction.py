@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from small_rounds import CPU, TRAINING, invented, recipe
-from tiny_models import tiny
+from tiny_models import LAYERS, tiny
 from transformers import GPT2Config
 
 from benchmarks.random_job import write
@@ -73,6 +73,18 @@ def test_leff_is_predicted_where_its_block_was_drawn(context, store):
         drawn[block] = predict_job(job, asked)
         assert drawn[block] == rehearse(model.config, KIND, "leff", asked, block)
     assert len(drawn) > 1
+
+
+@pytest.mark.parametrize("name", ["gpt2", "deberta-v3"])
+@pytest.mark.parametrize("context", ["quantise", "distil"])
+def test_the_peak_is_that_of_the_place_where_it_is_most(name, context):
+    """The tiny DeBERTa holds most with its last layer: all its layers read the tail."""
+    kind = KIND if name == "gpt2" else "classification"
+    config = tiny(name, kind).config
+    asked = replace(ASKED, context=make_context(context, rate=0.5, bits=32))
+    places = [range(k, k + 1) for k in range(LAYERS)]
+    peaks = [rehearse(config, kind, "leff", asked, place).peak for place in places]
+    assert predict(config, kind, "leff", asked).peak == max(peaks)
 
 
 def test_a_jobs_own_settings_count(store):
