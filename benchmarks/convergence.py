@@ -1,6 +1,6 @@
 """Theorem 1, measured: the smallest gradient norm against T, and the floor that contexts set.
 
-    .venv/bin/python -m benchmarks.convergence --picture docs/convergence.png       # 3 hours of a core
+    .venv/bin/python -m benchmarks.convergence --picture docs/convergence.png     # 3 hours
 
 The theorem (Sec. 4) bounds the mean of ‖∇f‖² over T rounds, f the clients' common loss, by a term
 that falls as 1/√T, for steps of size ~ 1/√T, and a floor that grows with Δ², how far a block's
