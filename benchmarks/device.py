@@ -43,10 +43,21 @@ from leff.config import load_config
 from leff.context.auto import ASSUMED_ERRORS, Setting, settings
 from leff.cost.footprint import Choice
 from leff.cost.rehearsal import Rehearsal, rehearse
+from leff.errors import LeffError
 from leff.families import layer_count, short_config
 from leff.planning import shape_of
 
 LEANEST = "leff-leanest"
+NAMES = (
+    "fedavg",
+    "fedbitfit",
+    "fedlora",
+    "fedlora-bf16",
+    "fedlora-nf4",
+    "leff-distil",
+    "leff",
+    LEANEST,
+)
 PAPERS = 0.2  # r, of its Figure 5; what the ratios of its Table 5 suggest
 ERRORS = {  # and of this rate, measured as the others were (docs/LOG.md)
     **ASSUMED_ERRORS,
@@ -126,7 +137,11 @@ def measure(
 
 
 def compare(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return a row for each side."""
+    """Return a row for each side that could be measured.
+
+    One that the model does not allow, or the machine has no room for, is named on standard error.
+    Raises LeffError if there is no row.
+    """
     asks = {"model.train_head": not given.frozen_head}
     config, kind = shape_of(given.model, load_config(None, asks))
     asked = Choice(
@@ -140,10 +155,17 @@ def compare(given: argparse.Namespace) -> list[dict[str, Any]]:
     around = {side.name: places(side, layer_count(config)) for side in chosen}
     runs: dict[str, list[list[dict[str, Any]]]] = {side.name: [] for side in chosen}
     for repeat in range(given.repeats):
-        for side in chosen:
-            measured = [measure(side, config, kind, block, given) for block in around[side.name]]
-            runs[side.name].append(measured)
-            print(f"repeat {repeat + 1}, {side.name}: {measured}", file=sys.stderr)
+        for side in list(chosen):
+            try:
+                done = [measure(side, config, kind, block, given) for block in around[side.name]]
+            except (LeffError, RuntimeError) as error:
+                chosen.remove(side)
+                print(f"{side.name} is left out: {error}", file=sys.stderr)
+                continue
+            runs[side.name].append(done)
+            print(f"repeat {repeat + 1}, {side.name}: {done}", file=sys.stderr)
+    if not chosen:
+        raise LeffError("no side could be measured, for the reasons above")
     layer = layer_activations(config, kind, asked)
     rows = []
     for side in chosen:
@@ -253,7 +275,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--model", default="gpt2")
-    add("--methods", nargs="+", help="sides by the names in the rows; without it, all")
+    add("--methods", nargs="+", choices=NAMES, help="sides by name; without it, all")
     add("--batch", type=int, default=4)
     add("--length", type=int, default=128)
     add("--frozen-head", action="store_true", help="a language model's own head does not train")
@@ -268,7 +290,10 @@ def main() -> None:
     add("--json", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    rows = compare(given)
+    try:
+        rows = compare(given)
+    except LeffError as error:
+        parser.error(str(error))
     print(json.dumps(rows, indent=1)) if given.json else show(rows)
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from scipy.stats import ttest_rel
 
-from benchmarks import deadline, fidelity, server
+from benchmarks import deadline, device, fidelity, server
 from leff.config import load_config
+from leff.cost.footprint import Choice
+from leff.planning import shape_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -87,6 +89,40 @@ def test_every_client_trains_one_layer_of_twelve():
     replaced = [sum(span.stop - span.start for span in own) for own in spans]
     assert replaced == [11] * 12
     assert len(set(spans)) == 12  # drawn evenly
+
+
+def test_every_side_of_device_can_be_asked_for():
+    config, kind = shape_of("gpt2", load_config(None))
+    plain = [side.name for side in device._plain_sides(Choice(batch_size=2, length=8))]
+    assert [*plain, device.LEANEST] == list(device.NAMES)
+    asked = device.sides(config, kind, Choice(), ["leff", "fedavg"])
+    assert [side.name for side in asked] == ["fedavg", "leff"]
+
+
+def test_device_says_what_cannot_be(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["device", "--model", "gpt2", "--frozen-head"])
+    with pytest.raises(SystemExit):
+        device.main()
+    assert "only a language model's own head can be frozen" in capsys.readouterr().err
+
+
+def test_a_side_that_fails_is_left_out(monkeypatch, capsys, tiny_gpt2):
+    def measure(side, *_):
+        if side.name == "fedavg":
+            raise RuntimeError("out of memory")
+        return {"peak_bytes": 100, "state_bytes": 50, "seconds": [0.5], "failure": None}
+
+    monkeypatch.setattr(device, "measure", measure)
+    given = ["--model", str(tiny_gpt2), "--batch=2", "--length=8", "--json"]
+    monkeypatch.setattr("sys.argv", ["device", *given, "--methods", "fedavg", "fedlora"])
+    device.main()
+    printed = capsys.readouterr()
+    assert [row["method"] for row in json.loads(printed.out)] == ["fedlora"]
+    assert "fedavg is left out: out of memory" in printed.err
+    monkeypatch.setattr("sys.argv", ["device", *given, "--methods", "fedavg"])
+    with pytest.raises(SystemExit):
+        device.main()
+    assert "no side could be measured" in capsys.readouterr().err
 
 
 @pytest.mark.slow
