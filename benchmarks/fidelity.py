@@ -99,11 +99,11 @@ TASKS: dict[str, dict[str, Any]] = {
 ADAPTED = ("fedbitfit", "fedlora", "slora", "flora", "flexlora")
 RATES: dict[str, dict[str, float]] = {  # a side's own, or its method's; see docs/LOG.md
     "glue": {"fedavg": 2e-4, "leff": 4e-4, "leff-paper": 1e-4, **dict.fromkeys(ADAPTED, 2e-3)},
-    "sample": {"fedavg": 2e-3, "leff": 4e-3, "leff-paper": 2e-3, **dict.fromkeys(ADAPTED, 4e-3)},
+    "sample": {"fedavg": 2e-3, "leff": 4e-3, "leff-paper": 5e-4, **dict.fromkeys(ADAPTED, 4e-3)},
     "e2e": {
         "fedavg": 2e-3,
         "leff": 8e-3,
-        "leff-paper": 2e-3,
+        "leff-paper": 2e-3,  # not tried
         "leff-two-epochs": 4e-3,
         **dict.fromkeys(ADAPTED, 4e-3),
     },
