@@ -11,7 +11,7 @@ precision and optimizer; logits are made only where there are labels, which are 
 tokens on every side.
 
 `context_error` is how far LEFF's client model is from the full one before it trains, by
-`leff.context.auto.ASSUMED_ERRORS` (measured on other models, docs/stand-ins.md): what is saved
+`leff.context.auto.ASSUMED_ERRORS` (measured on two small models, docs/stand-ins.md): what is saved
 among poorer stand-ins is paid for with what a block learns there.  For a base in few bits it is
 that of the same layers in a client of LEFF; None where nothing was measured.
 
@@ -58,11 +58,11 @@ NAMES = (
     "leff",
     LEANEST,
 )
-PAPERS = 0.2  # r, of its Figure 5; what the ratios of its Table 5 suggest
+PAPER_RATE = 0.2  # r: the smallest of its Figure 5; which one Table 5 has is not said
 ERRORS = {  # and of this rate, measured as the others were (docs/LOG.md)
     **ASSUMED_ERRORS,
-    Setting("distil", PAPERS, 32): 0.56,
-    Setting("distil", PAPERS, 4): 0.56,
+    Setting("distil", PAPER_RATE, 32): 0.56,
+    Setting("distil", PAPER_RATE, 4): 0.56,
 }
 HEAPS = {"system": {"MALLOC_MMAP_THRESHOLD_": str(2**16)}, "kept": {}}
 
@@ -95,7 +95,7 @@ def _plain_sides(asked: Choice) -> Iterator[Side]:
     for bits, name in ((32, "fedlora"), (16, "fedlora-bf16"), (4, "fedlora-nf4")):
         error = ERRORS.get(Setting("quantise", bits=bits))
         yield Side(name, "fedlora", replace(asked, base_bits=bits), f"base of {bits} bits", error)
-    yield _leff("leff-distil", Setting("distil", PAPERS, 32), asked)
+    yield _leff("leff-distil", Setting("distil", PAPER_RATE, 32), asked)
     yield _leff("leff", Setting("quantise", bits=8), replace(asked, embedding_bits=16))
 
 
@@ -107,7 +107,7 @@ def _leff(name: str, setting: Setting, asked: Choice) -> Side:
 def _leanest(config: PretrainedConfig, kind: str, asked: Choice) -> Side:
     lean = replace(asked, embedding_bits=16, checkpointing=True, accumulation=asked.batch_size)
     tried = [
-        s for s in (*settings(layer_count(config)), Setting("distil", PAPERS, 4)) if s.bits == 4
+        s for s in (*settings(layer_count(config)), Setting("distil", PAPER_RATE, 4)) if s.bits == 4
     ]
     found = [_leff(LEANEST, setting, lean) for setting in tried]
     peaks = [rehearse(config, kind, "leff", side.choice, range(1)).peak for side in found]
@@ -154,21 +154,22 @@ def compare(given: argparse.Namespace) -> list[dict[str, Any]]:
     chosen = sides(config, kind, asked, given.methods)
     around = {side.name: places(side, layer_count(config)) for side in chosen}
     runs: dict[str, list[list[dict[str, Any]]]] = {side.name: [] for side in chosen}
+    able = list(chosen)
     for repeat in range(given.repeats):
-        for side in list(chosen):
+        for side in list(able):
             try:
                 done = [measure(side, config, kind, block, given) for block in around[side.name]]
             except (LeffError, RuntimeError) as error:
-                chosen.remove(side)
-                print(f"{side.name} is left out: {error}", file=sys.stderr)
+                able.remove(side)
+                print(f"{side.name} is left out from here on: {error}", file=sys.stderr)
                 continue
             runs[side.name].append(done)
             print(f"repeat {repeat + 1}, {side.name}: {done}", file=sys.stderr)
-    if not chosen:
+    if not any(runs.values()):
         raise LeffError("no side could be measured, for the reasons above")
     layer = layer_activations(config, kind, asked)
     rows = []
-    for side in chosen:
+    for side in (side for side in chosen if runs[side.name]):
         blocks = around[side.name]
         rehearsed = [rehearse(config, kind, side.method, side.choice, block) for block in blocks]
         rows.append(_row(side, rehearsed, layer, runs[side.name], given))
@@ -228,7 +229,7 @@ def _row(
         "heap": given.heap,
         "threads": given.threads,
         "steps": given.steps,
-        "repeats": given.repeats,
+        "repeats": len(repeats),
     }
 
 

@@ -106,19 +106,25 @@ def test_device_says_what_cannot_be(capsys, monkeypatch):
     assert "only a language model's own head can be frozen" in capsys.readouterr().err
 
 
-def test_a_side_that_fails_is_left_out(monkeypatch, capsys, tiny_gpt2):
+def test_a_side_that_fails_is_left_out_and_keeps_what_it_has(monkeypatch, capsys, tiny_gpt2):
+    measured = []
+
     def measure(side, *_):
-        if side.name == "fedavg":
+        measured.append(side.name)
+        if side.name == "fedavg" or measured.count("fedbitfit") > 1:
             raise RuntimeError("out of memory")
         return {"peak_bytes": 100, "state_bytes": 50, "seconds": [0.5], "failure": None}
 
     monkeypatch.setattr(device, "measure", measure)
     given = ["--model", str(tiny_gpt2), "--batch=2", "--length=8", "--json"]
-    monkeypatch.setattr("sys.argv", ["device", *given, "--methods", "fedavg", "fedlora"])
+    asked = ["--repeats=2", "--methods", "fedavg", "fedbitfit"]
+    monkeypatch.setattr("sys.argv", ["device", *given, *asked])
     device.main()
     printed = capsys.readouterr()
-    assert [row["method"] for row in json.loads(printed.out)] == ["fedlora"]
-    assert "fedavg is left out: out of memory" in printed.err
+    (row,) = json.loads(printed.out)
+    assert (row["method"], row["repeats"]) == ("fedbitfit", 1)
+    for name in ("fedavg", "fedbitfit"):
+        assert f"{name} is left out from here on: out of memory" in printed.err
     monkeypatch.setattr("sys.argv", ["device", *given, "--methods", "fedavg"])
     with pytest.raises(SystemExit):
         device.main()
