@@ -44,6 +44,8 @@ def test_an_experiment_expands_to_checked_runs(name, size):
         assert key == run_key(run.config) and len(key) == 16
         assert run.config.training.learning_rate > 0
         assert run.config.seed == run.seed
+        clients, examples = run.config.clients, run.config.data.train_examples
+        assert examples is None or examples >= clients.count * clients.min_examples
 
 
 def test_figures_that_are_the_papers_are_published_for_every_row_and_column():

@@ -66,12 +66,11 @@ def test_a_cell_has_points_seeds_and_the_papers_figure():
 
 
 def test_an_average_is_taken_seed_by_seed_over_the_columns_of_the_size():
-    numbers = {"CoLA": {0: 0.1, 1: 0.2}, "RTE": {0: 0.5, 1: 0.9}, "MRPC": {0: 0.6, 1: 0.7}}
-    numbers |= {"SST-2": {0: 0.8, 1: 0.8}, "STS-B": {0: 0.4}}
+    numbers = {"CoLA": {0: 0.1, 1: 0.2}, "SST-2": {0: 0.7, 1: 0.8}, "STS-B": {0: 0.4}}
     found, results = made("table2", numbers, rows=("8",), seeds=(0, 1))
     experiment = read_experiment(FOLDER, "table2")
     average = by_column(metric_values(experiment, COMMON, found, results, {}))["GLUE average"]
-    assert average.by_seed == {0: pytest.approx(48.0)}  # seed 1 lacks STS-B
+    assert average.by_seed == {0: pytest.approx(40.0)}  # seed 1 lacks STS-B
     paper = [TABLES["table2"]["8"][column] for column in [*numbers]]
     assert average.paper == pytest.approx(np.mean(paper))
     assert average.missing == "incomplete: STS-B"
