@@ -101,6 +101,13 @@ def test_a_key_of_files_is_that_of_their_last_names():
     assert key("/a/b/own.txt") == key("/c/b/own.txt") != key("/a/b/other.txt")
 
 
+def test_a_key_of_a_models_folder_is_that_of_its_last_names():
+    def key(name):
+        return run_key(parse_config({"model": {"name": name}}))
+
+    assert key("/a/b/model") == key("/c/b/model") != key("/a/other/model")
+
+
 def test_what_is_unknown_is_refused_with_what_exists(tmp_path):
     with pytest.raises(ConfigError, match="there is no table 11; there are figure 4, figure 5"):
         read_experiment(FOLDER, "table11")
@@ -112,6 +119,12 @@ def test_what_is_unknown_is_refused_with_what_exists(tmp_path):
         runs("table1", columns=("qqp",))
     with pytest.raises(ConfigError, match="--size cannot be 'small'"):
         runs("table1", size="small")
+    with pytest.raises(ConfigError, match=r"has no point '7'; it has 0\.05, 0\.1"):
+        runs("figure4", points=("7",))
+    with pytest.raises(ConfigError, match=r"at size mini has no 10, only 0\.05, 0\.5, 5"):
+        runs("figure4", points=("10",))
+    with pytest.raises(ConfigError, match="table1 has no points"):
+        runs("table1", points=("5",))
     with pytest.raises(ConfigError, match=r"no experiments in .*--experiments"):
         experiments_folder(tmp_path)
 
@@ -124,6 +137,12 @@ def test_labels_are_taken_in_any_case_and_a_metric_is_a_column():
         ("LEFF", "E2E", ("ROUGE-L",))
     ]
     assert [run.seed for run in found[0].runs] == [0, 1, 2]
+
+
+def test_a_point_is_asked_for_by_its_label():
+    (run,) = runs("figure4", rows=("LEFF",), columns=("CoLA",), points=("5",)).values()
+    assert run.config.clients.alpha == 5
+    assert run.command == ("leff figure 4 --size mini --row LEFF --column CoLA --point 5 --seed 0")
 
 
 def test_a_file_that_a_row_needs_is_named_where_it_is_missing(tmp_path, monkeypatch):
@@ -156,6 +175,15 @@ def test_a_wrong_file_is_refused(tmp_path):
         table.write_text(wrong)
         with pytest.raises(ConfigError, match=said):
             read_experiment(tmp_path, "table3")
+    figure = tmp_path / "figure5.toml"
+    figure.write_text(figure.read_text().replace('"0.8" =', '"high" ='))
+    with pytest.raises(ConfigError, match="the point 'high' has to be a number"):
+        read_experiment(tmp_path, "figure5")
+    common = tmp_path / "common.toml"
+    common.write_text(common.read_text().replace('RTE = { group = "glue"', 'RTE = { group = "g"'))
+    with pytest.raises(ConfigError, match="RTE is of a group 'g'; there are glue, e2e, mmlu"):
+        read_common(tmp_path)
+    common.write_text((FOLDER / "common.toml").read_text())
     table.write_text(good.replace("clients.count", "clients.number"))
     with pytest.raises(ConfigError, match=r"table3, 8, E2E: .*unknown key clients\.number"):
         cells(read_experiment(tmp_path, "table3"), COMMON, Selection())
@@ -175,6 +203,12 @@ def test_table_5_is_the_papers_to_the_digit(cli):
     assert status == 0 and printed.count("7,089,408") == 2 and "gpt2-large" not in printed
     status, printed, _ = cli("table", "5", "--markdown", "--row", "gpt2")
     assert "| gpt2 | 85,056,000 [85,056,000] |" in printed
+
+
+@pytest.mark.parametrize("flag", [("--seed", 1), ("--model", "gpt2"), ("--dry-run",)])
+def test_table_5_refuses_what_is_for_runs(cli, flag):
+    status, _, said = cli("table", 5, *flag)
+    assert status == 2 and f"table 5 is counted, not run; leave out {flag[0]}" in said
 
 
 def test_table_5_predicts_memory_beside_the_papers(cli):

@@ -1,17 +1,25 @@
 """A made-up table, run for real: what is written, shared, cut, resumed and refused."""
 
+import io
 import json
+import re
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
+from rich.console import Console
 from tiny_runs import Killed, raises
 
 from leff.config import load_config
-from leff.errors import ConfigError, DataError
+from leff.errors import ConfigError, DataError, ModelError
 from leff.paper import sweep
 from leff.paper.cells import Selection
 from leff.paper.results import ResultStore
 from leff.paper.study import Places, Study
+from leff.paper.tables import print_table
+from leff.runs import RunFolder
 
 from made_up import write_experiments  # isort: skip
 
@@ -86,6 +94,26 @@ def test_nothing_is_run_twice_and_figures_share_the_runs(copied, monkeypatch):
     assert [(value.point, value.missing) for value in losses] == [("0", None), ("1", None)]
     figure = Study.open("figure4", Selection(), copied)  # α 0.5 is the default
     assert [run.point for run in figure.missing] == ["5", "5"]
+
+
+def test_what_is_complete_is_shown_without_its_model(copied, cli, monkeypatch):
+    def nowhere(*_, **__):
+        raise ModelError("not to be had")
+
+    monkeypatch.setattr("leff.paper.predict.planned", nowhere)
+    status, printed, _ = cli("table", 1, "--seed", 0, *flags(copied))
+    assert status == 0 and "(1)" in printed
+    status, _, said = cli("table", 1, *flags(copied))  # seed 1 is to be run
+    assert status == 2 and "not to be had" in said
+
+
+def test_what_a_kill_left_of_a_finished_run_is_removed(copied):
+    study = Study.open("table1", ONE, copied)
+    (left := copied.runs / study.runs[0].key / "checkpoints").mkdir()
+    study.fill(keep=True)
+    assert left.exists()
+    study.fill()
+    assert not left.exists()
 
 
 def test_a_lost_result_file_comes_from_the_finished_run(copied, monkeypatch):
@@ -175,6 +203,9 @@ def test_the_result_of_another_run_is_refused(copied):
     shutil.copy(other, mine)
     with pytest.raises(DataError, match=f"{mine} is the result of another run, {other.stem}"):
         Study.open("table1", Selection(seeds=(0,)), copied)
+    other.write_text("{}")
+    with pytest.raises(DataError, match=rf"{mine} is(.|\n)*{other} is no result file"):
+        Study.open("table1", Selection(seeds=(0,)), copied)
 
 
 def test_a_result_from_before_a_default_changed_is_refused(copied):
@@ -232,6 +263,27 @@ def test_dry_run_lists_every_run_with_seconds_and_bytes(copied, cli):
     assert status == 0 and "2 of 4 runs to do" in printed
 
 
+def test_runs_that_shared_the_cores_are_predicted_from_too(copied, cli):
+    study = Study.open("table1", ONE, copied)
+    (run,), (result,) = study.runs, study.results.values()
+    study.store.write(run, result | {"wall_seconds": None, "round_seconds": 1234.0})
+    _, printed, _ = cli("table", 1, "--row", "LEFF", "--dry-run", "--json", *flags(copied))
+    assert [row["seconds"] for row in json.loads(printed)] == pytest.approx([1234, 1234])
+
+
+def test_a_table_keeps_to_the_consoles_width(copied):
+    study = Study.open("table1", Selection(), copied)
+    for width in (24, 44, 80):
+        console = Console(width=width, file=io.StringIO())
+        print_table(console, study, study.values())
+        lines = console.file.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        labels = [line.split()[0] for line in lines if line.startswith(("BLEU ", "CIDEr "))]
+        assert labels == ["BLEU", "CIDEr"] * (2 if width == 24 else 1)
+        cells = [word for line in lines for word in re.findall(r"\d\.\d+ \(1\)", line)]
+        assert len(cells) == 2 * 3  # of either method, BLEU, CIDEr and their average
+
+
 def test_dry_run_without_results_takes_the_machines_speed(places, cli):
     status, printed, _ = cli("figure", 4, "--dry-run", "--json", *flags(places))
     rows = json.loads(printed)
@@ -274,6 +326,26 @@ def test_several_runs_at_a_time_come_to_the_same(finished, places):
     assert study.results.keys() == alone.keys()
     for key, result in study.results.items():
         assert result["after"]["metrics"] == alone[key]["after"]["metrics"]
+
+
+@pytest.mark.slow
+def test_runs_in_processes_end_with_the_command(places, tmp_path):
+    """A request to terminate reaches the runs, and the same command goes on from there."""
+    write_experiments(places.experiments, training__rounds=500)
+    command = [sys.executable, "-m", "leff", "table", "1", "--jobs", "2"]
+    process = subprocess.Popen(
+        [*command, *map(str, flags(places))], stderr=subprocess.PIPE, env={"PATH": ""}, text=True
+    )
+    deadline = time.monotonic() + 120
+    while len(list(places.runs.glob("*/checkpoints/*"))) < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1 and "the same command goes on from the last round" in said
+    for folder in (path.parent for path in places.runs.glob("*/config.toml")):
+        with RunFolder(folder).lock():  # nobody else has it
+            pass
 
 
 @pytest.mark.slow

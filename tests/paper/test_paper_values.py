@@ -74,6 +74,8 @@ def test_an_average_is_taken_seed_by_seed_over_the_columns_of_the_size():
     paper = [TABLES["table2"]["8"][column] for column in [*numbers]]
     assert average.paper == pytest.approx(np.mean(paper))
     assert average.missing == "incomplete: STS-B"
+    without = metric_values(experiment, COMMON, found, results, {}, averages=False)
+    assert "GLUE average" not in by_column(without)
 
 
 def test_the_papers_averages_follow_from_its_columns():
@@ -107,11 +109,17 @@ def test_a_table_of_deviations_has_no_averages():
 
 def test_losses_by_round():
     found, results = made("figure8", {"RTE": {0: 0.6, 1: 0.9}}, rows=("LEFF",), columns=("RTE",))
-    values = round_values(COMMON, found, results, {})
+    values = round_values(found, results, {})
     assert [value.point for value in values] == ["0", "1", "2"]
     assert [value.mean for value in values] == pytest.approx([0.75, 0.375, 0.25])
     assert values[0].deviation == pytest.approx(np.std([0.6, 0.9], ddof=1))
     assert {value.missing for value in values} == {"not run (seed 2)"}
+    next(iter(results.values()))["rounds"][1]["loss"] = None  # what was not finite
+    values = round_values(found, results, {})
+    assert [len(value.by_seed) for value in values] == [2, 1, 2]
+    assert {value.missing for value in values} == {
+        "no finite loss in some rounds (seed 0); not run (seed 2)"
+    }
 
 
 def test_figure_4_has_the_papers_table_1_at_its_alpha():

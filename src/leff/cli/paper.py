@@ -11,6 +11,7 @@ Number = Annotated[int, typer.Argument(metavar="N", help="Its number in the pape
 Size = Annotated[str, typer.Option(help="mini (2 CPU cores) or full (the paper's models).")]
 Rows = Annotated[list[str] | None, typer.Option("--row", help="A row alone; repeatable.")]
 Columns = Annotated[list[str] | None, typer.Option("--column", help="A column alone; repeatable.")]
+Points = Annotated[list[str] | None, typer.Option("--point", help="A point alone; repeatable.")]
 Seeds = Annotated[list[int] | None, typer.Option("--seed", min=0, help="A seed alone; repeatable.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="List the runs, their time and memory.")]
 NoRun = Annotated[bool, typer.Option("--no-run", help="Show what is there, and what is missing.")]
@@ -45,17 +46,11 @@ def table(
     as_json: Json = False,
 ) -> None:
     """Make one of the paper's tables: run what is missing, print ours beside the paper's."""
-    selection = size, rows, columns, seeds, model, data_dir
+    selection = size, rows, columns, None, seeds, model, data_dir
     places = experiments, results, runs
     wishes = {"run": not no_run, "dry_run": dry_run, "jobs": jobs, "keep": keep}
-    _paper(
-        "table",
-        number,
-        selection,
-        places,
-        {**wishes, "markdown": markdown, "memory": memory},
-        as_json,
-    )
+    wishes |= {"markdown": markdown, "memory": memory}
+    _paper("table", number, selection, places, wishes, as_json)
 
 
 def figure(
@@ -63,6 +58,7 @@ def figure(
     size: Size = "mini",
     rows: Rows = None,
     columns: Columns = None,
+    points: Points = None,
     seeds: Seeds = None,
     model: ModelName = None,
     data_dir: DataDir = None,
@@ -79,7 +75,7 @@ def figure(
     as_json: Json = False,
 ) -> None:
     """Make one of the paper's figures: run what is missing, draw ours beside the paper's."""
-    selection = size, rows, columns, seeds, model, data_dir
+    selection = size, rows, columns, points, seeds, model, data_dir
     places = experiments, results, runs
     wishes = {"run": not no_run, "dry_run": dry_run, "jobs": jobs, "keep": keep}
     _paper("figure", number, selection, places, {**wishes, "picture": picture}, as_json)
@@ -93,10 +89,10 @@ def _paper(
     from leff.paper.command import Wishes, answer
     from leff.paper.study import Places
 
-    size, rows, columns, seeds, model, data_dir = selection
+    size, *labels, model, data_dir = selection
+    rows, columns, points, seeds = (tuple(own or ()) for own in labels)
     folder = data_dir and data_dir.absolute()
-    labels = tuple(rows or ()), tuple(columns or ()), tuple(seeds or ())
-    asked = Selection(size, *labels, model, folder)
+    asked = Selection(size, rows, columns, points, seeds, model, folder)
 
     def say(text: str) -> None:
         errors.print(text, markup=False, highlight=False, soft_wrap=True)

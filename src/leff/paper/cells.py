@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,28 @@ FILES = ("train", "validation", "test")  # options that name a file
 
 @dataclass(frozen=True)
 class Selection:
-    """Which part of a table or figure, and with what; labels in any case, none for all."""
+    """Which part of a table or figure, and with what; labels in any case, none for all.
+
+    Raises ConfigError for an unknown size.
+    """
 
     size: str = "mini"
     rows: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    points: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     model: str | None = None
     data_dir: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise ConfigError(f"--size cannot be {self.size!r}{nearest(self.size, SIZES)}")
+
     @property
     def whole(self) -> bool:
         """Whether this is all of it, with the size's own models."""
-        return not (self.rows or self.columns or self.seeds or self.model)
+        parts = (self.rows, self.columns, self.points, self.seeds)
+        return not (any(parts) or self.model)
 
 
 @dataclass(frozen=True)
@@ -68,19 +77,18 @@ class Cell:
     columns: tuple[str, ...]  # of the task's, those that are asked for
     runs: tuple[PaperRun, ...] = ()
     absent: str = ""
+    left_out: bool = False  # by the size
 
 
 def cells(experiment: Experiment, common: Common, selection: Selection) -> list[Cell]:
     """Return every cell that is asked for.
 
-    Raises ConfigError for an unknown size, row or column, an option that does not check, or a
+    Raises ConfigError for an unknown row, column or point, an option that does not check, or a
     cell asked for by name that this size leaves out; DataError if such a cell's file is missing.
     """
-    if selection.size not in SIZES:
-        raise ConfigError(f"--size cannot be {selection.size!r}{nearest(selection.size, SIZES)}")
     rows = chosen("row", selection.rows, experiment.rows, experiment)
     columns = _columns(experiment, common, selection.columns)
-    points = experiment.size(selection.size).points or list(experiment.points) or [""]
+    points = _points(experiment, selection)
     return [
         _cell(experiment, common, selection, row, point, task, tuple(asked))
         for row in rows
@@ -101,6 +109,17 @@ def _columns(
         for task, own in known.items()
     }
     return {task: own for task, own in found.items() if own}
+
+
+def _points(experiment: Experiment, selection: Selection) -> list[str]:
+    """Return the points asked for, of those that the size has; one without a name if none are."""
+    if selection.points and not experiment.points:
+        raise ConfigError(f"{experiment.name} has no points; --point is for figures along an axis")
+    asked = chosen("point", selection.points, experiment.points, experiment)
+    kept = experiment.size(selection.size).points or asked
+    for point in selection.points:
+        _check_kept(experiment, selection.size, point, kept)
+    return [point for point in asked if point in kept] or [""]
 
 
 def chosen(
@@ -128,7 +147,7 @@ def _cell(
     columns: tuple[str, ...],
 ) -> Cell:
     if _left_out(experiment, selection, row, task):
-        return Cell(row, point, task, columns, absent=f"not in {selection.size}")
+        return Cell(row, point, task, columns, absent=f"not in {selection.size}", left_out=True)
     files, lacking = _needed(experiment.rows[row].needs, selection.data_dir)
     if lacking:
         if selection.rows:
@@ -152,12 +171,18 @@ def _left_out(experiment: Experiment, selection: Selection, row: str, task: str)
     ):
         if kept and name not in kept:
             if asked:
-                raise ConfigError(
-                    f"{experiment.name} at size {selection.size} has no {name}, only "
-                    f"{', '.join(kept)}; take one of those, or --size full"
-                )
+                _check_kept(experiment, selection.size, name, kept)
             return True
     return False
+
+
+def _check_kept(experiment: Experiment, size: str, name: str, kept: Sequence[str]) -> None:
+    """Raise ConfigError for what was asked for by name and the size leaves out."""
+    if name not in kept:
+        raise ConfigError(
+            f"{experiment.name} at size {size} has no {name}, only {', '.join(kept)}; take one of "
+            "those, or --size full"
+        )
 
 
 def _options(
@@ -166,6 +191,11 @@ def _options(
     """Return a cell's options, all but the seed; later sources win."""
     size, entry = common.size(selection.size), common.tasks[task]
     method = experiment.method(row)
+    if entry.group not in size.groups:
+        raise ConfigError(
+            f"common.toml says nothing of {task} at size {selection.size}; add "
+            f"[{selection.size}.groups.{entry.group}]"
+        )
     found = {
         **size.groups[entry.group],
         **entry.options,
@@ -216,7 +246,8 @@ def _run(
     except ConfigError as error:
         raise ConfigError(f"{experiment.name}, {row}, {task}: {error}") from None
     command = ["leff", *experiment.words, "--size", selection.size]
-    command += ["--row", row, "--column", task, "--seed", str(config.seed)]
+    command += ["--row", row, "--column", task, *(["--point", point] if point else [])]
+    command += ["--seed", str(config.seed)]
     command += ["--model", config.model.name] if selection.model else []
     return PaperRun(row, point, task, config.seed, config, run_key(config), shlex.join(command))
 
@@ -242,7 +273,7 @@ def portable(values: Mapping[str, Any]) -> dict[str, Any]:
             named = {key: _short(own[key]) for key in FILES if own.get(key)}
             found[section] = {**own, **named}
     if Path(found.get("model", {}).get("name", "")).is_absolute():
-        found["model"] = {**found["model"], "name": Path(found["model"]["name"]).name}
+        found["model"] = {**found["model"], "name": _short(found["model"]["name"])}
     return {name: value for name, value in found.items() if value != {}}
 
 

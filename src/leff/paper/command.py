@@ -13,7 +13,8 @@ from rich.console import Console
 from leff.errors import ConfigError, ModelError, RunError
 from leff.paper import tables
 from leff.paper.cells import Selection
-from leff.paper.counts import count_cells
+from leff.paper.counts import count_cells, counts_markdown, print_counts
+from leff.paper.listing import print_runs, run_rows
 from leff.paper.study import Places, Study
 
 
@@ -62,12 +63,13 @@ def answer(
     check_picture(wishes.picture)
     study = Study.open(f"{word}{number}", selection, places)
     if study.experiment.kind == "counts":
+        _check_counted(selection, wishes)
         return _counts(study, wishes)
     if wishes.memory:
         raise ConfigError(f"{word} {number} has no memory to count; --memory is for table 5")
     if wishes.dry_run:
-        rows = tables.run_rows(study)
-        return Answer(rows, lambda console: tables.print_runs(console, study, rows), {})
+        rows = run_rows(study)
+        return Answer(rows, lambda console: print_runs(console, study, rows), {})
     try:
         failures = study.fill(wishes.jobs, wishes.keep, say) if wishes.run else {}
     except KeyboardInterrupt:
@@ -108,15 +110,28 @@ def _impossible(study: Study) -> dict[str, str]:
         return {}
 
 
+def _check_counted(selection: Selection, wishes: Wishes) -> None:
+    """Raise ConfigError for what has no meaning where nothing is run."""
+    asked = {
+        "--model": selection.model,
+        "--seed": selection.seeds,
+        "--dry-run": wishes.dry_run,
+        "--jobs": wishes.jobs,
+    }
+    meant = [flag for flag, value in asked.items() if value]
+    if meant:
+        raise ConfigError(f"table 5 is counted, not run; leave out {', '.join(meant)}")
+
+
 def _counts(study: Study, wishes: Wishes) -> Answer:
     found = count_cells(study.experiment, study.common, study.selection, wishes.memory)
 
     def show(console: Console) -> None:
         if wishes.markdown:
-            text = tables.counts_markdown(study, found)
+            text = counts_markdown(study, found)
             console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            tables.print_counts(console, study, found)
+            print_counts(console, study, found)
 
     return Answer(found, show, {})
 

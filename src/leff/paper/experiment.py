@@ -7,6 +7,7 @@
 `common.toml` holds what all of them share: methods, tasks, and the settings of the two sizes.
 """
 
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -153,7 +154,13 @@ def known_experiments(folder: Path) -> list[str]:
 def read_common(folder: Path) -> Common:
     """Return the settings that experiments share.  Raises ConfigError."""
     path = folder / COMMON
-    return _parse(Common, _read(path), path)
+    found = _parse(Common, _read(path), path)
+    for task, entry in found.tasks.items():
+        if entry.group not in found.groups:
+            raise ConfigError(
+                f"{path}: {task} is of a group {entry.group!r}; there are {', '.join(found.groups)}"
+            )
+    return found
 
 
 def read_experiment(folder: Path, name: str) -> Experiment:
@@ -172,6 +179,13 @@ def read_experiment(folder: Path, name: str) -> Experiment:
     found = _parse(Experiment, {**values, "name": name}, path)
     _check(found, read_common(folder), path)
     return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _words(name: str) -> list[str]:
@@ -208,6 +222,10 @@ def _check(experiment: Experiment, common: Common, path: Path) -> None:
             f"{size} task": (experiment.tasks, extent.tasks),
             f"{size} point": (experiment.points, [*extent.points, *extent.seeds_at]),
         }
+    if experiment.kind == "points":
+        for point in experiment.points:
+            if not _is_number(point):
+                raise ConfigError(f"{path}: the point {point!r} has to be a number, to be drawn at")
     for what, (names, used) in known.items():
         for name in used:
             if name not in names:

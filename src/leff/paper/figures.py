@@ -3,6 +3,7 @@
 draw(study, study.values(), Path("figure4.png"))
 """
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from leff.paper.study import Study
 from leff.paper.values import Value
 
 COLUMNS_MOST = 3  # panels in a row
+APART = 0.012  # rows' whiskers at a point, of the axis
 WIDE = 20  # largest over smallest point from which the axis is logarithmic
 LEGEND_INCHES = 0.35  # from the top
 PAPERS = "the paper's"
@@ -70,28 +72,38 @@ def _around(
         look = {"loc": "upper center", "bbox_to_anchor": (0.5, below), "frameon": False}
         figure.legend([found[label] for label in named], named, ncols=len(named), **look)
     figure.suptitle(title)
-    spread = "Bands" if study.experiment.kind == "rounds" else "Whiskers"
-    said = f"{study.caption()} {_seeds(study, values)} {spread}: one standard deviation over seeds."
+    said = f"{study.caption()} {_seeds(study, values)}"
+    if any(value.deviation is not None for value in values):
+        spread = "Bands" if study.experiment.kind == "rounds" else "Whiskers"
+        said += f" {spread}: one standard deviation over seeds."
     caption = textwrap.fill(said, CAPTION_WIDTH * max(across, 2))
     figure.supxlabel(caption, fontsize=8, ha="left", x=0.02)
 
 
 def _seeds(study: Study, values: Sequence[Value]) -> str:
-    """Return how many seeds there are, by point where that differs."""
-    most: dict[str, int] = {}
-    for value in values:
-        most[value.point] = max(most.get(value.point, 0), len(value.by_seed))
-    if len(set(most.values())) == 1:
-        return f"Seeds: {max(most.values())}."
+    """Return how many seeds there are, by point where that differs; rounds have a run's."""
+    there = [value for value in values if value.by_seed]
+    found: dict[str, set[int]] = {}
+    for value in there:
+        place = "" if study.experiment.kind == "rounds" else value.point
+        found.setdefault(place, set()).add(len(value.by_seed))
+    ranges = {place: _range(counts) for place, counts in found.items()}
+    if len(set(ranges.values())) <= 1:
+        return f"Seeds: {next(iter(ranges.values()), '0')}."
     axis = study.experiment.axis
-    return f"Seeds: {', '.join(f'{n} at {axis} = {point}' for point, n in most.items())}."
+    return f"Seeds: {', '.join(f'{n} at {axis} = {point}' for point, n in ranges.items())}."
+
+
+def _range(counts: set[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(high) if low == high else f"{low} to {high}"
 
 
 def _panels(values: Sequence[Value]) -> dict[str, list[Value]]:
     """Return the values by column, averages first, without what the size leaves out."""
     found: dict[str, list[Value]] = {}
     for value in sorted(values, key=lambda value: value.metric != "mean"):
-        if not (value.missing or "").startswith("not in "):
+        if not value.left_out:
             found.setdefault(value.column, []).append(value)
     return found
 
@@ -105,36 +117,49 @@ def _unit(study: Study, values: Sequence[Value]) -> str:
 
 def _lines(axis: Any, values: Sequence[Value], colours: dict[str, str]) -> None:
     """Draw a line a row over the points; the paper's values as hollow diamonds."""
-    for row in dict.fromkeys(value.row for value in values):
+    rows = list(dict.fromkeys(value.row for value in values))
+    marks = sorted({float(value.point) for value in values})
+    logarithmic = marks[0] > 0 and marks[-1] / marks[0] > WIDE
+    for place, row in enumerate(rows):
         own = [value for value in values if value.row == row]
         there = [value for value in own if value.mean is not None]
-        points = [
-            (float(value.point), value.mean or 0.0, value.deviation or 0.0) for value in there
-        ]
-        if points:
-            x, mean, spread = zip(*points, strict=True)
-            look = {"color": colours[row], "linewidth": 1.5}
-            axis.plot(x, mean, marker="o", markersize=4, label=row, **look)
-            if own[0].metric == "loss":
-                low = [m - s for m, s in zip(mean, spread, strict=True)]
-                high = [m + s for m, s in zip(mean, spread, strict=True)]
-                axis.fill_between(x, low, high, color=colours[row], alpha=0.15, linewidth=0)
-            elif any(spread):
-                axis.errorbar(x, mean, spread, fmt="none", ecolor=colours[row], capsize=3)
+        x, mean = [float(value.point) for value in there], [value.mean or 0.0 for value in there]
+        if own[0].metric == "loss":
+            spread = [value.deviation or 0.0 for value in there]
+            low = [m - s for m, s in zip(mean, spread, strict=True)]
+            high = [m + s for m, s in zip(mean, spread, strict=True)]
+            axis.fill_between(x, low, high, color=colours[row], alpha=0.15, linewidth=0)
+        else:
+            x = _beside(x, place - (len(rows) - 1) / 2, marks, logarithmic)
+            whiskers = [v.deviation if v.deviation is not None else math.nan for v in there]
+            axis.errorbar(x, mean, whiskers, fmt="none", ecolor=colours[row], capsize=3)
+        if there:
+            axis.plot(
+                x, mean, marker="o", markersize=4, label=row, color=colours[row], linewidth=1.5
+            )
         paper = [(float(value.point), value.paper) for value in own if value.paper is not None]
         if paper:
-            x, y = zip(*paper, strict=True)
-            axis.plot(x, y, ls="", marker="D", mfc="none", color=colours[row])
+            paper_x, paper_y = zip(*paper, strict=True)
+            axis.plot(paper_x, paper_y, ls="", marker="D", mfc="none", color=colours[row])
     if any(value.paper is not None for value in values):
         axis.plot([], [], ls="", marker="D", mfc="none", color="0.4", label=PAPERS)
-    _scale(axis, sorted({float(value.point) for value in values}))
+    _scale(axis, marks, logarithmic)
 
 
-def _scale(axis: Any, points: Sequence[float]) -> None:
+def _beside(
+    x: Sequence[float], places: float, marks: Sequence[float], logarithmic: bool
+) -> list[float]:
+    """Return points moved by so many places, so that whiskers of several rows do not overlap."""
+    if logarithmic:
+        return [point * (marks[-1] / marks[0]) ** (APART * places) for point in x]
+    return [point + APART * places * (marks[-1] - marks[0]) for point in x]
+
+
+def _scale(axis: Any, points: Sequence[float], logarithmic: bool) -> None:
     """Mark the points themselves, on a logarithmic axis if they are far apart."""
     from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-    if points[0] > 0 and points[-1] / points[0] > WIDE:
+    if logarithmic:
         axis.set_xscale("log")
         axis.xaxis.set_minor_locator(NullLocator())
     if len(points) < 10:
@@ -163,5 +188,11 @@ def _bars(axis: Any, values: Sequence[Value], colours: dict[str, str]) -> None:
         )
     axis.set_xticks(range(len(values)), [value.row for value in values])
     if there:
-        tops = [(value.mean or 0.0) + (value.deviation or 0.0) for value in there]
-        axis.set_ylim(min(0.0, *(value.mean or 0.0 for value in there)), max(tops) * 1.15 or 1.0)
+        ends = [0.0, *(end for value in there for end in _ends(value))]
+        room = 0.15 * (max(ends) - min(ends)) or 1.0
+        axis.set_ylim(min(ends) - (room if min(ends) < 0 else 0), max(ends) + room)
+
+
+def _ends(value: Value) -> tuple[float, float]:
+    mean, deviation = value.mean or 0.0, value.deviation or 0.0
+    return mean - deviation, mean + deviation

@@ -5,7 +5,8 @@
 
 Operations are counted from plans (`leff.cost`), at the mean length of the task's texts.  Seconds
 come from finished runs of this model on the same hardware, of this method if there are some: the
-median of their seconds per counted operation.  Without any they come from the speed of a matrix
+median of their seconds per counted operation, for runs that shared the cores their share of them.
+Without any they come from the speed of a matrix
 product on this machine, which is a guess: small models spend their time on other things.
 """
 
@@ -109,7 +110,6 @@ class Forecast:
             result
             for result in self.results
             if result["hardware"] == here
-            and result["wall_seconds"]
             and result["operations"]
             and result["options"]["model"]["name"].endswith(model)
         ]
@@ -119,13 +119,18 @@ class Forecast:
             (same_model, "with this model"),
         ):
             if found:
-                rate = statistics.median(r["wall_seconds"] / r["operations"] for r in found)
+                rate = statistics.median(_taken(r) / r["operations"] for r in found)
                 runs = "1 finished run" if len(found) == 1 else f"{len(found)} finished runs"
                 return operations * rate, f"{runs} {what}"
         if self._speed is None:
             self._speed = product_speed(config.engine.device)
         seconds = operations / (self._speed * EFFICIENCY * workers)
         return seconds, "the speed of a matrix product on this machine"
+
+
+def _taken(result: Result) -> float:
+    """Return a run's seconds: those of its rounds alone, where it was cut or shared its cores."""
+    return result["wall_seconds"] or result["round_seconds"]
 
 
 def _workers(config: RunConfig) -> int:

@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,25 @@ class ResultStore:
             return None
         found = _checked(path)
         _check_options(path, found["options"], options_of(run.config))
+        return found
+
+    def read_all(self, runs: Iterable[PaperRun]) -> dict[str, Result]:
+        """Return the results that are there, by key.
+
+        Raises DataError that names every file that `read` refuses.
+        """
+        found: dict[str, Result] = {}
+        refused: list[str] = []
+        for run in runs:
+            try:
+                result = self.read(run)
+            except DataError as error:
+                refused.append(str(error))
+                continue
+            if result is not None:
+                found[run.key] = result
+        if refused:
+            raise DataError("\n".join(refused))
         return found
 
     def write(self, run: PaperRun, values: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ study.values(failures)
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Study:
     def open(cls, name: str, selection: Selection, places: Places) -> "Study":
         """Read the experiment and the results that are there.
 
-        Raises ConfigError for what is unknown, DataError for a result file that cannot be used.
+        Raises ConfigError for what is unknown, DataError for result files that cannot be used.
         """
         folder = experiments_folder(places.experiments)
         common, experiment = read_common(folder), read_experiment(folder, name)
@@ -64,7 +65,7 @@ class Study:
         study = cls(
             experiment, common, selection, places, found, ResultStore(root / selection.size)
         )
-        study.results = {run.key: done for run in study.runs if (done := study.store.read(run))}
+        study.results = study.store.read_all(study.runs)
         return study
 
     @property
@@ -88,7 +89,11 @@ class Study:
             return self.experiment.caption
         size, extent = self.common.size(self.selection.size), self._extent
         groups = dict.fromkeys(self.common.tasks[cell.task].group for cell in self.cells)
-        parts = [self.experiment.caption, size.note, *(size.notes[group] for group in groups)]
+        parts = [
+            self.experiment.caption,
+            size.note,
+            *(size.notes.get(group, "") for group in groups),
+        ]
         model = f"With {self.selection.model} instead." if self.selection.model else ""
         return " ".join(filter(None, [*parts, extent.note, model]))
 
@@ -96,21 +101,18 @@ class Study:
     def _extent(self) -> Any:
         return self.experiment.size(self.selection.size)
 
-    def predictions(self) -> list[tuple[PaperRun, bool, Prediction]]:
-        """Return every run, whether its result is there, and what it takes.
+    @cached_property
+    def _forecast(self) -> Forecast:
+        return Forecast(self.common, self.selection.size, self.store.all())
 
-        Raises ModelError for a model that cannot be looked up.
-        """
-        forecast = Forecast(self.common, self.selection.size, self.store.all())
-        return [(run, run.key in self.results, forecast.of(run)) for run in self.runs]
+    def prediction(self, run: PaperRun) -> Prediction:
+        """Return what a run takes.  Raises ModelError for a model that cannot be looked up."""
+        return self._forecast.of(run)
 
     def impossible(self) -> dict[str, str]:
         """Return, by key, why a run that is missing cannot be: a method that a model forbids."""
-        return {
-            run.key: told.basis
-            for run, done, told in self.predictions()
-            if not done and told.operations is None
-        }
+        told = {run.key: self.prediction(run) for run in self.missing}
+        return {key: each.basis for key, each in told.items() if each.operations is None}
 
     def fill(
         self, jobs: int = 0, keep: bool = False, say: Callable[[str], None] = lambda text: None
@@ -119,8 +121,13 @@ class Study:
 
         Raises ConfigError, DataError or ModelError before any run if one of them cannot start.
         """
+        workshop = Workshop(self.places.runs, jobs, keep)
+        if not keep:
+            for run in self.runs:
+                if run.key in self.results:
+                    workshop.clear(run)  # which a kill may have left
         check_methods(self.missing)
-        operations = {run.key: told.operations for run, _, told in self.predictions()}
+        operations = {run.key: self.prediction(run).operations for run in self.missing}
         runs = [run for run in self.missing if operations[run.key] is not None]
         check_data(runs)
 
@@ -128,13 +135,16 @@ class Study:
             self.store.write(run, collect(folder, seconds, operations[run.key]))
             self.results[run.key] = self.store.read(run) or {}
 
-        return sweep(runs, Workshop(self.places.runs, jobs, keep), finish, say)
+        return sweep(runs, workshop, finish, say)
 
     def values(self, failures: Mapping[str, str] | None = None) -> list[Value]:
         """Return what the table or figure shows."""
         if self.experiment.kind == "rounds":
-            return round_values(self.common, self.cells, self.results, failures or {})
-        return metric_values(self.experiment, self.common, self.cells, self.results, failures or {})
+            return round_values(self.cells, self.results, failures or {})
+        averages = not self.selection.columns
+        return metric_values(
+            self.experiment, self.common, self.cells, self.results, failures or {}, averages
+        )
 
 
 def check_methods(runs: list[PaperRun]) -> None:

@@ -2,18 +2,22 @@
 
     failures = sweep(runs, Workshop(Path("runs/paper"), jobs=2), finish, say=print)
 
-A run that was cut is resumed.  One that fails does not stop the others; KeyboardInterrupt does.
+A run that was cut is resumed.  One that fails does not stop the others; KeyboardInterrupt does,
+and so does a request to terminate.
 """
 
+import contextlib
 import functools
 import logging
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +31,7 @@ from leff.paper.results import options_of
 log = logging.getLogger("leff.paper")
 HEAVY = ("checkpoints", "model", "parts", "updates")  # of a finished run's folder
 
+Start = Callable[[PaperRun, Path], None]
 Finish = Callable[[PaperRun, Path, float | None], None]  # the last: seconds, if they can be told
 
 
@@ -41,6 +46,11 @@ class Workshop:
     def run_folder(self, run: PaperRun) -> Path:
         return self.folder / run.key
 
+    def clear(self, run: PaperRun) -> None:
+        """Remove what is heavy of a finished run."""
+        for name in HEAVY:
+            shutil.rmtree(self.run_folder(run) / name, ignore_errors=True)
+
 
 def sweep(
     runs: Sequence[PaperRun], workshop: Workshop, finish: Finish, say: Callable[[str], None]
@@ -52,21 +62,36 @@ def sweep(
     gpus = _gpus()
     jobs = min(workshop.jobs or max(1, len(gpus)), max(1, len(runs)))
     timed = jobs == 1 or jobs <= len(gpus)  # no run shares what it runs on
-    start = in_this_process if jobs == 1 else _in_own_process(gpus, jobs)
 
-    def one(run: PaperRun) -> str:
+    def one(run: PaperRun, start: Start) -> str:
         return _to_its_end(run, workshop, start, finish, say, timed)
 
     if jobs == 1:
-        return _failures(((run, functools.partial(one, run)) for run in runs), len(runs), say)
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(one, run): run for run in runs}
+        work = ((run, functools.partial(one, run, in_this_process)) for run in runs)
+        return _failures(work, len(runs), say)
+    with _terminable(), ThreadPoolExecutor(jobs) as pool:
+        processes = Processes(gpus, jobs)
+        futures = {pool.submit(one, run, processes.start): run for run in runs}
         try:
             done = ((futures[future], future.result) for future in as_completed(futures))
             return _failures(done, len(runs), say)
         except BaseException:  # Ctrl-C among them; it goes on to the caller
             pool.shutdown(wait=False, cancel_futures=True)
+            processes.end()
             raise
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Take a request to terminate as Ctrl-C is taken, so that the processes of runs end too."""
+    if threading.current_thread() is not threading.main_thread():  # signals are not ours to set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _failures(
@@ -89,7 +114,7 @@ def _failures(
 def _to_its_end(
     run: PaperRun,
     workshop: Workshop,
-    start: Callable[[PaperRun, Path], None],
+    start: Start,
     finish: Finish,
     say: Callable[[str], None],
     timed: bool,
@@ -104,8 +129,7 @@ def _to_its_end(
     seconds = time.perf_counter() - started
     finish(run, folder, seconds if fresh and timed else None)
     if not workshop.keep:
-        for name in HEAVY:
-            shutil.rmtree(folder / name, ignore_errors=True)
+        workshop.clear(run)
     return f"{seconds:.0f} s"
 
 
@@ -119,48 +143,70 @@ def in_this_process(run: PaperRun, folder: Path) -> None:
         api.run(run.config, out=folder)
 
 
-def _in_own_process(gpus: Sequence[str], jobs: int) -> Callable[[PaperRun, Path], None]:
-    """Return a way to run in a new process, on one of the GPUs or on its share of the cores."""
-    places: queue.Queue[str | None] = queue.Queue()
-    for slot in range(jobs):
-        places.put(gpus[slot % len(gpus)] if gpus else None)
+class Processes:
+    """Runs in processes of their own, each on one of the GPUs or on its share of the cores."""
 
-    def start(run: PaperRun, folder: Path) -> None:
+    def __init__(self, gpus: Sequence[str], jobs: int) -> None:
+        self._jobs = jobs
+        self._places: queue.Queue[str | None] = queue.Queue()
+        for slot in range(jobs):
+            self._places.put(gpus[slot % len(gpus)] if gpus else None)
+        self._at_work: set[subprocess.Popen[bytes]] = set()
+        self._ended = False
+
+    def start(self, run: PaperRun, folder: Path) -> None:
+        """Run or resume `run` in `folder`.  Raises RunError with what the process said last."""
         command = ["resume", str(folder)]
         if not (folder / "config.toml").exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
             toml = folder.with_suffix(".toml")
-            write_atomically(toml, commented_toml(_sharing(run.config, jobs)).encode())
+            write_atomically(toml, commented_toml(_sharing(run.config, self._jobs)).encode())
             command = ["run", str(toml), "--out", str(folder)]
-        place = places.get()
-        environment = os.environ if place is None else {**os.environ, "CUDA_VISIBLE_DEVICES": place}
         log_file = folder.with_suffix(".log")
+        place = self._places.get()
         try:
-            with log_file.open("w", encoding="utf-8") as file:
-                done = subprocess.run(
-                    [sys.executable, "-m", "leff", *command],
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                    check=False,
-                )
+            status = self._finished(command, log_file, place)
         finally:
-            places.put(place)
-        if done.returncode:
+            self._places.put(place)
+        if status:
             lines = log_file.read_text(encoding="utf-8").splitlines()
             last = lines[-1].removeprefix("error: ") if lines else ""
-            raise RunError(f"{last or f'exit status {done.returncode}'} (see {log_file})")
+            raise RunError(f"{last or f'exit status {status}'} (see {log_file})")
         for scratch in (log_file, folder.with_suffix(".toml")):
             scratch.unlink(missing_ok=True)
 
-    return start
+    def _finished(self, command: Sequence[str], log_file: Path, place: str | None) -> int:
+        """Wait for a process and return its exit status."""
+        if self._ended:
+            raise RunError("interrupted")
+        environment = os.environ if place is None else {**os.environ, "CUDA_VISIBLE_DEVICES": place}
+        with log_file.open("w", encoding="utf-8") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "leff", *command],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+            self._at_work.add(process)
+            try:
+                return process.wait()
+            finally:
+                self._at_work.discard(process)
+
+    def end(self) -> None:
+        """End the runs at work; each goes on from its last round when it is asked for again."""
+        self._ended = True
+        for process in list(self._at_work):
+            process.terminate()
 
 
 def _sharing(config: RunConfig, jobs: int) -> RunConfig:
     """Return the configuration with its share of the cores, where it does not name its workers."""
     from joblib import cpu_count
 
-    if config.engine.workers:
+    from leff.sources import torch_device
+
+    if config.engine.workers or torch_device(config.engine.device).type != "cpu":
         return config
     workers = max(1, cpu_count() // (jobs * config.engine.threads))
     engine = config.engine.model_copy(update={"workers": min(4, workers)})

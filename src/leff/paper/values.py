@@ -31,6 +31,7 @@ class Value:
     digits: int
     paper: float | None = None
     missing: str | None = None  # what is not there, and why
+    left_out: bool = False  # by the size
 
     @property
     def mean(self) -> float | None:
@@ -62,14 +63,18 @@ def metric_values(
     cells: Sequence[Cell],
     results: Results,
     failures: Mapping[str, str],
+    averages: bool = True,
 ) -> list[Value]:
-    """Return a value for every metric of every cell, and averages over groups of tasks."""
+    """Return a value for every metric of every cell and, unless told, averages over groups.
+
+    A column that the size leaves out whole is not averaged, and deviations are not.
+    """
     by_cell = {
         (cell.row, cell.point, cell.task): _of_cell(experiment, common, cell, results, failures)
         for cell in cells
     }
     every = [value for values in by_cell.values() for value in values]
-    averaged = {value.column for value in every if not _out(value)}
+    averaged = {value.column for value in every if not value.left_out}
     found: list[Value] = []
     for row, point in dict.fromkeys((cell.row, cell.point) for cell in cells):
         for name, group in common.groups.items():
@@ -81,7 +86,7 @@ def metric_values(
             ]
             there = [value for value in values if value.column in averaged]
             found += values
-            if group.average and len(there) > 1 and experiment.kind != "deviation":
+            if averages and group.average and len(there) > 1 and experiment.kind != "deviation":
                 found.append(_average(group, there))
     return found
 
@@ -108,9 +113,8 @@ def _of_cell(
                 problems.setdefault(_problem(run, metric, results, failures), []).append(run.seed)
         paper = published(experiment, cell.row, cell.point, column)
         missing = cell.absent or _said(problems)
-        found.append(
-            Value(cell.row, cell.point, column, metric, by_seed, group.digits, paper, missing)
-        )
+        place = (cell.row, cell.point, column, metric)
+        found.append(Value(*place, by_seed, group.digits, paper, missing, cell.left_out))
     return found
 
 
@@ -153,11 +157,6 @@ def _average(group: Group, values: Sequence[Value]) -> Value:
     )
 
 
-def _out(value: Value) -> bool:
-    """Whether the size leaves this cell out; a column that it leaves out whole is not averaged."""
-    return (value.missing or "").startswith("not in ")
-
-
 def published(experiment: Experiment, row: str, point: str, column: str) -> float | None:
     """Return the paper's value, or None where it prints none."""
     paper = experiment.paper
@@ -168,7 +167,7 @@ def published(experiment: Experiment, row: str, point: str, column: str) -> floa
 
 
 def round_values(
-    common: Common, cells: Sequence[Cell], results: Results, failures: Mapping[str, str]
+    cells: Sequence[Cell], results: Results, failures: Mapping[str, str]
 ) -> list[Value]:
     """Return the validation loss of every cell after every round, the round being the point."""
     found = []
@@ -178,14 +177,22 @@ def round_values(
             for run in cell.runs
             if run.key in results
         }
-        problems: dict[str, list[int]] = {}
+        problems: dict[str, list[int]] = {}  # the seeds that each holds for
         for run in cell.runs:
             if run.key not in results:
                 problems.setdefault(_problem(run, "", results, failures), []).append(run.seed)
+            elif not all(map(_is_finite, curves[run.seed].values())):
+                problems.setdefault("no finite loss in some rounds", []).append(run.seed)
         missing = cell.absent or _said(problems)
         rounds = sorted({number for curve in curves.values() for number in curve})
         for number in rounds or [0]:
             at_seed = {seed: curve.get(number) for seed, curve in curves.items()}
-            by_seed = {s: v for s, v in at_seed.items() if v is not None and math.isfinite(v)}
-            found.append(Value(cell.row, str(number), cell.task, "loss", by_seed, 4, None, missing))
+            by_seed = {s: v for s, v in at_seed.items() if v is not None and _is_finite(v)}
+            place = (cell.row, str(number), cell.task, "loss")
+            found.append(Value(*place, by_seed, 4, None, missing, cell.left_out))
     return found
+
+
+def _is_finite(value: float | None) -> bool:
+    """Whether a recorded loss is a number; JSON has null for what is not finite."""
+    return value is not None and math.isfinite(value)
