@@ -10,7 +10,7 @@ from leff.cost.footprint import Choice
 from leff.cost.prediction import predict
 from leff.errors import ConfigError, DataError
 from leff.families.known import load_config
-from leff.paper.cells import Selection, cells, run_key
+from leff.paper.cells import Selection, cells
 from leff.paper.experiment import (
     SIZES,
     experiments_folder,
@@ -18,6 +18,7 @@ from leff.paper.experiment import (
     read_common,
     read_experiment,
 )
+from leff.paper.keys import run_key
 from leff.paper.published import TABLES, TRAINABLE
 
 FOLDER = experiments_folder()

@@ -7,6 +7,7 @@ published.py     the paper's own figures          experiment.py   reads the TOML
 cells.py         cells -> runs, keyed by config   results.py      result files, checked
 predict.py       seconds and bytes beforehand     sweep.py        runs what is missing
 values.py        mean, deviation, averages        counts.py       Table 5, which has no runs
+keys.py          what a run is known by           processes.py    runs in processes of their own
 study.py         one table or figure, all of it   command.py      from what was typed to the answer
 tables.py, figures.py, listing.py, layout.py      what people see
 """

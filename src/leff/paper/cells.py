@@ -3,24 +3,20 @@
     found = cells(experiment, common, Selection(size="mini", rows=("LEFF",)))
     found[0].runs[0].config, found[0].runs[0].key
 
-A run's key is the digest of what its figures depend on, so tables share runs.
+A run's key (`leff.paper.keys`) is the digest of what its figures depend on, so tables share runs.
 """
 
-import hashlib
-import json
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from leff.config import RunConfig, load_config
 from leff.data.files import DATA_VARIABLE
 from leff.errors import ConfigError, DataError, nearest
 from leff.paper.experiment import SIZES, Common, Experiment, Options
-
-FILES = ("train", "validation", "test")  # options that name a file
+from leff.paper.keys import run_key
 
 
 @dataclass(frozen=True)
@@ -250,32 +246,3 @@ def _run(
     command += ["--seed", str(config.seed)]
     command += ["--model", config.model.name] if selection.model else []
     return PaperRun(row, point, task, config.seed, config, run_key(config), shlex.join(command))
-
-
-def run_key(config: RunConfig) -> str:
-    """Return the digest of what a run's figures depend on, 16 hexadecimal digits.
-
-    Left out: where files lie (a path counts by its last two names), the engine (its workers do
-    not change results; threads and devices do so in the last bits), and options that have their
-    defaults, so that a result outlives the options that later versions add.  A default that
-    changes is noticed when the result is read (`leff.paper.results`).
-    """
-    values = portable(config.model_dump(mode="json", exclude_defaults=True))
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def portable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration's values without the engine and without what is this machine's."""
-    found = {name: value for name, value in values.items() if name != "engine"}
-    for section in ("data", "proxy"):
-        if section in found:
-            own = {key: value for key, value in found[section].items() if key != "folder"}
-            named = {key: _short(own[key]) for key in FILES if own.get(key)}
-            found[section] = {**own, **named}
-    if Path(found.get("model", {}).get("name", "")).is_absolute():
-        found["model"] = {**found["model"], "name": _short(found["model"]["name"])}
-    return {name: value for name, value in found.items() if value != {}}
-
-
-def _short(path: str) -> str:
-    return "/".join(Path(path).parts[-2:])

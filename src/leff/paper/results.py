@@ -20,7 +20,8 @@ from typing import Any
 from leff.config import RunConfig
 from leff.durable import finite, write_json
 from leff.errors import DataError
-from leff.paper.cells import PaperRun, portable
+from leff.paper.cells import PaperRun
+from leff.paper.keys import portable
 
 Result = dict[str, Any]
 DIGEST = "sha256"
