@@ -107,13 +107,10 @@ def test_what_is_complete_is_shown_without_its_model(copied, cli, monkeypatch):
     assert status == 2 and "not to be had" in said
 
 
-def test_what_a_kill_left_of_a_finished_run_is_removed(copied):
+def test_what_was_kept_stays_when_the_table_is_shown_again(copied):
     study = Study.open("table1", ONE, copied)
-    (left := copied.runs / study.runs[0].key / "checkpoints").mkdir()
-    study.fill(keep=True)
-    assert left.exists()
-    study.fill()
-    assert not left.exists()
+    (kept := copied.runs / study.runs[0].key / "model").mkdir()
+    assert study.fill() == {} and kept.exists()
 
 
 def test_a_lost_result_file_comes_from_the_finished_run(copied, monkeypatch):

@@ -121,11 +121,6 @@ class Study:
 
         Raises ConfigError, DataError or ModelError before any run if one of them cannot start.
         """
-        workshop = Workshop(self.places.runs, jobs, keep)
-        if not keep:
-            for run in self.runs:
-                if run.key in self.results:
-                    workshop.clear(run)  # which a kill may have left
         check_methods(self.missing)
         operations = {run.key: self.prediction(run).operations for run in self.missing}
         runs = [run for run in self.missing if operations[run.key] is not None]
@@ -135,7 +130,7 @@ class Study:
             self.store.write(run, collect(folder, seconds, operations[run.key]))
             self.results[run.key] = self.store.read(run) or {}
 
-        return sweep(runs, workshop, finish, say)
+        return sweep(runs, Workshop(self.places.runs, jobs, keep), finish, say)
 
     def values(self, failures: Mapping[str, str] | None = None) -> list[Value]:
         """Return what the table or figure shows."""

@@ -40,11 +40,6 @@ class Workshop:
     def run_folder(self, run: PaperRun) -> Path:
         return self.folder / run.key
 
-    def clear(self, run: PaperRun) -> None:
-        """Remove what is heavy of a finished run."""
-        for name in HEAVY:
-            shutil.rmtree(self.run_folder(run) / name, ignore_errors=True)
-
 
 def sweep(
     runs: Sequence[PaperRun], workshop: Workshop, finish: Finish, say: Callable[[str], None]
@@ -110,7 +105,8 @@ def _to_its_end(
     seconds = time.perf_counter() - started
     finish(run, folder, seconds if fresh and timed else None)
     if not workshop.keep:
-        workshop.clear(run)
+        for name in HEAVY:
+            shutil.rmtree(folder / name, ignore_errors=True)
     return f"{seconds:.0f} s"
 
 
