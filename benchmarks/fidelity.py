@@ -103,7 +103,7 @@ RATES: dict[str, dict[str, float]] = {  # a side's own, or its method's; see doc
     "e2e": {
         "fedavg": 2e-3,
         "leff": 8e-3,
-        "leff-paper": 2e-3,  # no other was tried
+        "leff-paper": 2e-3,
         "leff-two-epochs": 4e-3,
         **dict.fromkeys(ADAPTED, 4e-3),
     },
