@@ -1,6 +1,6 @@
 """Theorem 1, measured: the smallest gradient norm against T, and the floor that contexts set.
 
-    .venv/bin/python -m benchmarks.convergence --picture docs/convergence.png   # 1.5 hours
+    .venv/bin/python -m benchmarks.convergence --picture docs/convergence.png    # hours
 
 The theorem (Sec. 4) bounds the mean of ‖∇f‖² over T rounds, f the clients' common loss, by a term
 that falls as 1/√T, for steps of size ~ 1/√T, and a floor that grows with Δ², how far a block's
@@ -14,7 +14,8 @@ recorded in the rounds; `smallest` ‖∇f‖² by T and its `deviation`; `slope
 log T (the theorem's bound: -0.5), with the deviation over seeds; and `loss` of the full model on
 validation examples after the last round of the longest run.
 
-With `--keep FILE` finished runs stay there, and those that are there already are not run again.
+With `--keep FILE` finished runs stay there, and those that are there already are not run again;
+one process a file.
 """
 
 import argparse

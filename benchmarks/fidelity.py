@@ -1,6 +1,6 @@
 """LEFF against FedAvg and the paper's literal procedure: quality, and what it costs.
 
-    .venv/bin/python -m benchmarks.fidelity --task sst2 --partitions 5         # MiniLM, 45 minutes
+    .venv/bin/python -m benchmarks.fidelity --task sst2 --partitions 5         # MiniLM, hours
     .venv/bin/python -m benchmarks.fidelity --task sample --json               # the built-in model
 
 All sides have the same splits, seeds, start model, rounds and clients.  The clients of `leff` and

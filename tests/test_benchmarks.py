@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import ttest_rel
 
-from benchmarks import deadline, device, fidelity, server
+from benchmarks import convergence, deadline, device, fidelity, server
 from leff.config import load_config
 from leff.cost.footprint import Choice
 from leff.planning import shape_of
@@ -89,6 +89,25 @@ def test_every_client_trains_one_layer_of_twelve():
     replaced = [sum(span.stop - span.start for span in own) for own in spans]
     assert replaced == [11] * 12
     assert len(set(spans)) == 12  # drawn evenly
+
+
+def test_convergence_keeps_its_runs(monkeypatch, tmp_path):
+    asked = []
+
+    def measured(config):
+        asked.append(config.training.learning_rate)
+        return {"smallest": 1.0}
+
+    monkeypatch.setattr(convergence, "_measured", measured)
+    keep = tmp_path / "runs.json"
+    first = convergence.one_run("exact", 4, 4e-3, 0, keep)
+    assert convergence.one_run("exact", 4, 4e-3, 0, keep) == first
+    convergence.one_run("4 bits", 4, 4e-3, 0, keep)
+    convergence.one_run("exact", 16, 4e-3, 0, keep)
+    assert asked == pytest.approx([2e-3, 2e-3, 1e-3])
+    assert [run["context"] for run in json.loads(keep.read_text()).values()] == [
+        *("exact", "4 bits", "exact")
+    ]
 
 
 def test_every_side_of_device_can_be_asked_for():

@@ -265,7 +265,9 @@ def test_runs_that_shared_the_cores_are_predicted_from_too(copied, cli):
     (run,), (result,) = study.runs, study.results.values()
     study.store.write(run, result | {"wall_seconds": None, "round_seconds": 1234.0})
     _, printed, _ = cli("table", 1, "--row", "LEFF", "--dry-run", "--json", *flags(copied))
-    assert [row["seconds"] for row in json.loads(printed)] == pytest.approx([1234, 1234])
+    rows = json.loads(printed)
+    assert [row["seconds"] for row in rows] == pytest.approx([1234, 1234])
+    assert rows[1]["basis"].endswith("of leff with this model, 1 of them cut or beside others")
 
 
 def test_a_table_keeps_to_the_consoles_width(copied):

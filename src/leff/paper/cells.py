@@ -113,8 +113,9 @@ def _points(experiment: Experiment, selection: Selection) -> list[str]:
         raise ConfigError(f"{experiment.name} has no points; --point is for figures along an axis")
     asked = chosen("point", selection.points, experiment.points, experiment)
     kept = experiment.size(selection.size).points or asked
-    for point in selection.points:
-        _check_kept(experiment, selection.size, point, kept)
+    for point in asked if selection.points else []:
+        if point not in kept:
+            raise _left_out_error(experiment, selection.size, point, kept)
     return [point for point in asked if point in kept] or [""]
 
 
@@ -167,18 +168,19 @@ def _left_out(experiment: Experiment, selection: Selection, row: str, task: str)
     ):
         if kept and name not in kept:
             if asked:
-                _check_kept(experiment, selection.size, name, kept)
+                raise _left_out_error(experiment, selection.size, name, kept)
             return True
     return False
 
 
-def _check_kept(experiment: Experiment, size: str, name: str, kept: Sequence[str]) -> None:
-    """Raise ConfigError for what was asked for by name and the size leaves out."""
-    if name not in kept:
-        raise ConfigError(
-            f"{experiment.name} at size {size} has no {name}, only {', '.join(kept)}; take one of "
-            "those, or --size full"
-        )
+def _left_out_error(
+    experiment: Experiment, size: str, name: str, kept: Sequence[str]
+) -> ConfigError:
+    """Return what to raise for a name that was asked for and that the size leaves out."""
+    return ConfigError(
+        f"{experiment.name} at size {size} has no {name}, only {', '.join(kept)}; take one of "
+        "those, or --size full"
+    )
 
 
 def _options(

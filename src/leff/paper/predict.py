@@ -5,9 +5,9 @@
 
 Operations are counted from plans (`leff.cost`), at the mean length of the task's texts.  Seconds
 come from finished runs of this model on the same hardware, of this method if there are some: the
-median of their seconds per counted operation, for runs that shared the cores their share of them.
-Without any they come from the speed of a matrix
-product on this machine, which is a guess: small models spend their time on other things.
+median of their seconds per counted operation.  Those of runs that shared the cores with others are
+too long for a run alone, and `basis` says how many did.  Without any they come from the speed of a
+matrix product on this machine, which is a guess: small models spend their time on other things.
 """
 
 import json
@@ -121,7 +121,9 @@ class Forecast:
             if found:
                 rate = statistics.median(_taken(r) / r["operations"] for r in found)
                 runs = "1 finished run" if len(found) == 1 else f"{len(found)} finished runs"
-                return operations * rate, f"{runs} {what}"
+                untimed = sum(not r["wall_seconds"] for r in found)
+                said = f", {untimed} of them cut or beside others" if untimed else ""
+                return operations * rate, f"{runs} {what}{said}"
         if self._speed is None:
             self._speed = product_speed(config.engine.device)
         seconds = operations / (self._speed * EFFICIENCY * workers)

@@ -9,7 +9,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from leff.paper.cells import Cell, PaperRun
 from leff.paper.experiment import Common, Experiment, Group
@@ -187,12 +187,12 @@ def round_values(
         rounds = sorted({number for curve in curves.values() for number in curve})
         for number in rounds or [0]:
             at_seed = {seed: curve.get(number) for seed, curve in curves.items()}
-            by_seed = {s: v for s, v in at_seed.items() if v is not None and _is_finite(v)}
+            by_seed = {seed: loss for seed, loss in at_seed.items() if _is_finite(loss)}
             place = (cell.row, str(number), cell.task, "loss")
             found.append(Value(*place, by_seed, 4, None, missing, cell.left_out))
     return found
 
 
-def _is_finite(value: float | None) -> bool:
+def _is_finite(value: float | None) -> TypeGuard[float]:
     """Whether a recorded loss is a number; JSON has null for what is not finite."""
     return value is not None and math.isfinite(value)
