@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from scipy.special import rel_entr
+from scipy.special import entr, rel_entr
 from small_rounds import CASES, proxy, same, state_of
 from tiny_models import tiny
 
 from leff.context import Bank, Distillation, Span, distil
-from leff.context.distil import Student, attention_divergence
+from leff.context.distil import Student, attention_cross_entropy
 from leff.context.stand_in import attention_mask
 from leff.families import capture, eager_attention, layer_state
 
@@ -28,22 +28,26 @@ MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_divergence_equals_scipy(causal):
+def test_cross_entropy_is_scipys_divergence_and_the_teachers_entropy(causal):
     teacher, student = maps(0, causal), maps(1, causal)
-    rows = rel_entr(teacher.double().numpy(), student.double().numpy()).sum(-1)  # (B, H, T)
+    exact = teacher.double().numpy()
+    rows = (rel_entr(exact, student.double().numpy()) + entr(exact)).sum(-1)  # (B, H, T)
     kept = np.broadcast_to(MASK.bool().numpy()[:, None], rows.shape)
-    found = attention_divergence(teacher, student, MASK)
+    found = attention_cross_entropy(teacher, student, MASK)
     assert float(found) == pytest.approx(rows[kept].mean(), rel=1e-5)
 
 
-def test_divergence_of_equal_maps_is_zero():
-    assert float(attention_divergence(maps(0, True), maps(0, True), MASK)) == 0
+def test_equal_maps_have_no_gradient():
+    scores = torch.randn(2, 3, 5, 5, requires_grad=True)
+    student = scores.softmax(-1)
+    attention_cross_entropy(student.detach(), student, MASK).backward()
+    assert scores.grad.abs().max() < 1e-7
 
 
-def test_divergence_of_causal_maps_has_a_finite_gradient():
+def test_cross_entropy_of_causal_maps_has_a_finite_gradient():
     scores = torch.randn(2, 3, 5, 5, requires_grad=True)
     student = scores.masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf).softmax(-1)
-    loss = attention_divergence(maps(0, causal=True), student, MASK)
+    loss = attention_cross_entropy(maps(0, causal=True), student, MASK)
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(scores.grad).all()
     assert (scores.grad != 0).any()
@@ -51,17 +55,17 @@ def test_divergence_of_causal_maps_has_a_finite_gradient():
 
 def test_a_student_without_weight_where_the_teacher_has_some_is_finite():
     student = torch.zeros(1, 1, 1, 2).index_fill(3, torch.tensor(0), 1.0).requires_grad_()
-    loss = attention_divergence(torch.full((1, 1, 1, 2), 0.5), student, torch.ones(1, 1))
+    loss = attention_cross_entropy(torch.full((1, 1, 1, 2), 0.5), student, torch.ones(1, 1))
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(student.grad).all()
 
 
-def test_divergence_ignores_padded_rows():
+def test_cross_entropy_ignores_padded_rows():
     teacher, student = maps(0), maps(1)
     wild = student.clone()
     wild[1, :, 3:] = torch.rand(3, 2, 5)
-    plain = attention_divergence(teacher, student, MASK)
-    assert torch.equal(attention_divergence(teacher, wild, MASK), plain)
+    plain = attention_cross_entropy(teacher, student, MASK)
+    assert torch.equal(attention_cross_entropy(teacher, wild, MASK), plain)
 
 
 def bank(steps=3, rate=1e-3, attention_weight=0.1, **settings):
@@ -246,7 +250,10 @@ def test_recorded_steps_are_done_again_whatever_the_clock_says(monkeypatch):
 
 
 def test_the_loss_is_the_papers(monkeypatch):
-    """(1-α)·MSE/mean(H_t²) + α·KL, of one student layer on the library's own outputs."""
+    """(1-α)·MSE/mean(H_t²) + α·KL, of one student layer on the library's own outputs.
+
+    The teacher's entropy, which changes no gradient, is in it.
+    """
     seen = []
     original = distil._loss
     monkeypatch.setattr(distil, "_loss", lambda *a: seen.append(original(*a)) or seen[-1])
@@ -263,7 +270,8 @@ def test_the_loss_is_the_papers(monkeypatch):
         short = model(**batch, output_hidden_states=True, output_attentions=True)
     wanted, actual = full.hidden_states[3][mask], short.hidden_states[2][mask]
     mse = ((actual - wanted) ** 2).mean() / (wanted**2).mean()
-    rows = rel_entr(full.attentions[2].numpy(), short.attentions[1].numpy()).sum(-1)
+    teacher = full.attentions[2].numpy()
+    rows = (rel_entr(teacher, short.attentions[1].numpy()) + entr(teacher)).sum(-1)
     kept = np.broadcast_to(mask.numpy()[:, None], rows.shape)
     expected = 0.75 * float(mse) + 0.25 * rows[kept].mean()
     assert float(seen[0].detach()) == pytest.approx(expected, rel=1e-4)

@@ -158,20 +158,20 @@ def _loss(
         hidden, maps = run_blocks([layer], hidden, trace, [source], alpha > 0, first=opens)
         loss = loss + (1 - alpha) * relative_square(hidden, trace.hidden[source + 1], mask)
         if alpha > 0:
-            loss = loss + alpha * attention_divergence(trace.maps[source], maps[0], mask)
+            loss = loss + alpha * attention_cross_entropy(trace.maps[source], maps[0], mask)
     return loss / len(student)
 
 
-def attention_divergence(
+def attention_cross_entropy(
     teacher: torch.Tensor, student: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """Return the mean of KL(A_t ‖ A_s) over heads and unpadded query positions, a scalar.
+    """Return the mean of -Σ A_t log A_s over heads and unpadded query positions, a scalar.
 
-    teacher, student: (B, H, T, T), rows sum to one; mask (B, T).  Entries that the teacher gives
-    no weight (a causal map's upper half) add nothing, and no gradient.
+    teacher, student: (B, H, T, T), rows sum to one; mask (B, T).  That is KL(A_t ‖ A_s) and the
+    teacher's own entropy, which has no gradient, so it is not computed.  Entries that the teacher
+    gives no weight (a causal map's upper half) add nothing, and no gradient.
     """
-    tiny = torch.finfo(teacher.dtype).tiny
-    ratio = teacher.clamp_min(tiny).log() - student.clamp_min(tiny).log()
-    rows = torch.where(teacher > 0, teacher * ratio, 0.0).sum(-1)  # (B, H, T)
+    logs = (student + torch.finfo(student.dtype).tiny).log()
+    rows = -(teacher * logs).sum(-1)  # (B, H, T)
     kept = mask.bool()[:, None].expand_as(rows)
     return rows[kept].mean()
