@@ -141,9 +141,9 @@ def test_labels_are_taken_in_any_case_and_a_metric_is_a_column():
 
 
 def test_a_point_is_asked_for_by_its_label():
-    (run,) = runs("figure4", rows=("LEFF",), columns=("CoLA",), points=("5",)).values()
+    (run,) = runs("figure4", rows=("LEFF",), columns=("SST-2",), points=("5",)).values()
     assert run.config.clients.alpha == 5
-    assert run.command == ("leff figure 4 --size mini --row LEFF --column CoLA --point 5 --seed 0")
+    assert run.command == ("leff figure 4 --size mini --row LEFF --column SST-2 --point 5 --seed 0")
 
 
 def test_a_file_that_a_row_needs_is_named_where_it_is_missing(tmp_path, monkeypatch):
