@@ -140,6 +140,18 @@ def test_labels_are_taken_in_any_case_and_a_metric_is_a_column():
     assert [run.seed for run in found[0].runs] == [0, 1, 2]
 
 
+def test_a_task_may_have_a_rate_of_its_own(tmp_path):
+    path = tmp_path / "common.toml"
+    path.write_text(
+        (FOLDER / "common.toml").read_text().replace("LEFF = { glue", "LEFF = { RTE = 0.5, glue")
+    )
+    selected = Selection(rows=("LEFF", "SLoRA"), columns=("RTE", "MRPC"), seeds=(0,))
+    found = cells(read_experiment(FOLDER, "table1"), read_common(tmp_path), selected)
+    rates = {(c.row, c.task): c.runs[0].config.training.learning_rate for c in found}
+    assert rates["LEFF", "RTE"] == 0.5 != rates["LEFF", "MRPC"]
+    assert rates["SLoRA", "RTE"] == rates["SLoRA", "MRPC"]
+
+
 def test_a_point_is_asked_for_by_its_label():
     (run,) = runs("figure4", rows=("LEFF",), columns=("SST-2",), points=("5",)).values()
     assert run.config.clients.alpha == 5
@@ -180,11 +192,21 @@ def test_a_wrong_file_is_refused(tmp_path):
     figure.write_text(figure.read_text().replace('"0.8" =', '"high" ='))
     with pytest.raises(ConfigError, match="the point 'high' has to be a number"):
         read_experiment(tmp_path, "figure5")
-    common = tmp_path / "common.toml"
-    common.write_text(common.read_text().replace('RTE = { group = "glue"', 'RTE = { group = "g"'))
-    with pytest.raises(ConfigError, match="RTE is of a group 'g'; there are glue, e2e, mmlu"):
-        read_common(tmp_path)
-    common.write_text((FOLDER / "common.toml").read_text())
+    common, text = tmp_path / "common.toml", (FOLDER / "common.toml").read_text()
+    for before, after, said in (
+        (
+            'RTE = { group = "glue"',
+            'RTE = { group = "g"',
+            "no group 'g'; there are glue, e2e, mmlu",
+        ),
+        ("LEFF = { glue =", "LEFF = { blue =", "no task or group in mini.rates 'blue'; .*SST-2"),
+        ("SLoRA = { glue =", "LoRA = { glue =", "no method in mini.rates 'LoRA'; .*SLoRA"),
+        ("E2E = 145", "E3E = 145", "no mini task 'E3E'"),
+    ):
+        common.write_text(text.replace(before, after))
+        with pytest.raises(ConfigError, match=said):
+            read_common(tmp_path)
+    common.write_text(text)
     table.write_text(good.replace("clients.count", "clients.number"))
     with pytest.raises(ConfigError, match=r"table3, 8, E2E: .*unknown key clients\.number"):
         cells(read_experiment(tmp_path, "table3"), COMMON, Selection())

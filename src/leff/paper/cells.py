@@ -199,7 +199,7 @@ def _options(
         **entry.options,
         **size.tasks.get(task, {}),
         **common.methods[method],
-        "training.learning_rate": _rate(size.rates, method, entry.group, selection.size),
+        "training.learning_rate": _rate(common, selection.size, method, task),
         **experiment.options,
         **experiment.size(selection.size).options,
         **experiment.rows[row].options,
@@ -212,13 +212,15 @@ def _options(
     return found
 
 
-def _rate(rates: Mapping[str, Mapping[str, float]], method: str, group: str, size: str) -> float:
-    try:
-        return rates[method][group]
-    except KeyError:
-        raise ConfigError(
-            f"common.toml has no learning rate of {method} on {group}; add it to [{size}.rates]"
-        ) from None
+def _rate(common: Common, size: str, method: str, task: str) -> float:
+    """Return a method's learning rate on a task: the task's own, or its group's."""
+    group, rates = common.tasks[task].group, common.size(size).rates.get(method, {})
+    for name in (task, group):
+        if name in rates:
+            return rates[name]
+    raise ConfigError(
+        f"common.toml has no learning rate of {method} on {group}; add it to [{size}.rates]"
+    )
 
 
 def _needed(needs: Mapping[str, str], data_dir: Path | None) -> tuple[Options, str]:

@@ -10,6 +10,7 @@
 import math
 import re
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -23,6 +24,7 @@ COMMON = "common.toml"
 Options = dict[str, Any]  # dotted keys of RunConfig
 Kind = Literal["table", "deviation", "counts", "points", "bars", "rounds"]
 Part = TypeVar("Part", bound=BaseModel)
+Used = tuple[Iterable[str], Iterable[str]]  # the names that there are, and those that are used
 
 
 class Strict(BaseModel):
@@ -58,7 +60,7 @@ class SizeSettings(Strict):
     groups: dict[str, Options]
     tasks: dict[str, Options] = {}
     tokens: dict[str, int] = {}  # by task, where the tokenizer makes another number of them
-    rates: dict[str, dict[str, float]]  # learning rate by method and group
+    rates: dict[str, dict[str, float]]  # learning rate by method, and by task or group
 
 
 class Common(Strict):
@@ -155,11 +157,19 @@ def read_common(folder: Path) -> Common:
     """Return the settings that experiments share.  Raises ConfigError."""
     path = folder / COMMON
     found = _parse(Common, _read(path), path)
-    for task, entry in found.tasks.items():
-        if entry.group not in found.groups:
-            raise ConfigError(
-                f"{path}: {task} is of a group {entry.group!r}; there are {', '.join(found.groups)}"
-            )
+    known: dict[str, Used] = {
+        "group": (found.groups, [entry.group for entry in found.tasks.values()])
+    }
+    for name in SIZES:
+        size = found.size(name)
+        rated = [each for own in size.rates.values() for each in own]
+        known |= {
+            f"{name} group": (found.groups, [*size.notes, *size.groups]),
+            f"{name} task": (found.tasks, [*size.tasks, *size.tokens]),
+            f"method in {name}.rates": (found.methods, size.rates),
+            f"task or group in {name}.rates": ([*found.tasks, *found.groups], rated),
+        }
+    _check_names(known, path)
     return found
 
 
@@ -211,7 +221,7 @@ def _parse(part: type[Part], values: dict[str, Any], path: Path) -> Part:
 
 def _check(experiment: Experiment, common: Common, path: Path) -> None:
     """Raise ConfigError for a name that nothing answers to."""
-    known = {
+    known: dict[str, Used] = {
         "method": (common.methods, [experiment.method(row) for row in experiment.rows]),
         "task": (common.tasks, experiment.tasks),
     }
@@ -226,6 +236,11 @@ def _check(experiment: Experiment, common: Common, path: Path) -> None:
         for point in experiment.points:
             if not _is_number(point):
                 raise ConfigError(f"{path}: the point {point!r} has to be a number, to be drawn at")
+    _check_names(known, path)
+
+
+def _check_names(known: Mapping[str, Used], path: Path) -> None:
+    """Raise ConfigError for a name that is used and that is not among those that there are."""
     for what, (names, used) in known.items():
         for name in used:
             if name not in names:
