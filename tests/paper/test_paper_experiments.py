@@ -197,7 +197,7 @@ def test_a_wrong_file_is_refused(tmp_path):
         (
             'RTE = { group = "glue"',
             'RTE = { group = "g"',
-            "no group 'g'; there are glue, e2e, mmlu",
+            "RTE is of a group 'g'; there are glue, e2e, mmlu",
         ),
         ("LEFF = { glue =", "LEFF = { blue =", "no task or group in mini.rates 'blue'; .*SST-2"),
         ("SLoRA = { glue =", "LoRA = { glue =", "no method in mini.rates 'LoRA'; .*SLoRA"),

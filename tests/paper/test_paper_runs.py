@@ -170,6 +170,8 @@ def test_a_method_that_the_model_does_not_allow_is_said_and_not_run(places, cli,
     assert reasons == {"cannot be: no biases (seeds 0, 1)"}
     status, printed, _ = cli("table", 1, "--dry-run", "--json", *flags(places))
     assert {row["seconds"] for row in json.loads(printed)} == {None}
+    status, printed, _ = cli("table", 1, "--dry-run", *flags(places))
+    assert status == 0 and printed.count("cannot be") == 4 + 1 and "0 of 4 runs to do" in printed
 
 
 def test_an_interrupt_says_how_to_go_on(places, cli, monkeypatch):

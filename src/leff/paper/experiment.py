@@ -157,9 +157,12 @@ def read_common(folder: Path) -> Common:
     """Return the settings that experiments share.  Raises ConfigError."""
     path = folder / COMMON
     found = _parse(Common, _read(path), path)
-    known: dict[str, Used] = {
-        "group": (found.groups, [entry.group for entry in found.tasks.values()])
-    }
+    for task, entry in found.tasks.items():
+        if entry.group not in found.groups:
+            raise ConfigError(
+                f"{path}: {task} is of a group {entry.group!r}; there are {', '.join(found.groups)}"
+            )
+    known: dict[str, Used] = {}
     for name in SIZES:
         size = found.size(name)
         rated = [each for own in size.rates.values() for each in own]
