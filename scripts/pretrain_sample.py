@@ -65,17 +65,25 @@ def rows(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[list[int]]:
             row = []
 
 
-def build(vocabulary: int, layers: int, width: int, heads: int) -> GPT2LMHeadModel:
+def build(
+    vocabulary: int,
+    layers: int,
+    width: int,
+    heads: int,
+    *,
+    positions: int = CONTEXT,
+    dropout: float = 0.0,
+) -> GPT2LMHeadModel:
     """Build the untrained model."""
     config = GPT2Config(
         vocab_size=vocabulary,
-        n_positions=CONTEXT,
+        n_positions=positions,
         n_embd=width,
         n_layer=layers,
         n_head=heads,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
         bos_token_id=0,
         eos_token_id=0,
         pad_token_id=1,
@@ -91,7 +99,7 @@ def pretrain(model, batches: Iterator[list[list[int]]], steps: int, peak: float)
         fall = 0.55 + 0.45 * math.cos(math.pi * step / steps)
         for group in optimizer.param_groups:
             group["lr"] = peak * min(step / 100, fall)
-        ids = torch.tensor(batch)  # (B, T)
+        ids = torch.tensor(batch, device=model.device)  # (B, T)
         loss = model(input_ids=ids, labels=ids).loss
         optimizer.zero_grad()
         loss.backward()
