@@ -24,6 +24,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from leff.data import load_task
+from leff.errors import LeffError
 
 
 def read(folder: Path | None) -> tuple[list[str], dict[str, list[str]]]:
@@ -87,16 +88,14 @@ def batches(
 def measure(model, documents: list[list[int]], texts: Sequence[str]) -> tuple[float, float]:
     """Return the loss over all of `texts` in nats a token and bits a byte."""
     model.eval()
-    positions = model.config.n_positions
-    rows = next(batches(documents, sum(map(len, documents)) // positions, positions, seed=0))
-    losses = [
-        model(input_ids=ids, labels=ids).loss.item()
-        for ids in torch.tensor(rows, device=model.device).split(16)
-        if len(ids) == 16
-    ]
-    nats, tokens = sum(losses) / len(losses), sum(map(len, documents))
-    length = sum(len(text.encode()) for text in texts)
-    return nats, nats * tokens / math.log(2) / length
+    tokens = torch.tensor([token for document in documents for token in document])
+    positions = min(model.config.n_positions, len(tokens))
+    rows = tokens[: len(tokens) // positions * positions].view(-1, positions)
+    total = 0.0
+    for ids in rows.to(model.device).split(16):
+        total += model(input_ids=ids, labels=ids).loss.item() * len(ids)
+    nats, length = total / len(rows), sum(len(text.encode()) for text in texts)
+    return nats, nats * len(tokens) / math.log(2) / length
 
 
 def main() -> None:
@@ -120,7 +119,10 @@ def main() -> None:
 
     torch.manual_seed(options.seed)
     torch.set_float32_matmul_precision("high")
-    texts, held = read(options.data_dir)
+    try:
+        texts, held = read(options.data_dir)
+    except LeffError as error:
+        parser.error(str(error))
     tokenizer = train_tokenizer(texts, options.vocabulary, options.positions)
     documents = encode(texts, tokenizer)
     print(f"{len(texts):,} texts, {sum(map(len, documents)):,} tokens", flush=True)
@@ -128,7 +130,7 @@ def main() -> None:
         len(tokenizer),
         options.layers,
         options.width,
-        heads=options.width // 64,
+        heads=max(options.width // 64, 1),
         positions=options.positions,
         dropout=options.dropout,
     ).to("cuda" if torch.cuda.is_available() else "cpu")
