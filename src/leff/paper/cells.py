@@ -145,6 +145,11 @@ def _cell(
 ) -> Cell:
     if _left_out(experiment, selection, row, task):
         return Cell(row, point, task, columns, absent=f"not in {selection.size}", left_out=True)
+    if task in experiment.rows[row].absent:
+        reason = experiment.rows[row].absent[task]
+        if selection.rows and selection.columns:
+            raise ConfigError(f"{experiment.name} has no {row} on {task}: {reason}")
+        return Cell(row, point, task, columns, absent=reason)
     files, lacking = _needed(experiment.rows[row].needs, selection.data_dir)
     if lacking:
         if selection.rows:

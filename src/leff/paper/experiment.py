@@ -82,6 +82,7 @@ class Row(Strict):
     method: str = ""  # the label, if not said
     options: Options = {}
     needs: dict[str, str] = {}  # option -> a file below the data folder
+    absent: dict[str, str] = {}  # task -> why the row has no run there
 
 
 class Extent(Strict):
@@ -227,6 +228,10 @@ def _check(experiment: Experiment, common: Common, path: Path) -> None:
     known: dict[str, Used] = {
         "method": (common.methods, [experiment.method(row) for row in experiment.rows]),
         "task": (common.tasks, experiment.tasks),
+        "task, for absent": (
+            experiment.tasks,
+            [task for row in experiment.rows.values() for task in row.absent],
+        ),
     }
     for size in SIZES:
         extent = experiment.size(size)
