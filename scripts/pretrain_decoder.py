@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from pretrain_sample import END, PAD, build, pretrain
+from pretrain_sample import END, PAD, build, for_generation, pretrain
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -51,15 +51,7 @@ def train_tokenizer(
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=END,
-        eos_token=END,
-        pad_token=PAD,
-        model_max_length=positions,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-    )
+    return for_generation(tokenizer, positions)
 
 
 def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:

@@ -44,12 +44,17 @@ def train_tokenizer(seed: int, vocabulary: int) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(islice(sample.pretraining_text(seed), 20000), trainer)
+    return for_generation(tokenizer, CONTEXT)
+
+
+def for_generation(tokenizer: Tokenizer, positions: int) -> PreTrainedTokenizerFast:
+    """Return it as transformers has it: padded on the left, for texts of `positions` tokens."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=END,
         eos_token=END,
         pad_token=PAD,
-        model_max_length=CONTEXT,
+        model_max_length=positions,
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
