@@ -6,6 +6,7 @@ import pytest
 from leff.paper.cells import Selection, cells
 from leff.paper.experiment import experiments_folder, read_common, read_experiment
 from leff.paper.published import TABLES
+from leff.paper.tables import missing_lines
 from leff.paper.values import Value, metric_values, round_values
 
 FOLDER = experiments_folder()
@@ -120,6 +121,30 @@ def test_losses_by_round():
     assert {value.missing for value in values} == {
         "no finite loss in some rounds (seed 0); not run (seed 2)"
     }
+
+
+def test_what_is_missing_is_named_by_run_not_by_metric_or_round():
+    experiment = read_experiment(FOLDER, "table1")
+    chosen = {"rows": ("FedAvg", "LEFF"), "columns": ("E2E", "RTE")}
+    found, results = made("table1", {"E2E": {0: 0.5}, "RTE": {0: 0.5}}, **chosen)
+    for row, task in (("FedAvg", "E2E"), ("LEFF", "RTE")):
+        (key,) = (r.key for c in found if (c.row, c.task) == (row, task) for r in c.runs[:1])
+        del results[key]
+    values = metric_values(experiment, COMMON, found, results, {})
+    assert missing_lines(values) == [
+        "FedAvg RTE; LEFF E2E: not run (seeds 1, 2)",
+        "FedAvg E2E; LEFF RTE: not run (seeds 0, 1, 2)",
+    ]
+    rounds = missing_lines(round_values(found, results, {}))
+    assert sorted(rounds) == sorted(missing_lines(values))
+
+
+def test_a_metric_alone_that_is_missing_is_named():
+    found, results = made("table1", {"E2E": {0: 0.5, 1: 0.5, 2: 0.5}}, columns=("E2E",))
+    metrics = results[found[-1].runs[0].key]["after"]["metrics"]  # of LEFF
+    metrics["METEOR"] = None
+    values = metric_values(read_experiment(FOLDER, "table1"), COMMON, found, results, {})
+    assert missing_lines(values) == ["LEFF METEOR: no Java (seed 0)"]
 
 
 def test_figure_4_has_the_papers_table_1_at_its_alpha():

@@ -75,6 +75,10 @@ class Cell:
     absent: str = ""
     left_out: bool = False  # by the size
 
+    @property
+    def label(self) -> str:
+        return " ".join(name for name in (self.row, self.point, self.task) if name)
+
 
 def cells(experiment: Experiment, common: Common, selection: Selection) -> list[Cell]:
     """Return every cell that is asked for.

@@ -7,6 +7,7 @@ A cell is ``79.3 ± 0.8 (3)``: mean, standard deviation, number of seeds; below 
 """
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 from rich.console import Console
 from rich.text import Text
@@ -64,20 +65,24 @@ def missing_lines(values: Sequence[Value]) -> list[str]:
     return [f"{'; '.join(_where(reason, cells))}: {reason}" for reason in reasons]
 
 
-def _where(reason: str, cells: Sequence[Value]) -> list[str]:
-    """Name the cells that have a reason: whole rows, whole columns of the others, single ones."""
-    rows = _all_with(reason, cells, lambda value: value.row)
-    rest = [value for value in cells if value.row not in rows]
-    columns = _all_with(reason, rest, lambda value: value.column)
-    single = [v for v in rest if v.missing == reason and v.column not in columns]
-    named = (" ".join(filter(None, (v.row, v.point, v.column))) for v in single)
-    return [*rows, *columns, *dict.fromkeys(named)]
+def _where(reason: str, values: Sequence[Value]) -> list[str]:
+    """Name what has a reason: whole rows, of the rest whole columns, whole cells, single values."""
+    found: list[str] = []
+    for name in (attrgetter("row"), attrgetter("column"), attrgetter("cell"), _single):
+        named = _all_with(reason, values, name)
+        values = [value for value in values if name(value) not in named]
+        found += named
+    return found
 
 
-def _all_with(reason: str, cells: Sequence[Value], name: Callable[[Value], str]) -> list[str]:
-    """Return the names all of whose cells have the reason."""
-    others = {name(value) for value in cells if value.missing != reason}
-    return [label for label in dict.fromkeys(map(name, cells)) if label not in others]
+def _single(value: Value) -> str:
+    return " ".join(filter(None, (value.row, value.point, value.column)))
+
+
+def _all_with(reason: str, values: Sequence[Value], name: Callable[[Value], str]) -> list[str]:
+    """Return the names all of whose values have the reason."""
+    others = {name(value) for value in values if value.missing != reason}
+    return [label for label in dict.fromkeys(map(name, values)) if label not in others]
 
 
 def _legend(study: Study) -> str:

@@ -32,6 +32,7 @@ class Value:
     paper: float | None = None
     missing: str | None = None  # what is not there, and why
     left_out: bool = False  # by the size
+    cell: str = ""  # the label of what was run for it, of which it may be one figure of many
 
     @property
     def mean(self) -> float | None:
@@ -114,7 +115,8 @@ def _of_cell(
         paper = published(experiment, cell.row, cell.point, column)
         missing = cell.absent or _said(problems)
         place = (cell.row, cell.point, column, metric)
-        found.append(Value(*place, by_seed, group.digits, paper, missing, cell.left_out))
+        shown = (by_seed, group.digits, paper, missing, cell.left_out, cell.label)
+        found.append(Value(*place, *shown))
     return found
 
 
@@ -189,7 +191,7 @@ def round_values(
             at_seed = {seed: curve.get(number) for seed, curve in curves.items()}
             by_seed = {seed: loss for seed, loss in at_seed.items() if _is_finite(loss)}
             place = (cell.row, str(number), cell.task, "loss")
-            found.append(Value(*place, by_seed, 4, None, missing, cell.left_out))
+            found.append(Value(*place, by_seed, 4, None, missing, cell.left_out, cell.label))
     return found
 
 
