@@ -56,6 +56,8 @@ OPTIONS: dict[str, Any] = {
     "evaluation.examples": 64,
 }
 
+SMALL_ERROR = 1e-4  # up to this Δ² the axis of the floor is linear, so that 0 is on it
+
 
 class Norms(Silent):
     """Measures ‖∇f‖² before the first and after every round."""
@@ -143,25 +145,26 @@ def _deviation(values: Sequence[float]) -> float:
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw ‖∇f‖² against T, and the floor against Δ²."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     falling, floor = figure.subplots(1, 2)
     for number, each in enumerate(rows):
         rounds, values = np.array(each["rounds"]), np.array(each["smallest"])
         spread = np.array(each["deviation"])
-        label = f"{each['context']} (slope {each['slope']:.2f})"
+        label = f"{each['context']} (slope {each['slope']:.2f} ± {each['slope_deviation']:.2f})"
         falling.plot(rounds, values, marker="o", color=f"C{number}", label=label)
         low = np.maximum(values - spread, values / 3)  # a logarithm has no room below 0
         falling.fill_between(rounds, low, values + spread, color=f"C{number}", alpha=0.15)
+        whisker = [[values[-1] - low[-1]], [spread[-1]]]
         floor.errorbar(
-            each["gradient_error"], values[-1], spread[-1], marker="o", color=f"C{number}"
-        )
-        floor.annotate(
-            each["context"],
-            (each["gradient_error"], values[-1]),
-            (6, 6),
-            textcoords="offset points",
-            fontsize=8,
+            each["gradient_error"],
+            values[-1],
+            whisker,
+            marker="o",
+            capsize=3,
+            color=f"C{number}",
+            label=each["context"],
         )
     first = rows[0]
     guide = [first["smallest"][0] * (t / first["rounds"][0]) ** -0.5 for t in first["rounds"]]
@@ -174,15 +177,17 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         title="Smallest gradient norm",
     )
     falling.set_xticks(first["rounds"], [str(t) for t in first["rounds"]])
+    falling.xaxis.set_minor_locator(NullLocator())
     falling.legend(fontsize=8)
     floor.set(
-        xscale="symlog",
         yscale="log",
         xlabel="Δ², relative gradient error of the context",
         ylabel=f"smallest ‖∇f‖² in {first['rounds'][-1]} rounds",
         title="Floor",
     )
-    floor.set_xscale("symlog", linthresh=1e-3)
+    floor.set_xscale("symlog", linthresh=SMALL_ERROR)
+    floor.set_xlim(-SMALL_ERROR / 2, 3 * max(SMALL_ERROR, *(r["gradient_error"] for r in rows)))
+    floor.legend(fontsize=8)
     for axis in (falling, floor):
         axis.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=110)

@@ -122,6 +122,14 @@ def test_as_json_and_for_a_reader(cli, tiny_gpt2):
         (["--rate", "0"], "context.rate must be above 0"),
         (["--bits", "5"], "context.bits cannot be 5"),
         (["--layers", "13"], "layers must be 1 to 12 for this gpt2, got 13"),
+        (
+            ["--method", "fedlora", "--layers", "4"],
+            "--layers means nothing to fedlora, only to leff",
+        ),
+        (["--method", "fedavg", "--context", "drop"], "--context means nothing to fedavg"),
+        (["--rank", "4"], "--rank means nothing to leff, only to fedlora, slora, flora, flexlora"),
+        (["--method", "slora", "--base-bits", "4"], "--base-bits means nothing to slora, only to"),
+        (["--method", "slore", "--base-bits", "4"], "did you mean 'slora'"),
     ],
 )
 def test_wrong_use(arguments, message, cli):

@@ -52,8 +52,8 @@ def test_the_largest_rank_that_memory_has_room_for(name, bits):
     assert ranks(name, **given) == (3, 2, 8, 8, 1)
 
 
-def test_ranks_that_are_given_need_no_memory():
-    assert ranks(clients__ranks=[2], clients__memory=["1kB"]) == (2,) * 5
+def test_ranks_that_are_given_hold_whatever_more_the_memory_has_room_for():
+    assert ranks(clients__ranks=[2], clients__memory=["1GB"]) == (2,) * 5
 
 
 def test_memory_that_has_no_room_for_a_clients_layers(store):
@@ -106,6 +106,22 @@ def test_memory_that_has_no_room(name, store):
 def test_ranks_where_all_clients_train_the_same(name, store):
     said = refused(name, store, clients__ranks=[1, 2])
     assert f"clients.ranks cannot be used by {name}" in said and "flora or flexlora" in said
+
+
+@pytest.mark.parametrize("name", ["leff", "fedavg", "fedbitfit", "slora", "flora"])
+def test_a_base_in_few_bits_where_there_is_none(name, store):
+    said = refused(name, store, method__base_bits=4)
+    assert f"method.base_bits cannot be used by {name}; use fedlora or flexlora" in said
+
+
+@pytest.mark.parametrize("name", ["flora", "flexlora"])
+def test_ranks_that_the_memory_has_no_room_for(name, store):
+    given = {"clients__ranks": [2, 8], "clients__memory": ["1GB", f"{needed(8, name) - 1}B"]}
+    said = refused(name, store, **given)
+    assert "clients.ranks gives a client with" in said and "rank 8" in said
+    assert f"{needed(8, name) / 1e6:.1f} MB at least" in said
+    given["clients__memory"][1] = f"{needed(8, name)}B"
+    recipe(name, tiny(*GPT2), "generation", store, **SMALL, **given)
 
 
 def test_ranks_with_leff(store):

@@ -17,6 +17,7 @@ from leff.errors import ConfigError, nearest
 from leff.options import RunConfig, Section
 
 __all__ = [
+    "ADAPTER_OPTIONS",
     "RunConfig",
     "commented_toml",
     "full_key",
@@ -76,7 +77,9 @@ def _explain(problem: Any) -> str:
         for part in problem["loc"][:-1]:
             section = section.model_fields[str(part)].annotation
         known = get_args(section.model_fields[name].annotation)
-        return f"{key} cannot be {value!r}{nearest(str(value), map(str, known))}"
+        if not all(isinstance(each, str) for each in known):
+            return f"{key} cannot be {value!r}; known are: {', '.join(map(str, known))}"
+        return f"{key} cannot be {value!r}{nearest(str(value), known)}"
     if kind == "model_type":
         return f"{key} is a section, got {value!r}; did you mean {key}.{_first_key(key)}?"
     if kind == "value_error" and not key:

@@ -83,7 +83,8 @@ class DataConfig(Section):
     """The clients' task.  Its last split is held by the server to measure the model."""
 
     task: str = Field(
-        default="sample", description="sample, e2e, webnlg, mmlu, a GLUE task, text or table"
+        default="sample",
+        description="sample, e2e, webnlg, mmlu, mmlu_auxiliary, a GLUE task, text or table",
     )
     folder: Path | None = Field(
         default=None, description="where the files are; else LEFF_DATA, else hub"

@@ -4,18 +4,20 @@ planned("gpt2", "leff", RunConfig(), layers=2)["total_bytes"]
 chosen("gpt2", RunConfig(), memory="1GB")["layers"]
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from transformers import PretrainedConfig
 
 from leff.choices import choice_of
-from leff.config import RunConfig
+from leff.config import ADAPTER_OPTIONS, RunConfig
 from leff.context.auto import Setting, assumed_errors
 from leff.cost.footprint import Choice
-from leff.cost.plan import plan
+from leff.cost.plan import METHODS, plan
 from leff.cost.prediction import logits_bytes, predict
 from leff.devices.budget import within
+from leff.errors import ConfigError
 from leff.families import empty_model, freeze_head
 from leff.families.known import KNOWN_CONFIGS, load_config
 from leff.sources import model_source
@@ -47,6 +49,20 @@ def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[
     `numbers` are `layers`, `rank` and `base_bits`, which is the configuration's unless given.
     """
     return plan_of(model, method, config, choice_of(config, method, **numbers))
+
+
+def check_used(method: str, given: Iterable[str]) -> None:
+    """Raise ConfigError for an option (layers, context.bits, ...) that is not the method's.
+
+    An unknown method passes: it is refused where it is looked up.
+    """
+    for option in given:
+        methods = ADAPTER_OPTIONS.get(f"method.{option}", ("leff",))
+        if method in METHODS and method not in methods:
+            flag = option.removeprefix("context.").replace("_", "-").replace("name", "context")
+            raise ConfigError(
+                f"--{flag} means nothing to {method}, only to {', '.join(methods)}; leave it out"
+            )
 
 
 def plan_of(model: str, method: str, config: RunConfig, asked: Choice) -> dict[str, Any]:

@@ -47,8 +47,6 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     if config.method.name not in METHODS:
         raise ConfigError(f"no method {config.method.name!r}{nearest(config.method.name, METHODS)}")
     config = with_fleet_count(config)
-    if unused := unused_options(config):
-        log.info("without effect in this run: %s", ", ".join(unused))
     device = torch_device(config.engine.device)
     check_precision(config.training.precision, device)
     data, task = config.data, task_of(config)
@@ -65,7 +63,8 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     model, tokenizer = load_start(config, task)
     _check_positions(config, model, task.kind)
     devices, total = client_devices(config.clients), len(blocks(model))
-    layers = [total] if devices else config.clients.layers  # a fleet's go by memory and time
+    by_layers = config.method.name == "leff" and not devices  # a fleet's go by memory and time
+    layers = config.clients.layers if by_layers else [total]
     capacities = client_capacities(layers, config.clients.count, total)
     examples = _client_examples(train, split, tokenizer, task.kind, data.max_length)
     few = [client for client, own in enumerate(examples) if not own]
@@ -89,6 +88,9 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     if recipe.uses_proxy:
         digests["proxy_digest"] = _digest_tensors(proxy)
     model = model.to(device)
+    method = recipe.build(config, writer, proxy, model)
+    if unused := unused_options(config):
+        log.info("without effect in this run: %s", ", ".join(unused))
     workers = worker_count(config.engine.workers, device, config.engine.threads)
     return Federation(
         config=config,
@@ -98,7 +100,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         model=model,
         split=split,
         capacities=capacities,
-        method=recipe.build(config, writer, proxy, model),
+        method=method,
         fleet=LocalFleet(
             examples, capacities, store, device, workers, client_budgets(config.clients), devices
         ),

@@ -5,6 +5,7 @@
 Options end here: methods, contexts and merges take values.
 """
 
+import functools
 import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ import torch
 
 from leff.aggregate import Merge
 from leff.choices import choice_of, fixed_setting
-from leff.config import RunConfig
+from leff.config import ADAPTER_OPTIONS, RunConfig
 from leff.context import Bank, Distillation
 from leff.cost.footprint import shell_bits
 from leff.cost.peaks import peaks_of
@@ -51,7 +52,7 @@ class MethodRecipe:
 
 
 def _leff(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
-    _refuse_ranks(config)
+    _refuse_promises(config)
     context, method = config.context, config.method
     distillation = Distillation(
         steps=context.steps,
@@ -167,37 +168,63 @@ METHODS = {
 def client_ranks(config: RunConfig, model: Any, kind: str) -> tuple[int, ...]:
     """Return R_i of every client: as given, or the largest to method.rank that its memory allows.
 
-    Raises ConfigError for a rank that the model has no room for, and memory that has none for 1.
+    Raises ConfigError for a rank that the model has no room for, and memory that has none for the
+    client's rank, or for 1.
     """
+    _refuse_promises(config)
     clients, targets = config.clients, target_shapes(model)
     given = clients.ranks or [config.method.rank]
     for rank in given:
         check_rank(targets, rank, "clients.ranks" if clients.ranks else "method.rank")
-    if clients.ranks or not (clients.memory or clients.fleet):
-        return tuple(itertools.islice(itertools.cycle(given), clients.count))
+    ranks = tuple(itertools.islice(itertools.cycle(given), clients.count))
+    if not (clients.memory or clients.fleet):
+        return ranks
 
+    @functools.cache
     def needed(rank: int) -> int:
         asked = choice_of(config, config.method.name, rank=rank)
         return least_peak(model.config, kind, config.method.name, asked)
 
     budgets = [memory or 0 for memory, _ in client_budgets(clients)]  # all are limited
+    if clients.ranks:
+        _refuse_ranks(config, ranks, budgets, needed)
+        return ranks
     _refuse_memory(config, budgets, needed(1))
-    ranks = range(1, config.method.rank + 1)
-    largest = {memory: bisect_right(ranks, memory, key=needed) for memory in set(budgets)}
+    lower = range(1, config.method.rank + 1)
+    largest = {memory: bisect_right(lower, memory, key=needed) for memory in set(budgets)}
     return tuple(max(1, largest[memory]) for memory in budgets)
 
 
-def _refuse_ranks(config: RunConfig) -> None:
-    if config.clients.ranks:
-        raise ConfigError(
-            f"clients.ranks cannot be used by {config.method.name}, which has no ranks by client; "
-            "use flora or flexlora, or leave it out"
-        )
+def _refuse_ranks(
+    config: RunConfig, ranks: Sequence[int], budgets: Sequence[int], needed: Callable[[int], int]
+) -> None:
+    """Raise ConfigError for a client that lacks the memory for its rank; a fleet's sit out."""
+    if config.clients.fleet:
+        return
+    for rank, memory in sorted(set(zip(ranks, budgets, strict=True))):
+        if memory < needed(rank):
+            raise ConfigError(
+                f"clients.ranks gives a client with {memory / 1e6:.1f} MB rank {rank}, a step of "
+                f"which takes {needed(rank) / 1e6:.1f} MB at least; lower it, or leave "
+                "clients.ranks out: ranks then go by clients.memory"
+            )
+
+
+def _refuse_promises(config: RunConfig) -> None:
+    """Raise ConfigError for what would spare clients memory and that the method does not do."""
+    values = {"clients.ranks": config.clients.ranks, "method.base_bits": config.method.base_bits}
+    for key, value in values.items():
+        methods = ADAPTER_OPTIONS[key]
+        if value not in ([], 32) and config.method.name not in methods:
+            raise ConfigError(
+                f"{key} cannot be used by {config.method.name}; use {' or '.join(methods)}, or "
+                "leave it out"
+            )
 
 
 def _check_memory(config: RunConfig, model: Any, kind: str) -> None:
     """Raise ConfigError for what clients cannot do with this method, in which all are alike."""
-    _refuse_ranks(config)
+    _refuse_promises(config)
     if not (config.clients.memory or config.clients.fleet):
         return
     name = config.method.name

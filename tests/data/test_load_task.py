@@ -21,7 +21,8 @@ def test_unknown_task_names_the_nearest():
 
 def test_every_name_is_known():
     glue = {"cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"}
-    assert set(known_tasks()) == {"sample", "e2e", "webnlg", "mmlu", "text", "table"} | glue
+    others = {"sample", "e2e", "webnlg", "mmlu", "mmlu_auxiliary", "text", "table"}
+    assert set(known_tasks()) == others | glue
 
 
 def test_sample_is_loaded_from_its_module_when_asked_for(monkeypatch):
@@ -69,13 +70,15 @@ def test_the_hub_is_asked_if_the_variable_does_not_hold_the_task(tmp_path, monke
     assert calls[0][0][0] == "tuetschek/e2e_nlg"
 
 
-def test_no_network_is_said_with_a_remedy(hub, monkeypatch, tmp_path):
+def test_no_network_is_said_with_a_remedy(hub, monkeypatch, tmp_path, caplog):
     hub({}, error=ConnectionError("Couldn't reach the Hub"))
     with pytest.raises(DataError, match="no folder was named"):
         load_task("rte")
     monkeypatch.setenv("LEFF_DATA", str(tmp_path))
     with pytest.raises(DataError, match=r"LEFF_DATA=.* does not hold it"):
         load_task("rte")
+    place = f"{tmp_path}/glue/rte"
+    assert f"{place}, " in caplog.text and "train: train.parquet or train.tsv" in caplog.text
     with pytest.raises(DataError, match=r"nyu-mll/glue \(rte\).*Couldn't reach.*--data-dir"):
         load_task("rte")
 

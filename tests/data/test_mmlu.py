@@ -52,8 +52,8 @@ def on_hub(table):
     return {**kept, "choices": choices, "answer": answers}
 
 
-def check(task):
-    assert task.kind == "generation" and task.attributes == ("subject",)
+def check(task, attributes=("subject",)):
+    assert task.kind == "generation" and task.attributes == attributes
     row = task.test[1]
     assert row == {"input": INPUT, "references": ["B"], "subject": "abstract_algebra"}
     assert with_shots(row["input"], row["subject"], task.shots[row["subject"]][:2]) == TWO_SHOTS
@@ -71,8 +71,13 @@ def test_a_folder_trains_on_val(tmp_path, inside):
 
 def test_a_folder_with_auxiliary_train(tmp_path, write):
     write_mmlu(tmp_path)
+    with pytest.raises(DataError, match=r"mmlu_auxiliary.*train: auxiliary_train.parquet"):
+        load_task("mmlu_auxiliary", tmp_path)
     write("mmlu/auxiliary_train.parquet", SPLITS["test"])
-    assert len(load_task("mmlu", tmp_path).train) == 5
+    assert load_task("mmlu", tmp_path).train["subject"][9] == "virology"
+    task = load_task("mmlu_auxiliary", tmp_path)
+    assert len(task.train) == 5 and task.train.column_names == ["input", "target"]
+    check(task, attributes=())
 
 
 def test_hub(hub):
@@ -81,12 +86,16 @@ def test_hub(hub):
     calls = hub(
         {"auxiliary_train": extra, **{name: on_hub(table) for name, table in splits.items()}}
     )
-    task = load_task("mmlu")
+    same = load_task("mmlu")
     assert calls[0][0] == ("cais/mmlu", "all")
-    check(task)
+    check(same)
+    assert same.train["input"][:] == same.validation["input"][:]
+    assert same.train[9]["subject"] == "virology"
+    task = load_task("mmlu_auxiliary")
+    check(task, attributes=())
     head = "The following are multiple choice questions (with answers).\n\nAsked 0 of 16?\nA. a0"
     assert task.train[0]["input"].startswith(head)
-    assert (task.train[0]["target"], task.train[0]["subject"]) == ("A", "none")
+    assert task.train[0]["target"] == "A"
     questions, shots = load_test()
     assert questions[:] == task.test[:] and shots == task.shots
 

@@ -125,7 +125,7 @@ def test_what_is_unknown_is_refused_with_what_exists(tmp_path):
         runs("figure4", points=("7",))
     with pytest.raises(ConfigError, match=r"at size mini has no 10, only 0\.05, 0\.5, 5"):
         runs("figure4", points=("10",))
-    with pytest.raises(ConfigError, match="table1 has no points"):
+    with pytest.raises(ConfigError, match="table 1 has no points"):
         runs("table1", points=("5",))
     with pytest.raises(ConfigError, match=r"no experiments in .*--experiments"):
         experiments_folder(tmp_path)
@@ -222,7 +222,7 @@ def test_a_wrong_file_is_refused(tmp_path):
             read_common(tmp_path)
     common.write_text(text)
     table.write_text(good.replace("clients.count", "clients.number"))
-    with pytest.raises(ConfigError, match=r"table3, 8, E2E: .*unknown key clients\.number"):
+    with pytest.raises(ConfigError, match=r"table 3, 8, E2E: .*unknown key clients\.number"):
         cells(read_experiment(tmp_path, "table3"), COMMON, Selection())
 
 

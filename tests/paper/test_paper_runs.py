@@ -96,6 +96,16 @@ def test_nothing_is_run_twice_and_figures_share_the_runs(copied, monkeypatch):
     assert [run.point for run in figure.missing] == ["5", "5"]
 
 
+def test_a_run_that_another_process_has_made_meanwhile_is_not_run_again(copied, monkeypatch):
+    monkeypatch.setattr(sweep, "in_this_process", raises)
+    study, said = Study.open("table1", ONE, copied), []
+    path = study.store.path(study.runs[0].key)
+    made, study.results = path.read_bytes(), {}  # as if it had not been there at first
+    assert len(study.missing) == 1 and study.fill(say=said.append) == {}
+    assert said == ["1 of 1: LEFF, Walks, seed 0, done by another process"]
+    assert study.missing == [] and path.read_bytes() == made
+
+
 def test_what_is_complete_is_shown_without_its_model(copied, cli, monkeypatch):
     def nowhere(*_, **__):
         raise ModelError("not to be had")
@@ -153,7 +163,7 @@ def test_a_failing_run_does_not_stop_the_others(places, cli, monkeypatch):
     monkeypatch.setattr(sweep, "in_this_process", some)
     status, printed, said = cli("table", 1, "--seed", 0, "--json", *flags(places))
     cells = {(cell["row"], cell["column"]): cell for cell in json.loads(printed)}
-    assert status == 1 and "1 runs failed (it broke); the same command tries them again" in said
+    assert status == 1 and "1 run failed (it broke); the same command tries it again" in said
     assert cells["FedAvg", "BLEU"]["missing"] == "it broke (seed 0)"
     assert cells["LEFF", "BLEU"]["mean"] is not None and cells["LEFF", "BLEU"]["missing"] is None
 
@@ -299,7 +309,7 @@ def test_no_run_prints_what_is_there_and_what_is_missing(copied, cli, monkeypatc
     assert status == 0 and "(1)" in printed and "not run (seed 1)" in printed
     status, printed, _ = cli("table", 1, "--no-run", "--json", *flags(copied))
     cell = json.loads(printed)[0]
-    names = ["row", "column", "metric", "mean", "deviation", "seeds", "paper", "missing"]
+    names = ["row", "column", "metric", "mean", "deviation", "seeds", "paper", "missing", "notes"]
     assert list(cell) == names and cell["seeds"] == 1 and cell["deviation"] is None
     status, printed, _ = cli("table", 1, "--no-run", "--markdown", *flags(copied))
     assert printed.startswith("### Table 1 (mini): Made up") and "| BLEU | " in printed
@@ -352,6 +362,6 @@ def test_runs_in_processes_end_with_the_command(places, tmp_path):
 @pytest.mark.slow
 def test_a_process_that_fails_says_why(places):
     write_experiments(places.experiments, clients__layers=[99])
-    study = Study.open("table1", Selection(rows=("FedAvg",)), places)
+    study = Study.open("table1", Selection(rows=("LEFF",)), places)
     failures = study.fill(jobs=2)
     assert len(failures) == 2 and all("clients.layers must be 1 to" in f for f in failures.values())

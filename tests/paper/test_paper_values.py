@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from leff.paper.captions import missing_lines, note_lines
 from leff.paper.cells import Selection, cells
 from leff.paper.experiment import experiments_folder, read_common, read_experiment
 from leff.paper.published import TABLES
-from leff.paper.tables import missing_lines
 from leff.paper.values import Value, metric_values, round_values
 
 FOLDER = experiments_folder()
@@ -29,8 +29,9 @@ def made(name, numbers, **selection):
             continue
         names = COMMON.tasks[run.task].metrics.values()
         value = numbers[run.task][run.seed]
+        notes = {"METEOR": "no Java"} if "METEOR" in names else {}
         results[run.key] = {
-            "after": {"metrics": dict.fromkeys(names, value), "notes": {"METEOR": "no Java"}},
+            "after": {"metrics": dict.fromkeys(names, value), "notes": notes},
             "rounds": [{"round": n, "loss": value and value / (n + 1)} for n in range(3)],
         }
     return found, results
@@ -63,6 +64,7 @@ def test_a_cell_has_points_seeds_and_the_papers_figure():
         "seeds": 2,
         "paper": 27.74,
         "missing": "not run (seed 2)",
+        "notes": [],
     }
 
 
@@ -137,6 +139,30 @@ def test_what_is_missing_is_named_by_run_not_by_metric_or_round():
     ]
     rounds = missing_lines(round_values(found, results, {}))
     assert sorted(rounds) == sorted(missing_lines(values))
+
+
+def test_what_runs_say_of_a_metric_is_said_once():
+    """Of notes that differ in figures one; of a metric that is not there it is the reason."""
+    found, results = made("table4", {"MMLU": {0: 0.25}})
+    first, *others = results.values()
+    first["after"]["notes"] = {"shots": "1 of 64 questions had 1.5 shots"}
+    for other in others:
+        other["after"]["notes"] = {"shots": "3 of 64 questions had 0.5 shots"}
+    values = metric_values(read_experiment(FOLDER, "table4"), COMMON, found, results, {})
+    assert values[0].to_dict()["notes"] == ["1 of 64 questions had 1.5 shots"]
+    assert note_lines(values) == [
+        "MMLU: 1 of 64 questions had 1.5 shots (and the like in other runs)"
+    ]
+    found, results = made("table3", {"E2E": {0: 0.5}}, rows=("8",))
+    (notes,) = (result["after"]["notes"] for result in results.values())
+    notes["NIST"] = "not the official one"
+    values = metric_values(read_experiment(FOLDER, "table3"), COMMON, found, results, {})
+    assert note_lines(values) == ["NIST: not the official one", "METEOR: no Java"]
+    (result,) = results.values()
+    result["after"]["metrics"]["METEOR"] = None
+    values = metric_values(read_experiment(FOLDER, "table3"), COMMON, found, results, {})
+    assert note_lines(values) == ["NIST: not the official one"]
+    assert missing_lines(values) == ["METEOR: no Java (seed 0)"]
 
 
 def test_a_metric_alone_that_is_missing_is_named():

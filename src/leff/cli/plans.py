@@ -78,7 +78,7 @@ def plan(
     """
     from leff.config import load_config
     from leff.devices.classes import asked_classes
-    from leff.planning import chosen, predicted
+    from leff.planning import check_used, chosen, predicted
     from leff.report.plans import print_choice, print_device_plans, print_plan
     from leff.units import parse_seconds
 
@@ -97,6 +97,8 @@ def plan(
     )
     numbers = {"layers": layers, "rank": rank, "base_bits": base_bits}
     counts = {key: value for key, value in numbers.items() if value is not None}
+    if memory is None and flops is None:
+        check_used(method, {**given, **counts})
     checked = load_config(None, {**given, **step})
     if not 0 < labelled <= 1:
         raise ConfigError(f"--labelled must be above 0 and at most 1, got {labelled}")

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
 PUBLIC = {  # name -> module
-    **{name: name for name in ("e2e", "webnlg", "mmlu")},
+    **{name: name for name in ("e2e", "webnlg")},
+    **dict.fromkeys(("mmlu", "mmlu_auxiliary"), "mmlu"),
     **dict.fromkeys(GLUE, "glue"),
 }
 OWN = ("text", "table")

@@ -6,6 +6,7 @@ rows = read_rows(Path("train.csv")); rows.column("label")
 import csv
 import gzip
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, TextIO
 
 from leff.errors import DataError, nearest
 
+log = logging.getLogger("leff.data")
 DATA_VARIABLE = "LEFF_DATA"
 
 
@@ -73,7 +75,8 @@ def locate(
 
     Looks in each of the sub-folders `inside` of `folder` (or of ``LEFF_DATA``) for the first of
     the `names` of each split; ``test`` may be missing.  Raises DataError, which lists what was
-    looked for where, if `folder` is given and does not hold the task.
+    looked for where, if `folder` is given and does not hold the task; of ``LEFF_DATA`` a warning
+    says so.
     """
     variable = os.environ.get(DATA_VARIABLE)
     root = folder or (Path(variable).expanduser() if variable else None)
@@ -87,13 +90,15 @@ def locate(
         }
         if found["train"] and found["validation"]:
             return {split: path for split, path in found.items() if path}
-    if folder is None:
-        return None
     wanted = "; ".join(f"{s}: {' or '.join(o)}" for s, o in names.items() if s != "test")
     looked = ", ".join(str(root / sub) for sub in inside)
+    said = f"does not hold the task {task!r}: looked in {looked} for {wanted}"
+    if folder is None:
+        log.warning("%s=%s %s; the hub is asked", DATA_VARIABLE, root, said)
+        return None
     raise DataError(
-        f"{folder} does not hold the task {task!r}: looked in {looked} for {wanted}. Name the "
-        "folder that has them with --data-dir, or leave it out to load from the hub"
+        f"{folder} {said}. Name the folder that has them with --data-dir, or leave it out to load "
+        "from the hub"
     )
 
 

@@ -2,9 +2,10 @@
 
     python -c "from leff.data import load_task; print(load_task('mmlu', 'data').test[0]['input'])"
 
-The prompts are, to the blank, those of the authors' `evaluate.py` (github.com/hendrycks/test).  The
-hub has 99,842 questions to train on, without subjects; a folder without them trains on `val`, and
-then a round's validation figure is of questions that the clients have seen; `test` is apart.
+The prompts are, to the blank, those of the authors' `evaluate.py` (github.com/hendrycks/test).
+``mmlu`` trains on `val`, so that a round's validation figure is of questions that the clients have
+seen; ``mmlu_auxiliary`` on the 99,842 questions of `auxiliary_train`, which have no subjects, so
+that clients cannot be split by them.  `test` is apart from both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 
 LETTERS = "ABCD"
 SHOTS = 5  # worked examples of each subject in `dev`
+AUXILIARY = "mmlu_auxiliary"
 FILES = {
-    "train": ("auxiliary_train.parquet", "val.parquet"),
+    "train": ("val.parquet",),
     "validation": ("val.parquet",),
     "test": ("test.parquet",),
     "dev": ("dev.parquet",),
 }
 HUB = "cais/mmlu"
-HUB_SPLITS = {"train": "auxiliary_train", **{s: s for s in ("validation", "test", "dev")}}
 _ANSWERS = {str(i): letter for i, letter in enumerate(LETTERS)} | {a: a for a in LETTERS}
 
 Shots = Mapping[str, Sequence[str]]  # subject -> its worked examples, as they stand in a prompt
@@ -36,8 +37,8 @@ Shots = Mapping[str, Sequence[str]]  # subject -> its worked examples, as they s
 def load(name: str, folder: Path | None = None) -> Task:
     """Load MMLU from a folder of Parquet files or from the hub, every question a row.
 
-    ``input`` is the prompt without worked examples and ``target`` the letter; `validation` and
-    `test` have a column ``subject``, for `Task.shots`.
+    ``input`` is the prompt without worked examples and ``target`` the letter; all but the
+    questions of `auxiliary_train` have a column ``subject``, for splits and `Task.shots`.
     """
     rows = _rows(name, folder)
     columns = {split: _columns(part) for split, part in rows.items()}
@@ -45,10 +46,10 @@ def load(name: str, folder: Path | None = None) -> Task:
     return Task(
         name,
         "generation",
-        _training(columns["train"]),
+        _training(columns["train"], name),
         _evaluation(columns["validation"], shots, rows["validation"]),
         _evaluation(columns["test"], shots, rows["test"]) if "test" in rows else None,
-        attributes=("subject",),
+        attributes=() if name == AUXILIARY else ("subject",),
         shots=shots,
     )
 
@@ -102,7 +103,8 @@ def with_shots(text: str, subject: str, shots: Sequence[str]) -> str:
 
 
 def _rows(name: str, folder: Path | None, only: Sequence[str] = tuple(FILES)) -> dict[str, Rows]:
-    files = locate(name, folder, ("mmlu", "."), FILES)
+    names = FILES | ({"train": ("auxiliary_train.parquet",)} if name == AUXILIARY else {})
+    files = locate(name, folder, ("mmlu", "."), names)
     if files and "dev" not in files:
         place = files["validation"].parent
         raise DataError(f"{place} has no dev.parquet, the worked examples of MMLU's prompts")
@@ -111,9 +113,8 @@ def _rows(name: str, folder: Path | None, only: Sequence[str] = tuple(FILES)) ->
     from leff.data.hub import fetch, hub_rows
 
     splits = fetch(HUB, "all")
-    if HUB_SPLITS["train"] not in splits:
-        splits[HUB_SPLITS["train"]] = splits["validation"]
-    return {split: hub_rows(splits, HUB_SPLITS[split], HUB) for split in only}
+    theirs = {"train": "auxiliary_train" if name == AUXILIARY else "validation"}
+    return {split: hub_rows(splits, theirs.get(split, split), HUB) for split in only}
 
 
 def _columns(rows: Rows) -> dict[str, list[str]]:
@@ -151,13 +152,11 @@ def _inputs(columns: Mapping[str, Sequence[str]]) -> list[str]:
     return [header(subject) + question for subject, question in pairs]
 
 
-def _training(columns: Mapping[str, Sequence[str]]) -> "Dataset":
+def _training(columns: Mapping[str, Sequence[str]], name: str) -> "Dataset":
     from datasets import Dataset
 
-    subjects = [subject or "none" for subject in columns["subject"]]
-    return Dataset.from_dict(
-        {"input": _inputs(columns), "target": columns["answer"], "subject": subjects}
-    )
+    subjects = {} if name == AUXILIARY else {"subject": columns["subject"]}
+    return Dataset.from_dict({"input": _inputs(columns), "target": columns["answer"], **subjects})
 
 
 def _evaluation(columns: Mapping[str, Sequence[str]], shots: Shots, rows: Rows) -> "Dataset":

@@ -114,7 +114,9 @@ def _columns(
 def _points(experiment: Experiment, selection: Selection) -> list[str]:
     """Return the points asked for, of those that the size has; one without a name if none are."""
     if selection.points and not experiment.points:
-        raise ConfigError(f"{experiment.name} has no points; --point is for figures along an axis")
+        raise ConfigError(
+            f"{experiment.spoken} has no points; --point is for figures along an axis"
+        )
     asked = chosen("point", selection.points, experiment.points, experiment)
     kept = experiment.size(selection.size).points or asked
     for point in asked if selection.points else []:
@@ -132,7 +134,7 @@ def chosen(
     for label in wanted:
         if label.lower() not in lower:
             raise ConfigError(
-                f"{experiment.name} has no {what} {label!r}; it has {', '.join(known)}"
+                f"{experiment.spoken} has no {what} {label!r}; it has {', '.join(known)}"
             )
     asked = {lower[label.lower()] for label in wanted} or set(known)
     return [label for label in known if label in asked]
@@ -152,12 +154,12 @@ def _cell(
     if task in experiment.rows[row].absent:
         reason = experiment.rows[row].absent[task]
         if selection.rows and selection.columns:
-            raise ConfigError(f"{experiment.name} has no {row} on {task}: {reason}")
+            raise ConfigError(f"{experiment.spoken} has no {row} on {task}: {reason}")
         return Cell(row, point, task, columns, absent=reason)
     files, lacking = _needed(experiment.rows[row].needs, selection.data_dir)
     if lacking:
         if selection.rows:
-            raise DataError(f"{experiment.name}, {row}: {lacking}")
+            raise DataError(f"{experiment.spoken}, {row}: {lacking}")
         return Cell(row, point, task, columns, absent=lacking)
     options = _options(experiment, common, selection, row, point, task) | files
     extent = experiment.size(selection.size)
@@ -187,7 +189,7 @@ def _left_out_error(
 ) -> ConfigError:
     """Return what to raise for a name that was asked for and that the size leaves out."""
     return ConfigError(
-        f"{experiment.name} at size {size} has no {name}, only {', '.join(kept)}; take one of "
+        f"{experiment.spoken} at size {size} has no {name}, only {', '.join(kept)}; take one of "
         "those, or --size full"
     )
 
@@ -234,7 +236,7 @@ def _rate(common: Common, size: str, method: str, task: str) -> float:
 
 def _needed(needs: Mapping[str, str], data_dir: Path | None) -> tuple[Options, str]:
     """Return the files that a row needs as options, and what to say if one is not there."""
-    root = data_dir or os.environ.get(DATA_VARIABLE)
+    root = data_dir or os.environ.get(DATA_VARIABLE) or None
     found: Options = {}
     for option, name in needs.items():
         if root is None:
@@ -253,7 +255,7 @@ def _run(
     try:
         config = load_config(None, options)
     except ConfigError as error:
-        raise ConfigError(f"{experiment.name}, {row}, {task}: {error}") from None
+        raise ConfigError(f"{experiment.spoken}, {row}, {task}: {error}") from None
     command = ["leff", *experiment.words, "--size", selection.size]
     command += ["--row", row, "--column", task, *(["--point", point] if point else [])]
     command += ["--seed", str(config.seed)]

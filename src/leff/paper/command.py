@@ -12,6 +12,7 @@ from rich.console import Console
 
 from leff.errors import ConfigError, ModelError, RunError
 from leff.paper import tables
+from leff.paper.captions import missing_lines, note_lines
 from leff.paper.cells import Selection
 from leff.paper.counts import count_cells, counts_markdown, print_counts
 from leff.paper.listing import print_runs, run_rows
@@ -43,8 +44,10 @@ class Answer:
         """Raise RunError if a run failed."""
         if self.failures:
             reasons = "; ".join(dict.fromkeys(self.failures.values()))
+            count, them = len(self.failures), "it" if len(self.failures) == 1 else "them"
             raise RunError(
-                f"{len(self.failures)} runs failed ({reasons}); the same command tries them again"
+                f"{count} run{'s' if count > 1 else ''} failed ({reasons}); the same command tries "
+                f"{them} again"
             )
 
 
@@ -94,7 +97,7 @@ def answer(
 
     def show_figure(console: Console) -> None:
         console.print(f"picture {path}", markup=False, highlight=False, soft_wrap=True)
-        for line in tables.missing_lines(values):
+        for line in note_lines(values) + missing_lines(values):
             console.print(line, markup=False, highlight=False)
 
     return Answer(rows, show_figure, failures)

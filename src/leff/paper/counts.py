@@ -12,6 +12,7 @@ from rich.text import Text
 
 from leff.config import RunConfig, load_config
 from leff.errors import ConfigError
+from leff.paper.captions import caption
 from leff.paper.cells import Selection, chosen
 from leff.paper.experiment import Common, Experiment
 from leff.paper.layout import NOTHING, markdown_head, markdown_row, print_blocks, title
@@ -78,7 +79,7 @@ def print_counts(console: Console, study: Study, found: Sequence[Cell]) -> None:
             for model, own in _by_model(found).items()
         }
         print_blocks(console, heading, _methods(found), lines)
-    console.print(Text(f"Ours; below it the paper's. {study.caption()}", style="dim"))
+    console.print(Text(f"Ours; below it the paper's. {caption(study)}", style="dim"))
     for line in dict.fromkeys(_count_notes(found)):
         console.print(Text(line, style="yellow"))
 
@@ -92,7 +93,7 @@ def counts_markdown(study: Study, found: Sequence[Cell]) -> str:
             cells = (f"{ours} [{paper}]" for ours, paper in map(pair, own))
             lines.append(markdown_row([model, *cells]))
     notes = [f"- {line}" for line in dict.fromkeys(_count_notes(found))]
-    return "\n".join([*lines, "", f"Ours, in brackets the paper's. {study.caption()}", "", *notes])
+    return "\n".join([*lines, "", f"Ours, in brackets the paper's. {caption(study)}", "", *notes])
 
 
 def _methods(found: Sequence[Cell]) -> list[str]:

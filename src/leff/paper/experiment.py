@@ -39,6 +39,7 @@ class Group(Strict):
     average: str = ""  # the label of the column that averages them, if any does
     scale: float = 1.0  # 100 for points
     digits: int = 4
+    measured_on: str = ""  # which examples a run's last figures are of
 
 
 class TaskEntry(Strict):
@@ -125,6 +126,11 @@ class Experiment(Strict):
     def words(self) -> list[str]:
         """The name as the command line has it: table and 1."""
         return _words(self.name)
+
+    @property
+    def spoken(self) -> str:
+        """The name as people write it: table 1."""
+        return " ".join(self.words)
 
     def size(self, name: str) -> Extent:
         return self.mini if name == "mini" else self.full

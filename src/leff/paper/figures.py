@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from leff.paper.captions import averages_line, caption
 from leff.paper.study import Study
 from leff.paper.values import Value
 
@@ -59,7 +60,7 @@ def _around(
     figure: Any, study: Study, values: Sequence[Value], axes: Sequence[Any], across: int
 ) -> None:
     """Add title, legend and caption."""
-    name = " ".join(study.experiment.words).capitalize()
+    name = study.experiment.spoken.capitalize()
     title = f"{name} ({study.selection.size}): {study.experiment.title}"
     found: dict[str, Any] = {}
     for axis in axes:
@@ -72,12 +73,13 @@ def _around(
         look = {"loc": "upper center", "bbox_to_anchor": (0.5, below), "frameon": False}
         figure.legend([found[label] for label in named], named, ncols=len(named), **look)
     figure.suptitle(title)
-    said = f"{study.caption()} {_seeds(study, values)}"
+    told = (caption(study), averages_line(values), _seeds(study, values))
+    said = " ".join(filter(None, told))
     if any(value.deviation is not None for value in values):
         spread = "Bands" if study.experiment.kind == "rounds" else "Whiskers"
         said += f" {spread}: one standard deviation over seeds."
-    caption = textwrap.fill(said, CAPTION_WIDTH * max(across, 2))
-    figure.supxlabel(caption, fontsize=8, ha="left", x=0.02)
+    filled = textwrap.fill(said, CAPTION_WIDTH * max(across, 2))
+    figure.supxlabel(filled, fontsize=8, ha="left", x=0.02)
 
 
 def _seeds(study: Study, values: Sequence[Value]) -> str:

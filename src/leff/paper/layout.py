@@ -18,7 +18,7 @@ NOTHING = "–"
 
 def title(study: Study) -> str:
     """Return ``Table 1 (mini): Methods on GLUE and E2E``; counts have no size."""
-    name = " ".join(study.experiment.words).capitalize()
+    name = study.experiment.spoken.capitalize()
     size = "" if study.experiment.kind == "counts" else f" ({study.selection.size})"
     return f"{name}{size}: {study.experiment.title}"
 

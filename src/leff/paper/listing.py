@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from leff.paper.captions import missing_lines
 from leff.paper.layout import NOTHING, title
 from leff.paper.study import Study
-from leff.paper.tables import missing_lines
 from leff.report.live import bytes_text
 
 

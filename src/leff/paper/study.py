@@ -83,24 +83,6 @@ class Study:
         """The runs that have no result yet."""
         return [run for run in self.runs if run.key not in self.results]
 
-    def caption(self) -> str:
-        """Return the experiment's caption with what the size means for the groups in it."""
-        if self.experiment.kind == "counts":
-            return self.experiment.caption
-        size, extent = self.common.size(self.selection.size), self._extent
-        groups = dict.fromkeys(self.common.tasks[cell.task].group for cell in self.cells)
-        parts = [
-            self.experiment.caption,
-            size.note,
-            *(size.notes.get(group, "") for group in groups),
-        ]
-        model = f"With {self.selection.model} instead." if self.selection.model else ""
-        return " ".join(filter(None, [*parts, extent.note, model]))
-
-    @property
-    def _extent(self) -> Any:
-        return self.experiment.size(self.selection.size)
-
     @cached_property
     def _forecast(self) -> Forecast:
         return Forecast(self.common, self.selection.size, self.store.all())
@@ -128,9 +110,15 @@ class Study:
 
         def finish(run: PaperRun, folder: Path, seconds: float | None) -> None:
             self.store.write(run, collect(folder, seconds, operations[run.key]))
-            self.results[run.key] = self.store.read(run) or {}
+            done(run)
 
-        return sweep(runs, Workshop(self.places.runs, jobs, keep), finish, say)
+        def done(run: PaperRun) -> bool:
+            result = self.store.read(run)
+            if result is not None:
+                self.results[run.key] = result
+            return result is not None
+
+        return sweep(runs, Workshop(self.places.runs, jobs, keep), finish, say, done)
 
     def values(self, failures: Mapping[str, str] | None = None) -> list[Value]:
         """Return what the table or figure shows."""

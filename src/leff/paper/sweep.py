@@ -27,6 +27,7 @@ HEAVY = ("checkpoints", "model", "parts", "updates")  # of a finished run's fold
 
 Start = Callable[[PaperRun, Path], None]
 Finish = Callable[[PaperRun, Path, float | None], None]  # the last: seconds, if they can be told
+Done = Callable[[PaperRun], bool]
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,24 @@ class Workshop:
 
 
 def sweep(
-    runs: Sequence[PaperRun], workshop: Workshop, finish: Finish, say: Callable[[str], None]
+    runs: Sequence[PaperRun],
+    workshop: Workshop,
+    finish: Finish,
+    say: Callable[[str], None],
+    done: Done = lambda run: False,
 ) -> dict[str, str]:
     """Bring every run to its end, and call `finish` for each as soon as it is there.
 
-    Return what went wrong, by the key of the run.
+    `done` is asked before each: another process may have made it meanwhile.  Return what went
+    wrong, by the key of the run.
     """
     gpus = _gpus()
     jobs = min(workshop.jobs or max(1, len(gpus)), max(1, len(runs)))
     timed = jobs == 1 or jobs <= len(gpus)  # no run shares what it runs on
 
     def one(run: PaperRun, start: Start) -> str:
+        if done(run):
+            return "done by another process"
         return _to_its_end(run, workshop, start, finish, say, timed)
 
     if jobs == 1:
@@ -62,8 +70,8 @@ def sweep(
         processes = Processes(gpus, jobs)
         futures = {pool.submit(one, run, processes.start): run for run in runs}
         try:
-            done = ((futures[future], future.result) for future in as_completed(futures))
-            return _failures(done, len(runs), say)
+            ended = ((futures[future], future.result) for future in as_completed(futures))
+            return _failures(ended, len(runs), say)
         except BaseException:  # Ctrl-C among them; it goes on to the caller
             pool.shutdown(wait=False, cancel_futures=True)
             processes.end()

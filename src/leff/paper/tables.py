@@ -6,12 +6,12 @@
 A cell is ``79.3 ± 0.8 (3)``: mean, standard deviation, number of seeds; below it the paper's.
 """
 
-from collections.abc import Callable, Sequence
-from operator import attrgetter
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.text import Text
 
+from leff.paper.captions import averages_line, caption, missing_lines, note_lines
 from leff.paper.experiment import Experiment
 from leff.paper.layout import NOTHING, markdown_head, markdown_row, print_blocks, title
 from leff.paper.study import Study
@@ -38,8 +38,10 @@ def print_table(console: Console, study: Study, values: Sequence[Value]) -> None
 
 def _print_end(console: Console, study: Study, values: Sequence[Value]) -> None:
     said = "; below it the paper's" if _has_paper(values) else ""
-    console.print(Text(f"Ours: {_legend(study)}{said}.{_averages(values)}", style="dim"))
-    console.print(Text(study.caption(), style="dim"))
+    for line in (f"Ours: {_legend(study)}{said}. {averages_line(values)}", caption(study)):
+        console.print(Text(line.rstrip(), style="dim"))
+    for line in note_lines(values):
+        console.print(Text(line, style="dim"))
     for line in missing_lines(values):
         console.print(Text(line, style="yellow"))
 
@@ -53,48 +55,14 @@ def markdown(study: Study, values: Sequence[Value]) -> str:
         cells = (_parts(study.experiment, value) for value in own)
         lines.append(markdown_row([label, *(f"{o} [{p}]" if beside else o for o, p in cells)]))
     said = "; in brackets the paper's" if beside else ""
-    lines += ["", f"Ours: {_legend(study)}{said}.{_averages(values)} {study.caption()}"]
-    absent = missing_lines(values)
-    return "\n".join([*lines, *(["", *(f"- {line}" for line in absent)] if absent else [])])
-
-
-def missing_lines(values: Sequence[Value]) -> list[str]:
-    """Return a line for every reason that something is missing, with the cells it holds for."""
-    cells = [value for value in values if value.metric != "mean"]
-    reasons = dict.fromkeys(value.missing for value in cells if value.missing)
-    return [f"{'; '.join(_where(reason, cells))}: {reason}" for reason in reasons]
-
-
-def _where(reason: str, values: Sequence[Value]) -> list[str]:
-    """Name what has a reason: whole rows, of the rest whole columns, whole cells, single values."""
-    found: list[str] = []
-    for name in (attrgetter("row"), attrgetter("column"), attrgetter("cell"), _single):
-        named = _all_with(reason, values, name)
-        values = [value for value in values if name(value) not in named]
-        found += named
-    return found
-
-
-def _single(value: Value) -> str:
-    return " ".join(filter(None, (value.row, value.point, value.column)))
-
-
-def _all_with(reason: str, values: Sequence[Value], name: Callable[[Value], str]) -> list[str]:
-    """Return the names all of whose values have the reason."""
-    others = {name(value) for value in values if value.missing != reason}
-    return [label for label in dict.fromkeys(map(name, values)) if label not in others]
+    told = (f"Ours: {_legend(study)}{said}.", averages_line(values), caption(study))
+    lines += ["", " ".join(filter(None, told))]
+    below = note_lines(values) + missing_lines(values)
+    return "\n".join([*lines, *(["", *(f"- {line}" for line in below)] if below else [])])
 
 
 def _legend(study: Study) -> str:
     return LEGENDS.get(study.experiment.kind, LEGENDS["table"])
-
-
-def _averages(values: Sequence[Value]) -> str:
-    """Say what the paper's averages are over, where there are some: not always all that it has."""
-    averaged = any(value.metric == "mean" and value.paper is not None for value in values)
-    return (
-        " Averages, the paper's too, are over the columns that this size has." if averaged else ""
-    )
 
 
 def _grid(values: Sequence[Value]) -> tuple[list[str], dict[str, list[Value]]]:

@@ -5,6 +5,7 @@
 Averages over a group of tasks are taken seed by seed, and the paper's over the same tasks.
 """
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from leff.paper.cells import Cell, PaperRun
-from leff.paper.experiment import Common, Experiment, Group
+from leff.paper.experiment import Common, Experiment, Group, TaskEntry
 from leff.paper.published import TABLES
 from leff.paper.results import Result
 
@@ -33,6 +34,7 @@ class Value:
     missing: str | None = None  # what is not there, and why
     left_out: bool = False  # by the size
     cell: str = ""  # the label of what was run for it, of which it may be one figure of many
+    notes: tuple[str, ...] = ()  # what its runs say of the metric
 
     @property
     def mean(self) -> float | None:
@@ -55,6 +57,7 @@ class Value:
             "seeds": len(self.by_seed),
             "paper": self.paper,
             "missing": self.missing,
+            "notes": list(self.notes),
         }
 
 
@@ -116,8 +119,17 @@ def _of_cell(
         missing = cell.absent or _said(problems)
         place = (cell.row, cell.point, column, metric)
         shown = (by_seed, group.digits, paper, missing, cell.left_out, cell.label)
-        found.append(Value(*place, *shown))
+        said = [_notes(run, metric, entry, results) for run in cell.runs if run.seed in by_seed]
+        notes = tuple(dict.fromkeys(itertools.chain.from_iterable(said)))
+        found.append(Value(*place, *shown, notes))
     return found
+
+
+def _notes(run: PaperRun, metric: str, task: TaskEntry, results: Results) -> list[str]:
+    """Return what a run says of a metric, or of all that it measured."""
+    others = set(task.metrics.values()) - {metric}
+    notes = results[run.key]["after"]["notes"]
+    return [note for name, note in notes.items() if name not in others]
 
 
 def _measured(run: PaperRun, metric: str, results: Results) -> float | None:

@@ -1,0 +1,110 @@
+"""What stands below a table or figure: how it was made, what is missing, what to know of a metric.
+
+    caption(study)
+    missing_lines(study.values()), note_lines(study.values())
+
+What differs by table is taken from the options of its own runs, so that no caption promises more
+than was run.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+
+from leff.paper.study import Study
+from leff.paper.values import Value
+
+
+def caption(study: Study) -> str:
+    """Return the experiment's caption with what the size means for the tasks in it."""
+    experiment = study.experiment
+    if experiment.kind == "counts":
+        return experiment.caption
+    size, extent = study.common.size(study.selection.size), experiment.size(study.selection.size)
+    groups = dict.fromkeys(study.common.tasks[cell.task].group for cell in study.cells if cell.runs)
+    parts = [experiment.caption, size.note]
+    for group in groups:
+        parts += [size.notes.get(group, ""), _examples(study, group)]
+    model = f"With {study.selection.model} instead." if study.selection.model else ""
+    return " ".join(filter(None, [*parts, _points_left_out(study), extent.note, model]))
+
+
+def _examples(study: Study, group: str) -> str:
+    """Say what a group's tasks learn from and are measured on."""
+    own = [
+        cell for cell in study.cells if cell.runs and study.common.tasks[cell.task].group == group
+    ]
+    configs = {cell.task: cell.runs[0].config for cell in own}
+    learnt = _by_task({task: config.data.train_examples for task, config in configs.items()})
+    said = f"{learnt} training examples" if learnt else "All training examples"
+    if study.experiment.kind == "rounds":
+        measured = _by_task({task: c.evaluation.examples for task, c in configs.items()})
+        return f"{said}; loss on {measured or 'all'} of the validation examples."
+    final = _by_task({task: c.evaluation.final_examples for task, c in configs.items()})
+    most = f"at most {final}" if final else "all"
+    return f"{said}; measured on {most} of {study.common.groups[group].measured_on}."
+
+
+def _by_task(counts: dict[str, int | str]) -> str:
+    """Return ``2,000``, or ``CoLA 4,000, SST-2 2,000`` where tasks differ; nothing for all."""
+    if set(counts.values()) == {"all"}:
+        return ""
+    texts = {task: f"{n:,}" if isinstance(n, int) else n for task, n in counts.items()}
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return ", ".join(f"{task} {text}" for task, text in texts.items())
+
+
+def _points_left_out(study: Study) -> str:
+    experiment, size = study.experiment, study.selection.size
+    kept = experiment.size(size).points or experiment.points
+    absent = [point for point in experiment.points if point not in kept]
+    return f"{experiment.axis} = {', '.join(absent)}: not in {size}." if absent else ""
+
+
+def averages_line(values: Sequence[Value]) -> str:
+    """Say what averages are over, where the size leaves columns out."""
+    averaged = [value for value in values if value.metric == "mean"]
+    if not averaged or not any(value.left_out for value in values):
+        return ""
+    papers = ", the paper's too," if any(value.paper is not None for value in averaged) else ""
+    return f"Averages{papers} are over the columns that this size has."
+
+
+def note_lines(values: Sequence[Value]) -> list[str]:
+    """Return what runs say of a metric that they do have; of notes that differ in figures, one."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for value in values:
+        for note in value.notes:
+            found.setdefault((value.column, re.sub(r"\d+(\.\d+)?", "#", note)), []).append(note)
+    return [
+        f"{column}: {notes[0]}" + (" (and the like in other runs)" if len(set(notes)) > 1 else "")
+        for (column, _), notes in found.items()
+    ]
+
+
+def missing_lines(values: Sequence[Value]) -> list[str]:
+    """Return a line for every reason that something is missing, with the cells it holds for."""
+    cells = [value for value in values if value.metric != "mean"]
+    reasons = dict.fromkeys(value.missing for value in cells if value.missing)
+    return [f"{'; '.join(_where(reason, cells))}: {reason}" for reason in reasons]
+
+
+def _where(reason: str, values: Sequence[Value]) -> list[str]:
+    """Name what has a reason: whole rows, of the rest whole columns, whole cells, single values."""
+    found: list[str] = []
+    for name in (attrgetter("row"), attrgetter("column"), attrgetter("cell"), _single):
+        named = _all_with(reason, values, name)
+        values = [value for value in values if name(value) not in named]
+        found += named
+    return found
+
+
+def _single(value: Value) -> str:
+    return " ".join(filter(None, (value.row, value.point, value.column)))
+
+
+def _all_with(reason: str, values: Sequence[Value], name: Callable[[Value], str]) -> list[str]:
+    """Return the names all of whose values have the reason."""
+    others = {name(value) for value in values if value.missing != reason}
+    return [label for label in dict.fromkeys(map(name, values)) if label not in others]
