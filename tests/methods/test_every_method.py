@@ -401,6 +401,29 @@ def test_the_order_of_arrival_does_not_matter(method, model, tmp_path):
 
 
 @every
+def test_no_sum_depends_on_the_order_of_arrival(method, model, tmp_path):
+    """The first update and the last cancel, but for what of the second is added between them."""
+    updates = far_apart(whole(method, model).fleet.updates[0])
+    first, second = (
+        replay(method, model, 0, [updates[i] for i in order], tmp_path / f"{order[0]}")
+        for order in ((0, 1, 2), (2, 0, 1))
+    )
+    assert same(state_of(first[0]), state_of(second[0]))
+    assert same(dict(first[1].state()), dict(second[1].state()))
+
+
+def far_apart(updates: list[Update]) -> list[Update]:
+    first, middle, last = (unpack(update.payload) for update in updates)
+    first = {name: tensor * 2.0**40 for name, tensor in first.items()}
+    ratio = updates[0].examples / updates[2].examples
+    for name in last.keys() & first.keys():
+        if last[name].shape == first[name].shape:
+            last[name] = -first[name] * ratio
+    made = zip(updates, (first, middle, last), strict=True)
+    return [replace(update, payload=pack(tensors)) for update, tensors in made]
+
+
+@every
 @pytest.mark.parametrize("cut", [1, 2])
 def test_a_restart_goes_on_as_if_there_was_none(method, model, cut, tmp_path):
     found, kind = whole(method, model), MODELS[model][1]
