@@ -41,7 +41,8 @@ class Plan:
     """One client's cost in one round; everything but counts and `step_flops` is in bytes.
 
     `setup_bytes` go to a client once, before its first round; `download_bytes` and
-    `upload_bytes` in every round (flora's clients begin without other clients' adapters).
+    `upload_bytes` in every round (flora's clients begin without other clients' adapters).  They
+    are tensors'; safetensors' headers beside them take some 100 bytes a tensor.
     """
 
     model: str
