@@ -8,9 +8,10 @@ than was run.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 
+from leff.options import CountOrAll
 from leff.paper.study import Study
 from leff.paper.values import Value
 
@@ -45,11 +46,11 @@ def _examples(study: Study, group: str) -> str:
     return f"{said}; measured on {most} of {study.common.groups[group].measured_on}."
 
 
-def _by_task(counts: dict[str, int | str]) -> str:
-    """Return ``2,000``, or ``CoLA 4,000, SST-2 2,000`` where tasks differ; nothing for all."""
-    if set(counts.values()) == {"all"}:
+def _by_task(counts: Mapping[str, CountOrAll]) -> str:
+    """Return ``2,000``, ``CoLA 4,000, RTE 500`` where tasks differ, or nothing for all rows."""
+    texts = {task: "all" if count is None else f"{count:,}" for task, count in counts.items()}
+    if set(texts.values()) == {"all"}:
         return ""
-    texts = {task: f"{n:,}" if isinstance(n, int) else n for task, n in counts.items()}
     if len(set(texts.values())) == 1:
         return next(iter(texts.values()))
     return ", ".join(f"{task} {text}" for task, text in texts.items())
