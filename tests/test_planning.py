@@ -122,12 +122,6 @@ def test_as_json_and_for_a_reader(cli, tiny_gpt2):
         (["--rate", "0"], "context.rate must be above 0"),
         (["--bits", "5"], "context.bits cannot be 5"),
         (["--layers", "13"], "layers must be 1 to 12 for this gpt2, got 13"),
-        (
-            ["--method", "fedlora", "--layers", "4"],
-            "--layers means nothing to fedlora, only to leff",
-        ),
-        (["--method", "fedavg", "--context", "drop"], "--context means nothing to fedavg"),
-        (["--rank", "4"], "--rank means nothing to leff, only to fedlora, slora, flora, flexlora"),
         (["--method", "slora", "--base-bits", "4"], "--base-bits means nothing to slora, only to"),
         (["--method", "slore", "--base-bits", "4"], "did you mean 'slora'"),
     ],
@@ -135,6 +129,19 @@ def test_as_json_and_for_a_reader(cli, tiny_gpt2):
 def test_wrong_use(arguments, message, cli):
     status, printed, said = cli("plan", "gpt2", *arguments)
     assert (status, printed) == (2, "") and message in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "fedlora", "--layers", "4"], "--layers means nothing to fedlora"),
+        (["--method", "fedavg", "--context", "drop"], "--context means nothing to fedavg"),
+        (["--rank", "4"], "--rank means nothing to leff, only to fedlora, slora, flora, flexlora"),
+    ],
+)
+def test_what_means_nothing_to_a_method_is_said(arguments, message, cli, caplog):
+    caplog.set_level("INFO", "leff")
+    assert cli("plan", "gpt2", *arguments, "--json")[0] == 0 and message in caplog.text
 
 
 def test_a_frozen_head_does_not_train_and_is_sent_once():

@@ -4,6 +4,7 @@ planned("gpt2", "leff", RunConfig(), layers=2)["total_bytes"]
 chosen("gpt2", RunConfig(), memory="1GB")["layers"]
 """
 
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,8 @@ from leff.families import empty_model, freeze_head
 from leff.families.known import KNOWN_CONFIGS, load_config
 from leff.sources import model_source
 from leff.units import BYTES, FLOPS, parse_amount
+
+log = logging.getLogger("leff")
 
 STEP = (
     "batch_size",
@@ -52,17 +55,20 @@ def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[
 
 
 def check_used(method: str, given: Iterable[str]) -> None:
-    """Raise ConfigError for an option (layers, context.bits, ...) that is not the method's.
+    """Say which options of a plan (layers, context.bits, ...) mean nothing to the method.
 
-    An unknown method passes: it is refused where it is looked up.
+    Raises ConfigError for base_bits, which promise memory.  An unknown method passes: it is refused
+    where it is looked up.
     """
     for option in given:
         methods = ADAPTER_OPTIONS.get(f"method.{option}", ("leff",))
-        if method in METHODS and method not in methods:
-            flag = option.removeprefix("context.").replace("_", "-").replace("name", "context")
-            raise ConfigError(
-                f"--{flag} means nothing to {method}, only to {', '.join(methods)}; leave it out"
-            )
+        if method not in METHODS or method in methods:
+            continue
+        flag = option.removeprefix("context.").replace("_", "-").replace("name", "context")
+        said = f"--{flag} means nothing to {method}, only to {', '.join(methods)}"
+        if option == "base_bits":
+            raise ConfigError(f"{said}; leave it out")
+        log.info("%s", said)
 
 
 def plan_of(model: str, method: str, config: RunConfig, asked: Choice) -> dict[str, Any]:
