@@ -361,7 +361,7 @@ def test_runs_in_processes_end_with_the_command(places, tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_fails_says_why(places):
-    write_experiments(places.experiments, clients__layers=[99])
-    study = Study.open("table1", Selection(rows=("LEFF",)), places)
+    write_experiments(places.experiments, clients__min_examples=1000)
+    study = Study.open("table1", Selection(rows=("FedAvg",)), places)
     failures = study.fill(jobs=2)
-    assert len(failures) == 2 and all("clients.layers must be 1 to" in f for f in failures.values())
+    assert len(failures) == 2 and all("examples are too few" in f for f in failures.values())
