@@ -23,9 +23,9 @@ SIDES = (8, 200)
 def one_side(clients: int) -> dict[str, int]:
     """Run one round with `clients` clients and return this process's memory, in bytes."""
     import leff
-    import leff.context.quantise
-    import leff.prepare
+    import leff.models.quantised
     import leff.report.picture
+    import leff.runs.prepare
 
     start = _peak_bytes()
     with tempfile.TemporaryDirectory() as folder:

@@ -30,11 +30,11 @@ from typing import Any
 import numpy as np
 
 import leff
-from leff.config import RunConfig, load_config
-from leff.durable import read_json, write_json
-from leff.federation import Silent
-from leff.instruments import gradient_norm
-from leff.runs import config_digest
+from leff.files import read_json, write_json
+from leff.runs.config import RunConfig, load_config
+from leff.runs.federation import Silent
+from leff.runs.folder import config_digest
+from leff.runs.gap import gradient_norm
 
 CONTEXTS: dict[str, dict[str, Any]] = {
     "exact": {"context.name": "quantise", "context.bits": 32, "context.embedding_bits": 32},

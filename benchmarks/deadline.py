@@ -20,7 +20,7 @@ from typing import Any
 import leff
 from benchmarks.fidelity import RATES
 from benchmarks.processes import spread
-from leff.cost.workload import steps_of
+from leff.capacity.job_cost import steps_of
 
 FLEET = """
 [phone]

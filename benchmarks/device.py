@@ -11,12 +11,12 @@ precision and optimizer; logits are made only where there are labels, which are 
 tokens on every side.
 
 `context_error` is how far LEFF's client model is from the full one before it trains, by
-`leff.context.auto.ASSUMED_ERRORS` (measured on two small models, docs/stand-ins.md): what is saved
-among poorer stand-ins is paid for with what a block learns there.  For a base in few bits it is
-that of the same layers in a client of LEFF; None where nothing was measured.
+`candidates.ASSUMED_ERRORS` (measured on two small models, docs/stand-ins.md).  What is saved among
+poorer stand-ins is paid for with what a block learns there.  For a base in few bits it is that of
+the same layers in a client of LEFF; None where nothing was measured.
 
 `peak_bytes` above the interpreter's own, after its libraries are loaded and a tiny model trained;
-`predicted_bytes` of `leff.cost.rehearsal`; `floor_bytes` what cannot be less: the weights that
+`predicted_bytes` of `leff.capacity.rehearsal`; `floor_bytes` what cannot be less: the weights that
 train with gradients and optimizer state, the frozen weights as they are stored, and one layer's
 activations for one example.
 
@@ -39,13 +39,13 @@ from transformers import PretrainedConfig
 
 from benchmarks.processes import in_process, spread
 from benchmarks.random_job import write
-from leff.config import load_config
-from leff.context.auto import ASSUMED_ERRORS, Setting, settings
-from leff.cost.footprint import Choice
-from leff.cost.rehearsal import Rehearsal, rehearse
+from leff.capacity.candidates import ASSUMED_ERRORS, Setting, settings
+from leff.capacity.footprint import Choice
+from leff.capacity.rehearsal import Rehearsal, rehearse
 from leff.errors import LeffError
-from leff.families import layer_count, short_config
-from leff.planning import shape_of
+from leff.models import layer_count, short_config
+from leff.runs.config import load_config
+from leff.runs.plans import shape_of
 
 LEANEST = "leff-leanest"
 NAMES = (

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from leff import client
-from leff.data.encode import Example
-from leff.parts import PartStore
-from leff.types import Job
+from leff.client import train as client
+from leff.tasks.encode import Example
+from leff.wire.messages import Job
+from leff.wire.parts import PartStore
 
 
 def measure(folder: Path, device: torch.device, threads: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ round): `mean_last5` and `worst_last5` over the last five rounds, means over the
 `--sides` says otherwise: importance against other samplings is ``--sides leff leff-random
 leff-round-robin leff-clients``), with a 95 % interval.
 `client_bytes` is the training state (weights, gradients, optimizer) measured on the largest
-client, `client_bytes_predicted` what `leff.planning` said, `step_flops` its floating-point
+client, `client_bytes_predicted` what `leff.runs.plans` said, `step_flops` its floating-point
 operations in a step at full length; `round_steps` are all clients' steps of a round,
 `server_seconds` planning and merging, `download_bytes` and `upload_bytes` of a round, over all
 clients.
@@ -39,9 +39,9 @@ from typing import Any
 from scipy.stats import t
 
 import leff
-from leff.config import load_config
-from leff.planning import planned
-from leff.runs import config_digest
+from leff.runs.config import load_config
+from leff.runs.folder import config_digest
+from leff.runs.plans import planned
 
 SIDES: dict[str, dict[str, Any]] = {
     "fedavg": {"method.name": "fedavg", "training.calibrated": False},

@@ -3,10 +3,10 @@
     .venv/bin/python -m benchmarks.frontier --model all-MiniLM-L6-v2 --task sst2 --proxy wnli
     .venv/bin/python -m benchmarks.frontier --model sample --json --picture frontier.png
 
-A row for every context (`leff.context.auto.settings`) and block size (by default one layer and
-half of them): `state_bytes` of weights, gradients and optimizer where a client holds most;
-`step_flops` of a training step, mean over the block's places; `error` of the client's last hidden
-state against the full model's on held-out proxy data, relative, mean over the places;
+A row for every context (`candidates.settings`) and block size (by default one layer and half of
+them).  `state_bytes`: weights, gradients and optimizer where a client holds most.  `step_flops`: of
+a training step, the mean over the block's places.  `error`: the client's last hidden state against
+the full model's on held-out proxy data, relative, the mean over the places.
 `server_seconds` of processor time to train the students of all places from nothing, their number
 times the mean of one.  A star (`front`) marks what nothing beats in both bytes and error.
 """
@@ -20,14 +20,14 @@ from typing import Any
 
 import torch
 
-from leff.config import RunConfig, parse_config
-from leff.context import Bank, Distillation
-from leff.context.auto import Candidate, candidates, measure, places
-from leff.cost.footprint import Choice
-from leff.cost.sizes import model_sizes
-from leff.data.proxy import proxy_batches, proxy_texts
+from leff.capacity.candidates import Candidate, candidates, measure, places
+from leff.capacity.footprint import Choice
+from leff.capacity.sizes import model_sizes
+from leff.methods.stand_ins import Bank, Distillation
 from leff.report.frontier import draw_frontier, front
-from leff.sources import load_start, task_of
+from leff.runs.config import RunConfig, parse_config
+from leff.runs.sources import load_start, task_of
+from leff.tasks.proxy import proxy_batches, proxy_texts
 
 
 class TimedBank(Bank):

@@ -8,7 +8,7 @@ each context from the same start on the same examples in the same order.  A row 
 over the seeds, which change examples, order, proxy texts and a new head:
 
 `context_error` of the client's last hidden state against the full model's on proxy data;
-`gradient_error` Δ² at the start (`leff.instruments`); `client_bytes` of training state as measured;
+`gradient_error` Δ² at the start (`leff.runs.gap`); `client_bytes` of training state as measured;
 `step_flops` for this block, at full length; `server_seconds` to make the stand-ins from nothing;
 and mean losses (nats) on validation examples: `stand_in_before` and `stand_in_after` in the
 client's model, `full_before` and `full_after` in the full one, `gap` = full_after - stand_in_after.
@@ -32,21 +32,22 @@ from typing import Any
 import torch
 
 from benchmarks.fidelity import GLUE, TASKS
-from leff import client
-from leff.config import RunConfig, load_config
-from leff.context import Bank, Distillation, Span, StandIn, block_errors
-from leff.context.auto import Setting
-from leff.cost.sizes import model_sizes
-from leff.data.encode import Example, encode
-from leff.data.proxy import proxy_batches, proxy_texts
-from leff.data.task import draw_rows
-from leff.families import blocks
-from leff.instruments import gradient_error, plug_in_gap
-from leff.local_steps import trained_layers
-from leff.methods.method import JobWriter, RoundContext
-from leff.parts import PartStore
-from leff.sources import load_start, task_of
-from leff.types import Job, LocalTraining, Segment
+from leff.capacity.candidates import Setting
+from leff.capacity.sizes import model_sizes
+from leff.client import train as client
+from leff.client.model import trained_layers
+from leff.methods.jobs import JobWriter
+from leff.methods.method import RoundContext
+from leff.methods.stand_ins import Bank, Distillation, Span, StandIn, block_errors
+from leff.models import blocks
+from leff.runs.config import RunConfig, load_config
+from leff.runs.gap import gradient_error, plug_in_gap
+from leff.runs.sources import load_start, task_of
+from leff.tasks.encode import Example, encode
+from leff.tasks.proxy import proxy_batches, proxy_texts
+from leff.tasks.task import draw_rows
+from leff.wire.messages import Job, LocalTraining, Segment
+from leff.wire.parts import PartStore
 
 CONTEXTS = {
     "exact": Setting("quantise"),

@@ -15,12 +15,12 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from leff.cost.footprint import Choice
-from leff.cost.planned_job import layout, planned_job
-from leff.cost.rehearsal import examples_of, training_of
-from leff.families import blocks, empty_model, layer_count, short_config
-from leff.parts import PartStore
-from leff.types import Job
+from leff.capacity.footprint import Choice
+from leff.capacity.rehearsal import examples_of, training_of
+from leff.capacity.sample_job import layout, planned_job
+from leff.models import blocks, empty_model, layer_count, short_config
+from leff.wire.messages import Job
+from leff.wire.parts import PartStore
 
 TINY = 64  # width of the model that a side trains first
 DRAWN = 2**20 + 7  # weights that are drawn, and repeated: to draw 10⁹ takes longer than the steps

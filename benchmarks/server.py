@@ -5,7 +5,7 @@
 
 A model of 12 layers (those of the built-in decoder, some twice; trained weights, width 96), N
 clients of one layer each, blocks drawn evenly, r = 0.5, proxy text of the built-in task.  `bank`
-is one round of `leff.context.Bank`: a student for each unit, shared by all spans and clients.
+is one round of `stand_ins.Bank`: a student for each unit, shared by all spans and clients.
 `per_client` distils for one client after another the segments before and after its block, each
 trained jointly as the paper describes, from the same initial students.  Both stop a student at
 its target error; the bank's units have a lower one, since errors add up over a span's units.
@@ -24,12 +24,12 @@ import numpy as np
 import torch
 
 from benchmarks.processes import spread
-from leff.config import load_config
-from leff.context import Bank, Distillation, Span, make_context
-from leff.data.proxy import proxy_batches, proxy_texts
-from leff.families import blocks, build_model, full_state
-from leff.importance import draw_block, uniforms
-from leff.sources import load_start, task_of
+from leff.methods.importance import draw_block, uniforms
+from leff.methods.stand_ins import Bank, Distillation, Span, make_context
+from leff.models import blocks, build_model, full_state
+from leff.runs.config import load_config
+from leff.runs.sources import load_start, task_of
+from leff.tasks.proxy import proxy_batches, proxy_texts
 
 LAYERS = (0, 1, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7)
 SPAN_TARGET, UNIT_TARGET = 0.2, 0.11

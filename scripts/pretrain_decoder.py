@@ -23,8 +23,8 @@ from pretrain_sample import END, PAD, build, for_generation, pretrain
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from leff.data import load_task
 from leff.errors import LeffError
+from leff.tasks.load import load_task
 
 
 def read(folder: Path | None) -> tuple[list[str], dict[str, list[str]]]:

@@ -1,4 +1,4 @@
-"""Make the packaged model `leff.data.sample.MODEL` again: tokenizer, then GPT-2 on unpaired text.
+"""Make the packaged model `sample.MODEL` again: tokenizer, then GPT-2 on unpaired text.
 
     python scripts/pretrain_sample.py    # seed 0, 4500 steps, one thread: 13 minutes
 
@@ -17,7 +17,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from leff.data import sample
+from leff.tasks.sources import sample
 
 END, PAD = "<|endoftext|>", "<|pad|>"  # the first two tokens
 CONTEXT = 128

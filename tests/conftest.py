@@ -10,7 +10,7 @@ from hypothesis import settings
 HERE = Path(__file__).parent
 settings.register_profile("leff", deadline=None, derandomize=True, database=None)
 settings.load_profile("leff")
-sys.path[:0] = [str(HERE), str(HERE / "families")]
+sys.path.insert(0, str(HERE))
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def one_thread():
 
 @pytest.fixture
 def store(tmp_path):
-    from leff.parts import PartStore
+    from leff.wire.parts import PartStore
 
     return PartStore(tmp_path / "parts")
 

@@ -9,22 +9,24 @@ import numpy as np
 import torch
 from tiny_models import LAYERS, tiny
 
-from leff.aggregate import Merge
-from leff.config import load_config
-from leff.context import Bank, Distillation, make_context
-from leff.data.encode import Example, collate
 from leff.engines.local import LocalFleet
-from leff.families import config_to_json, layer_state, shell_state, tail_state
-from leff.fitting import Fixed
+from leff.methods.aggregate import Merge
+from leff.methods.assignment import Fixed
 from leff.methods.fedavg import FedAvg
+from leff.methods.jobs import JobWriter
 from leff.methods.leff import Leff
-from leff.methods.method import JobWriter, RoundContext
-from leff.parts import PartStore
-from leff.recipes import METHODS
+from leff.methods.method import RoundContext
+from leff.methods.sampling import BlockSampler, Rule
+from leff.methods.stand_ins import Bank, Distillation, make_context
+from leff.models import config_to_json, layer_state, shell_state, tail_state
 from leff.round import run_round
-from leff.sampling import BlockSampler, Rule
-from leff.spool import Spool
-from leff.types import Job, LocalTraining, Segment, Update, pack
+from leff.runs.build_method import METHODS
+from leff.runs.config import load_config
+from leff.tasks.encode import Example, collate
+from leff.wire.messages import Job, LocalTraining, Segment, Update
+from leff.wire.parts import PartStore
+from leff.wire.spool import Spool
+from leff.wire.tensors import pack
 
 CPU = torch.device("cpu")
 PAD = 0

@@ -15,16 +15,16 @@ import torch
 from small_rounds import CPU, TRAINING, clients_of, make_method
 from transformers import GPT2Config
 
-from leff import client
-from leff.cost.footprint import Choice
-from leff.cost.sizes import model_sizes
-from leff.devices.pace import Pace
+from leff.capacity.footprint import Choice
+from leff.capacity.schedule import Pace
+from leff.capacity.sizes import model_sizes
+from leff.client import train as client
 from leff.engines.local import LocalFleet
-from leff.families import model_class
 from leff.methods.method import RoundContext
-from leff.parts import PartStore
+from leff.models import model_class
 from leff.round import run_round
-from leff.spool import Spool
+from leff.wire.parts import PartStore
+from leff.wire.spool import Spool
 
 CONFIG = GPT2Config(
     vocab_size=50, n_positions=32, n_embd=512, n_layer=4, n_head=4, bos_token_id=0, eos_token_id=0

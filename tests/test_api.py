@@ -8,8 +8,8 @@ from tiny_runs import options, write_table
 
 import leff
 from leff.api import new_folder
-from leff.config import RunConfig, load_config
 from leff.errors import ConfigError, ModelError
+from leff.runs.config import RunConfig, load_config
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +37,8 @@ def test_a_run(run):
 def test_the_final_model_gives_the_results_metric_again(run):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from leff.data import sample
-    from leff.evaluation import Evaluator
+    from leff.tasks.evaluator import Evaluator
+    from leff.tasks.sources import sample
 
     model = AutoModelForCausalLM.from_pretrained(run.model)
     tokenizer = AutoTokenizer.from_pretrained(run.model)
@@ -78,7 +78,7 @@ def test_bare_names_and_sections(tmp_path, tiny_gpt2):
 
 
 def test_a_file_and_a_configuration(tmp_path, tiny_gpt2):
-    from leff.config import commented_toml
+    from leff.runs.toml import commented_toml
 
     table = write_table(tmp_path / "t.jsonl", "generation")
     config = load_config(

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from tiny_runs import flags, options, save_tiny, write_table
 
-from leff import federation
+from leff.runs import federation
 
 
 @pytest.fixture(autouse=True)
@@ -129,9 +129,9 @@ def test_a_model_that_cannot_do_the_task(refused, tmp_path):
 
 
 def test_a_tokenizer_without_padding_falls_back_to_the_end(tmp_path, tiny_gpt2, caplog):
-    from leff.config import load_config
-    from leff.prepare import prepare
-    from leff.runs import RunFolder
+    from leff.runs.config import load_config
+    from leff.runs.folder import RunFolder
+    from leff.runs.prepare import prepare
 
     folder = shutil.copytree(tiny_gpt2, tmp_path / "model")
     path = folder / "tokenizer_config.json"

@@ -10,9 +10,9 @@ import pytest
 from scipy.stats import ttest_rel
 
 from benchmarks import convergence, deadline, device, fidelity, server
-from leff.config import load_config
-from leff.cost.footprint import Choice
-from leff.planning import shape_of
+from leff.capacity.footprint import Choice
+from leff.runs.config import load_config
+from leff.runs.plans import shape_of
 
 ROOT = Path(__file__).parent.parent
 

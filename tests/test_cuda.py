@@ -26,12 +26,12 @@ from tiny_models import tiny
 from tiny_runs import Killed, options, raises
 
 import leff
-from leff import federation
-from leff.config import load_config
 from leff.engines.local import LocalFleet
-from leff.importance import layer_scores
+from leff.methods.importance import layer_scores
 from leff.methods.method import RoundContext
-from leff.parts import PartStore
+from leff.runs import federation
+from leff.runs.config import load_config
+from leff.wire.parts import PartStore
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 GPU = torch.device("cuda")
@@ -199,7 +199,7 @@ def test_a_client_that_runs_out_of_memory_says_so(tmp_path):
     method = recipe("fedavg", model, "generation", store)
     jobs = method.plan(model, RoundContext(0, 0, TRAINING), fleet.report([0, 1])).jobs
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("leff.client.local_steps", asks_for_too_much)
+        patch.setattr("leff.client.train.local_steps", asks_for_too_much)
         updates = list(fleet.train(jobs))
     assert all("out of memory" in update.failure for update in updates)
     assert all(update.out_of_memory_bytes > 2**40 for update in updates)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from leff.cli import app
-from leff.config import load_config, parse_config
-from leff.data import known_tasks
-from leff.recipes import METHODS
+from leff.runs.build_method import METHODS
+from leff.runs.config import load_config, parse_config
+from leff.tasks.load import known_tasks
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -22,12 +22,12 @@ from small_rounds import (
 )
 from tiny_models import tiny
 
-from leff.data.encode import Example, collate
 from leff.engines.local import LocalFleet
-from leff.families import layer_prefix, shell_state, tail_state, trainable_names
-from leff.parts import PartStore
+from leff.models import layer_prefix, shell_state, tail_state, trainable_names
 from leff.round import choose_clients
 from leff.seeds import derive_seed, numpy_rng
+from leff.tasks.encode import Example, collate
+from leff.wire.parts import PartStore
 
 GPT2 = ("gpt2", "generation")
 
@@ -130,7 +130,7 @@ def test_tail_is_merged_over_all_and_a_layer_over_those_who_trained_it(tmp_path)
                 seen.append(update)
                 yield update
 
-    from leff.types import unpack
+    from leff.wire.tensors import unpack
 
     sizes, capacities = (9, 5, 12), (1, 2, 3)
     model, store = tiny(*GPT2), PartStore(tmp_path / "parts")
@@ -262,7 +262,7 @@ def test_a_record_says_what_happened(tmp_path):
 def test_progress_sees_the_plan_then_every_update(tmp_path):
     from leff.methods.method import RoundContext
     from leff.round import run_round
-    from leff.spool import Spool
+    from leff.wire.spool import Spool
 
     store = PartStore(tmp_path / "parts")
     fleet = LocalFleet(clients_of("generation", (5, 5)), (1, 1), store, CPU)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, GPT2Config
 
-from leff.config import _toml
-from leff.data.sample import MODEL
-from leff.families import model_class
+from leff.models import model_class
+from leff.runs.toml import _toml
+from leff.tasks.sources.sample import MODEL
 
 LAYERS = 4
 OPTIONS: dict[str, Any] = {

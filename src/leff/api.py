@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leff.config import RunConfig, full_key, load_config
 from leff.errors import ConfigError, RunError
+from leff.runs.config import RunConfig, full_key, load_config
 
 if TYPE_CHECKING:
-    from leff.federation import Progress
+    from leff.runs.federation import Progress
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class Run:
 
     def records(self) -> list[dict[str, Any]]:
         """One record a round; round 0 is the model before the first."""
-        from leff.runs import RunFolder
+        from leff.runs.folder import RunFolder
 
         return RunFolder(self.folder).records()
 
     def load_model(self) -> Any:
         """Return the fine-tuned Hugging Face model."""
-        from leff.trained import read_trained
+        from leff.runs.trained import read_trained
 
         return read_trained(self.folder)[0]
 
@@ -75,7 +75,7 @@ def run(
 
     Raises ConfigError, DataError or ModelError before any training, RunError if it fails later.
     """
-    from leff.runs import RunFolder
+    from leff.runs.folder import RunFolder
 
     overrides = {full_key(key, value): value for key, value in options.items()}
     if isinstance(config, RunConfig):
@@ -93,7 +93,7 @@ def resume(folder: str | Path, *, progress: "Progress | None" = None) -> Run:
 
     Raises ConfigError if `folder` is no run, CheckpointError if no checkpoint can be read.
     """
-    from leff.runs import RunFolder
+    from leff.runs.folder import RunFolder
 
     opened, config = RunFolder.open(Path(folder))
     result = opened.result()
@@ -103,7 +103,7 @@ def resume(folder: str | Path, *, progress: "Progress | None" = None) -> Run:
 
 
 def _finish(folder: Any, config: RunConfig, progress: "Progress | None") -> Run:
-    from leff.prepare import prepare
+    from leff.runs.prepare import prepare
 
     federation = prepare(config, folder)
     with folder.lock():
@@ -125,9 +125,9 @@ def evaluate(
     """Return every metric of a run's model, or of the newest checkpoint's, on the test split.
 
     `examples` is their number, all by default; `beams` the beam width, by default the run's own.
-    The keys are those of `leff.evaluation.Evaluator.full`.
+    The keys are those of `leff.tasks.evaluator.Evaluator.full`.
     """
-    from leff.trained import measure
+    from leff.runs.trained import measure
 
     return measure(Path(folder), examples, beams)
 
@@ -142,9 +142,9 @@ def generate(
 
     Raises ConfigError for a model that classifies.
     """
-    from leff import generation
-    from leff.data.encode import prompt
-    from leff.trained import is_generation_run, read_trained
+    from leff.runs.trained import is_generation_run, read_trained
+    from leff.tasks import generation
+    from leff.tasks.encode import prompt
 
     model, tokenizer = read_trained(folder)
     if not model.can_generate():
@@ -183,10 +183,10 @@ def mmlu(
         if value is not None and (value < least or (most is not None and value > most)):
             limits = f"{least} to {most}" if most is not None else f"at least {least}"
             raise ConfigError(f"{name} must be {limits}, got {value}")
-    from leff.data.mmlu import load_test
-    from leff.metrics.mmlu import score
-    from leff.sources import torch_device
-    from leff.trained import read_trained
+    from leff.models.hardware import torch_device
+    from leff.runs.trained import read_trained
+    from leff.tasks.metrics.mmlu import score
+    from leff.tasks.sources.mmlu import load_test
 
     path = None if folder is None else Path(folder).expanduser()
     questions, examples_of = load_test(path, subjects, examples)

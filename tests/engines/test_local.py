@@ -21,7 +21,7 @@ from tiny_models import tiny
 from leff.engines import local
 from leff.engines.local import LocalFleet, worker_count
 from leff.errors import RunError
-from leff.types import Capacity
+from leff.wire.messages import Capacity
 
 GPT2 = ("gpt2", "generation")
 

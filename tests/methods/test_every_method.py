@@ -33,14 +33,12 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 import leff
-from leff import federation
-from leff.context import make_context
-from leff.context.quantise import GROUP_SCALE, SCALE, quantised, unpacked
-from leff.cost.plan import plan
-from leff.data.encode import collate
+from leff.capacity.plan import plan
 from leff.engines.local import LocalFleet
 from leff.errors import ConfigError
-from leff.families import (
+from leff.methods.method import RoundContext
+from leff.methods.stand_ins import make_context
+from leff.models import (
     bitfit_names,
     blocks,
     full_tail_names,
@@ -48,14 +46,17 @@ from leff.families import (
     model_class,
     trainable_names,
 )
-from leff.lora import adapter_shapes, fresh, target_shapes
-from leff.methods.method import RoundContext
-from leff.parts import PartStore
+from leff.models.lora import adapter_shapes, fresh, target_shapes
+from leff.models.quantised import GROUP_SCALE, SCALE, quantised, unpacked
+from leff.models.sparse import positions, sparse_shapes
 from leff.round import run_round
+from leff.runs import federation
 from leff.seeds import derive_seed, numpy_rng
-from leff.sparse import positions, sparse_shapes
-from leff.spool import Spool
-from leff.types import Update, pack, unpack
+from leff.tasks.encode import collate
+from leff.wire.messages import Update
+from leff.wire.parts import PartStore
+from leff.wire.spool import Spool
+from leff.wire.tensors import pack, unpack
 
 LAYERS, ROUNDS, RANK = 2, 3, 3
 SIZES, CAPACITIES = (5, 3, 6), (1, 2, 2)

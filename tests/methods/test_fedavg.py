@@ -4,7 +4,7 @@ from small_rounds import TRAINING, make_method
 from tiny_models import tiny
 
 from leff.methods.method import RoundContext
-from leff.types import Capacity
+from leff.wire.messages import Capacity
 
 
 def test_everyone_trains_every_layer(store):

@@ -7,7 +7,8 @@ from tiny_models import tiny
 
 from leff.engines.local import LocalFleet
 from leff.methods.method import RoundContext
-from leff.types import Capacity, unpack
+from leff.wire.messages import Capacity
+from leff.wire.tensors import unpack
 
 KINDS = [("gpt2", "generation"), ("deberta-v3", "classification"), ("bert", "regression")]
 

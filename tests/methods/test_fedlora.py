@@ -4,9 +4,10 @@ import torch
 from small_rounds import TRAINING, invented, recipe, state_of
 from tiny_models import tiny
 
-from leff.lora import products, target_shapes
 from leff.methods.method import RoundContext
-from leff.types import Capacity, unpack
+from leff.models.lora import products, target_shapes
+from leff.wire.messages import Capacity
+from leff.wire.tensors import unpack
 
 GPT2, SCALE, EXAMPLES = ("gpt2", "generation"), 16 / 3, (5, 1, 2)
 MODULE = "transformer.h.1.attn.c_attn"

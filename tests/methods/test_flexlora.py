@@ -6,9 +6,10 @@ from small_rounds import CPU, TRAINING, clients_of, invented, recipe, run_rounds
 from tiny_models import tiny
 
 from leff.engines.local import LocalFleet
-from leff.lora import products, target_shapes
 from leff.methods.method import RoundContext
-from leff.types import Capacity, pack, unpack
+from leff.models.lora import products, target_shapes
+from leff.wire.messages import Capacity
+from leff.wire.tensors import pack, unpack
 
 CASES = [("gpt2", "generation"), ("deberta-v3", "classification"), ("llama", "generation")]
 EXAMPLES, ALPHA = (5, 1, 2), 16.0

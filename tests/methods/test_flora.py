@@ -5,11 +5,11 @@ import torch
 from small_rounds import CPU, TRAINING, invented, recipe, same, state_of
 from tiny_models import tiny
 
-from leff.client import client_model
-from leff.lora import products, target_shapes
+from leff.client.model import client_model, tune
 from leff.methods.method import RoundContext
-from leff.tuning import tune
-from leff.types import Capacity, unpack
+from leff.models.lora import products, target_shapes
+from leff.wire.messages import Capacity
+from leff.wire.tensors import unpack
 
 CASES = [("gpt2", "generation"), ("deberta-v3", "classification"), ("llama", "generation")]
 RANKS, EXAMPLES, ALPHA = (1, 3, 2), (5, 1, 2), 16.0

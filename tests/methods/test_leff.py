@@ -5,11 +5,12 @@ import torch
 from small_rounds import CASES, TRAINING, federate, make_method, same, state_of
 from tiny_models import tiny
 
-from leff.context import Bank, make_context
 from leff.errors import RunError
-from leff.families import layer_state
 from leff.methods.method import RoundContext
-from leff.types import Capacity, pack, unpack
+from leff.methods.stand_ins import Bank, make_context
+from leff.models import layer_state
+from leff.wire.messages import Capacity
+from leff.wire.tensors import pack, unpack
 
 GPT2 = ("gpt2", "generation")
 REPORTS = [Capacity(i, 1 + i % 3, 5) for i in range(12)]

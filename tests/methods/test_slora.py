@@ -6,10 +6,11 @@ from small_rounds import TRAINING, invented, recipe, state_of
 from tiny_models import tiny
 
 from leff.errors import ConfigError
-from leff.lora import products, target_shapes
 from leff.methods.method import RoundContext
-from leff.sparse import positions
-from leff.types import Capacity, unpack
+from leff.models.lora import products, target_shapes
+from leff.models.sparse import positions
+from leff.wire.messages import Capacity
+from leff.wire.tensors import unpack
 
 CASES = [("gpt2", "generation"), ("deberta-v3", "classification"), ("llama", "generation")]
 EXAMPLES, SCALE, RANK = (5, 1, 2), 16 / 3, 3

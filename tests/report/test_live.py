@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from leff.config import RunConfig
 from leff.report.live import LiveTable, bytes_text, print_result, print_rows, trained_layers
+from leff.runs.config import RunConfig
 
 
 def client(number, layers, failure=None):

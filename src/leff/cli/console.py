@@ -16,6 +16,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
 
 def print_json(value: Any) -> None:
     """Print a value as JSON; numbers that are not finite become null."""
-    from leff.durable import finite
+    from leff.files import finite
 
     typer.echo(json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False))

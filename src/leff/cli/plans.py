@@ -76,10 +76,10 @@ def plan(
     fits, going by errors measured on other models.  With --fleet, --device, or --memory, --speed,
     --down and --up, also the seconds of a round.  Memory is always that of a step's peak.
     """
-    from leff.config import load_config
-    from leff.devices.classes import asked_classes
-    from leff.planning import check_used, chosen, predicted
+    from leff.capacity.fleet_file import asked_classes
     from leff.report.plans import print_choice, print_device_plans, print_plan
+    from leff.runs.config import load_config
+    from leff.runs.plans import check_used, chosen, predicted
     from leff.units import parse_seconds
 
     given = {"context.name": context, "context.rate": rate, "context.bits": bits}
@@ -105,7 +105,7 @@ def plan(
     values = {"memory": memory, "speed": speed, "down": down, "up": up}
     timed = {"--time": time, "--speed": speed, "--down": down, "--up": up, "--examples": examples}
     if fleet or device or device_class or any(value is not None for value in timed.values()):
-        from leff.devices import plans
+        from leff.runs import device_plans as plans
 
         if flops is not None:
             raise ConfigError("--flops says what --time and --speed say; leave it out")
@@ -148,7 +148,7 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Measure this device: free memory, speed of a training step, and the link to a server."""
-    from leff.devices.profiling import measure_device, write_class
+    from leff.capacity.profile import measure_device, write_class
     from leff.report.plans import print_profile
 
     found = measure_device(device, threads=threads, repeats=repeats, server=server)

@@ -38,7 +38,7 @@ def run(
 ) -> None:
     """Fine-tune a model over a federation of clients."""
     from leff import api
-    from leff.config import load_config
+    from leff.runs.config import load_config
 
     named = {
         "method.name": method,
@@ -119,8 +119,8 @@ def list_runs(
     as_json: Json = False,
 ) -> None:
     """List runs."""
-    from leff import runs
     from leff.report.live import print_rows
+    from leff.runs import folder as runs
 
     if not root.is_dir() and root != Path("runs"):
         raise ConfigError(
@@ -139,7 +139,8 @@ def config(
     path: Annotated[Path | None, typer.Argument(metavar="CONFIG")] = None, as_json: Json = False
 ) -> None:
     """Print every option with its value and what it is; the defaults, or a file's."""
-    from leff.config import commented_toml, load_config
+    from leff.runs.config import load_config
+    from leff.runs.toml import commented_toml
 
     checked = load_config(path)
     if as_json:

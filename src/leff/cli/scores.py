@@ -15,8 +15,8 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score texts as the official E2E challenge scorer does, on its text format."""
-    from leff.metrics import nlg
     from leff.report.live import print_rows
+    from leff.tasks.metrics import nlg
 
     scores = nlg.score(*nlg.read_official(references, hypotheses))
     if as_json:

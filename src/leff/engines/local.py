@@ -23,13 +23,12 @@ from typing import Any
 
 import torch
 
-from leff import client
-from leff.data.encode import Example
-from leff.devices.classes import Device
-from leff.devices.exhaustion import asked_bytes, is_out_of_memory, resident_bytes
+from leff.client import train as client
+from leff.client.memory import asked_bytes, is_out_of_memory, resident_bytes
 from leff.errors import LeffError, RunError
-from leff.parts import PartStore
-from leff.types import Capacity, Job, Part, Update
+from leff.tasks.encode import Example
+from leff.wire.messages import Capacity, Device, Job, Part, Update
+from leff.wire.parts import PartStore
 
 log = logging.getLogger("leff.engines")
 

@@ -1,1 +1,1 @@
-"""Methods, as siblings: what is sent, trained and merged.  `leff.prepare` builds them."""
+"""Methods, as siblings: what is sent, trained and merged.  `leff.runs.prepare` builds them."""

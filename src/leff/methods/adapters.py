@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from leff import lora
-from leff.aggregate import weighted_mean
+from leff.methods.sums import weighted_mean
 from leff.methods.whole import put_parameters
-from leff.types import Update, unpack
+from leff.models import lora
+from leff.wire.messages import Update
+from leff.wire.tensors import unpack
 
 
 def merge_adapters(

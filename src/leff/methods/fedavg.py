@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import nn
 
-from leff.aggregate import merge_layers
-from leff.families import blocks
-from leff.methods.method import JobWriter, Plan, RoundContext
-from leff.types import Capacity, Update
+from leff.methods.aggregate import merge_layers
+from leff.methods.jobs import JobWriter
+from leff.methods.method import Plan, RoundContext
+from leff.models import blocks
+from leff.wire.messages import Capacity, Update
 
 
 class FedAvg:

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from leff.aggregate import merge_layers
-from leff.families import bitfit_names
+from leff.methods.aggregate import merge_layers
 from leff.methods.method import Plan, RoundContext
 from leff.methods.whole import WholeModel, own_parameters, shapes_of
-from leff.types import Capacity, Tuned, Update
+from leff.models import bitfit_names
+from leff.wire.messages import Capacity, Tuned, Update
 
 
 class FedBitFit:

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from leff import lora
 from leff.methods.adapters import merge_adapters
 from leff.methods.method import Plan, RoundContext
 from leff.methods.whole import WholeModel, own_parameters, shapes_of
-from leff.types import Capacity, Tuned, Update
+from leff.models import lora
+from leff.wire.messages import Capacity, Tuned, Update
 
 
 class FedLora:

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from leff.aggregate import Merge
-from leff.context import Bank, Batch, Span, StandIn
-from leff.families import blocks, layer_state
-from leff.fitting import Fitting
-from leff.methods.method import JobWriter, Plan, RoundContext
-from leff.sampling import BlockSampler, in_turn
-from leff.types import Capacity, Part, Segment, Update
+from leff.methods.aggregate import Merge
+from leff.methods.assignment import Fitting
+from leff.methods.jobs import JobWriter
+from leff.methods.method import Plan, RoundContext
+from leff.methods.sampling import BlockSampler, in_turn
+from leff.methods.stand_ins import Bank, Batch, Span, StandIn
+from leff.models import blocks, layer_state
+from leff.wire.messages import Capacity, Part, Segment, Update
 
 
 class Leff:

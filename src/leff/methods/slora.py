@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from leff import lora, sparse
-from leff.aggregate import weighted_mean
 from leff.methods.adapters import merge_adapters, payloads
 from leff.methods.method import Plan, RoundContext
+from leff.methods.sums import weighted_mean
 from leff.methods.whole import WholeModel, own_parameters, put_parameters, shapes_of
-from leff.types import Capacity, Tuned, Update
+from leff.models import lora, sparse
+from leff.wire.messages import Capacity, Tuned, Update
 
 
 class SLora:

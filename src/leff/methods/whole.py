@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from leff.context.quantise import quantised
-from leff.families import blocks, full_tail_names
-from leff.methods.method import Frame, JobWriter, RoundContext
-from leff.parts import PartStore
-from leff.types import Job, Segment, Tuned
+from leff.methods.jobs import Frame, JobWriter
+from leff.methods.method import RoundContext
+from leff.models import blocks, full_tail_names
+from leff.models.quantised import quantised
+from leff.wire.messages import Job, Segment, Tuned
+from leff.wire.parts import PartStore
 
 
 class WholeModel:

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 
-from leff.options import CountOrAll
 from leff.paper.study import Study
 from leff.paper.values import Value
+from leff.runs.options import CountOrAll
 
 
 def caption(study: Study) -> str:

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from leff.config import RunConfig, load_config
-from leff.data.files import DATA_VARIABLE
 from leff.errors import ConfigError, DataError, nearest
 from leff.paper.experiment import SIZES, Common, Experiment, Options
 from leff.paper.keys import run_key
+from leff.runs.config import RunConfig, load_config
+from leff.tasks.sources.files import DATA_VARIABLE
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from leff.config import RunConfig, load_config
 from leff.errors import ConfigError
 from leff.paper.captions import caption
 from leff.paper.cells import Selection, chosen
@@ -18,7 +17,8 @@ from leff.paper.experiment import Common, Experiment
 from leff.paper.layout import NOTHING, markdown_head, markdown_row, print_blocks, title
 from leff.paper.published import MEMORY_GB, TRAINABLE
 from leff.paper.study import Study
-from leff.planning import planned, predicted
+from leff.runs.config import RunConfig, load_config
+from leff.runs.plans import planned, predicted
 
 Cell = Mapping[str, Any]  # of a model and a method
 
@@ -29,7 +29,7 @@ def count_cells(
     """Return a cell for every model (a row) and method (a column), in the order of the file.
 
     `paper` is None where the paper has no number; `note` says why one of the two has none.  With
-    `memory` there are `predicted_bytes`, the peak of a training step (`leff.cost.prediction`) with
+    `memory` there are `predicted_bytes`, the peak of a training step (`leff.capacity.peak`) with
     the batch and context of the file, and `paper_gb`; seconds a cell.
     """
     models = chosen("row", selection.rows, experiment.models, experiment)

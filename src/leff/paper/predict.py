@@ -3,7 +3,7 @@
     forecast = Forecast(common, "mini", store.all())
     forecast.of(run)          # Prediction(seconds=118.0, bytes=310000000, ...)
 
-Operations are counted from plans (`leff.cost`), at the mean length of the task's texts.  Seconds
+Operations are counted from plans (`capacity`), at the mean length of the task's texts.  Seconds
 come from finished runs of this model on the same hardware, of this method if there are some: the
 median of their seconds per counted operation.  Those of runs that shared the cores with others are
 too long for a run alone, and `basis` says how many did.  Without any they come from the speed of a
@@ -17,15 +17,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from leff.config import RunConfig
 from leff.engines.local import worker_count
 from leff.errors import ConfigError
-from leff.families.known import KNOWN_CONFIGS
+from leff.models.hardware import torch_device
+from leff.models.known import KNOWN_CONFIGS
 from leff.paper.cells import PaperRun
 from leff.paper.experiment import Common, TaskEntry
 from leff.paper.results import Result, hardware
-from leff.planning import planned
-from leff.sources import torch_device
+from leff.runs.config import RunConfig
+from leff.runs.plans import planned
 
 BACKWARD = 2  # operations of a backward pass, in forward passes, where everything trains
 EFFICIENCY = 0.5  # a training step's speed in a large matrix product's; between .2 and .8 here
@@ -146,7 +146,7 @@ def product_speed(device: str, size: int = 512, least_seconds: float = 0.2) -> f
     """Return operations a second of fp32 matrix products, on one thread of a CPU."""
     import torch
 
-    from leff.sources import pinned_threads
+    from leff.models.hardware import pinned_threads
 
     place = torch_device(device)
     a = torch.ones(size, size, device=place)

@@ -14,10 +14,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from leff.config import RunConfig, commented_toml
-from leff.durable import write_atomically
 from leff.errors import RunError
+from leff.files import write_atomically
 from leff.paper.cells import PaperRun
+from leff.runs.config import RunConfig
+from leff.runs.toml import commented_toml
 
 
 class Processes:
@@ -81,7 +82,7 @@ def _sharing(config: RunConfig, jobs: int) -> RunConfig:
     """Return the configuration with its share of the cores, where it does not name its workers."""
     from joblib import cpu_count
 
-    from leff.sources import torch_device
+    from leff.models.hardware import torch_device
 
     if config.engine.workers or torch_device(config.engine.device).type != "cpu":
         return config

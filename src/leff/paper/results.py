@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leff.config import RunConfig
-from leff.durable import finite, write_json
 from leff.errors import DataError
+from leff.files import finite, write_json
 from leff.paper.cells import PaperRun
 from leff.paper.keys import portable
+from leff.runs.config import RunConfig
 
 Result = dict[str, Any]
 DIGEST = "sha256"
@@ -135,7 +135,7 @@ def collect(folder: Path, wall_seconds: float | None, operations: float | None) 
     `wall_seconds` is None for a run that was cut and resumed, or shared its cores with others;
     `operations` is what `leff.paper.predict` counted for it.
     """
-    from leff.runs import RunFolder
+    from leff.runs.folder import RunFolder
 
     run = RunFolder(folder)
     result, records, environment = run.result() or {}, run.records(), run.environment()

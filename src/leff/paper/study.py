@@ -12,8 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from leff.config import RunConfig
-from leff.data import load_task
 from leff.errors import ConfigError, LeffError, nearest
 from leff.paper.cells import Cell, PaperRun, Selection, cells
 from leff.paper.experiment import (
@@ -27,6 +25,8 @@ from leff.paper.predict import Forecast, Prediction
 from leff.paper.results import Result, ResultStore, collect
 from leff.paper.sweep import Workshop, sweep
 from leff.paper.values import Value, metric_values, round_values
+from leff.runs.config import RunConfig
+from leff.tasks.load import load_task
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Study:
 
 def check_methods(runs: list[PaperRun]) -> None:
     """Raise ConfigError for a method that cannot be run."""
-    from leff.recipes import METHODS
+    from leff.runs.build_method import METHODS
 
     for run in runs:
         name = run.config.method.name
@@ -145,7 +145,7 @@ def check_data(runs: list[PaperRun]) -> None:
 
     Raises DataError or ConfigError, naming the cell, the file and where it was looked for.
     """
-    from leff.recipes import METHODS
+    from leff.runs.build_method import METHODS
 
     seen: set[str] = set()
     for run in runs:

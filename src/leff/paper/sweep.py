@@ -16,11 +16,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from leff.config import load_config
 from leff.errors import ConfigError, LeffError
 from leff.paper.cells import PaperRun
 from leff.paper.processes import Processes, terminable
 from leff.paper.results import options_of
+from leff.runs.config import load_config
 
 log = logging.getLogger("leff.paper")
 HEAVY = ("checkpoints", "model", "parts", "updates")  # of a finished run's folder

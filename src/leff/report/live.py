@@ -14,13 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from leff.types import Update
+from leff.wire.messages import Update
 
 if TYPE_CHECKING:
-    from leff.config import RunConfig
-    from leff.devices.classes import Device
-    from leff.federation import Federation
     from leff.methods.method import Plan
+    from leff.runs.config import RunConfig
+    from leff.runs.federation import Federation
+    from leff.wire.messages import Device
 
 LISTED_REFERENCES = 2  # of several, beside each text
 LISTED_CLIENTS = 10  # with more, the table counts layers and does not name clients

@@ -1,0 +1,137 @@
+"""The model that a client trains: built from a job and its parts, and what trains in it.
+
+    model, trained = prepared(job, store.get, device)      # trained: what the optimizer gets
+
+LEFF's clients train a block of layers and the tail (PAPER Sec. 3.4, Table 5).  The clients of
+FedBitFit, FedLoRA, SLoRA, FLoRA and FlexLoRA hold the whole model, frozen, and train what the job's
+`Tuned` says: parameters, adapters or sparse updates.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from leff.models import (
+    blocks,
+    build_model,
+    config_from_json,
+    family_of,
+    layer_prefix,
+    lora,
+    sparse,
+    trainable_names,
+)
+from leff.models.quantised import install
+from leff.wire.messages import Job, Part, Tuned
+
+Fetch = Callable[[Part], Mapping[str, torch.Tensor]]  # what it returns is never changed
+
+
+def prepared(
+    job: Job, fetch: Fetch, device: torch.device
+) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+    """Return the job's model, and of its parameters those that train, by the full model's names."""
+    model = client_model(job, fetch, device)
+    return model, unfreeze(model, job) if job.tuned is None else tune(model, job.tuned, fetch)
+
+
+def client_model(job: Job, fetch: Fetch, device: torch.device) -> nn.Module:
+    """Return the model that a job describes, in train mode, nothing at higher precision than sent.
+
+    Layer j of its list holds the j-th layer of the job's segments.
+    """
+    config = config_from_json(job.config)
+    path = family_of(config).blocks
+    state = {**fetch(job.shell), **fetch(job.tail)}
+    quantised: dict[int, Mapping[str, torch.Tensor]] = {}
+    sources: list[int] = []
+    for segment in job.segments:
+        for source, part in zip(segment.sources, segment.parts, strict=True):
+            layer = len(sources)
+            if segment.bits < 32:
+                quantised[layer] = fetch(part)
+            else:
+                state |= {f"{path}.{layer}.{name}": t for name, t in fetch(part).items()}
+            sources.append(source)
+
+    def install_quantised(model: nn.Module) -> None:
+        for layer, tensors in quantised.items():
+            left = install(blocks(model)[layer], tensors, device)
+            state.update({f"{path}.{layer}.{name}": tensor for name, tensor in left.items()})
+
+    return build_model(config, job.kind, sources, state, prepare=install_quantised).to(device)
+
+
+def trained_layers(job: Job) -> dict[int, int]:
+    """Return the layers that train: place in the client's model -> number in the full one."""
+    layers = ((source, segment.trains) for segment in job.segments for source in segment.sources)
+    return {place: source for place, (source, trains) in enumerate(layers) if trains}
+
+
+def trainable_parameters(
+    model: nn.Module, layers: Mapping[int, int], tail: bool = True
+) -> dict[str, nn.Parameter]:
+    """Return the parameters of these layers, and of the tail, under the full model's names.
+
+    `layers` maps a layer's place in `model` to its number in the full model.
+    """
+    renamed = {layer_prefix(model, p): layer_prefix(model, s) for p, s in layers.items()}
+    parameters = dict(model.named_parameters())
+    found: dict[str, nn.Parameter] = {}
+    for name in trainable_names(model, layers):
+        prefix = next((p for p in renamed if name.startswith(p)), "")
+        if prefix or tail:
+            found[renamed.get(prefix, "") + name.removeprefix(prefix)] = parameters[name]
+    return found
+
+
+def unfreeze(model: nn.Module, job: Job) -> dict[str, nn.Parameter]:
+    """Let block and tail train, nothing else; return them under the full model's names."""
+    model.requires_grad_(False)
+    trained = trainable_parameters(model, trained_layers(job))
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
+        parameter.data = parameter.data.clone()  # whoever fetched it may hold it still
+    return trained
+
+
+def tune(model: nn.Module, tuned: Tuned, fetch: Fetch) -> dict[str, nn.Parameter]:
+    """Freeze the model but for what `tuned` says, and return that by name, with its values."""
+    model.requires_grad_(False)
+    _merge(model, tuned, fetch)
+    device = next(model.parameters()).device
+    tensors = {name: tensor.to(device) for name, tensor in tuned_values(tuned, fetch).items()}
+    adapters = {n: t for n, t in tensors.items() if lora.is_adapter(n)}
+    updates = {n: t for n, t in tensors.items() if sparse.is_sparse(n)}
+    own = {n: t for n, t in tensors.items() if n not in adapters and n not in updates}
+    trained: dict[str, nn.Parameter] = {}
+    for name, tensor in own.items():
+        trained[name] = model.get_parameter(name)
+        trained[name].data = tensor.clone()
+    trained |= sparse.install(model, updates, tuned.seed)
+    trained |= lora.install(model, adapters, tuned.scale) if adapters else {}
+    for parameter in trained.values():
+        parameter.requires_grad_(True)  # peft has frozen all but its own
+    return trained
+
+
+def _merge(model: nn.Module, tuned: Tuned, fetch: Fetch) -> None:
+    """Add the products of earlier rounds to the weights, copied first: others may hold them."""
+    for index, part in enumerate(tuned.merged):
+        products = lora.products(fetch(part))
+        for module in products if index == 0 else ():
+            weight = model.get_submodule(module).get_parameter("weight")
+            weight.data = weight.data.clone()
+        lora.add_products(model, products)
+
+
+def tuned_values(tuned: Tuned, fetch: Fetch) -> dict[str, torch.Tensor]:
+    """Return the values that everything starts from, in the order of their names.
+
+    Safetensors reads in any order, and sums over all that trains depend on it in the last bits.
+    """
+    sent = {} if tuned.part is None else fetch(tuned.part)
+    drawn = {name: shape for name, shape in tuned.shapes.items() if name not in sent}
+    values = {**sent, **lora.fresh(drawn, tuned.seed)}
+    return {name: values[name] for name in sorted(values)}

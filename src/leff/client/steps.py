@@ -1,0 +1,179 @@
+"""The steps that a client takes in one round (PAPER Sec. 3.4), and what is measured on the way.
+
+done = local_steps(model, trained, job, examples, device)
+done.losses, done.layer_scores, done.state_bytes
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from leff.client.memory import state_bytes
+from leff.client.model import trained_layers
+from leff.models import blocks, uncached
+from leff.models.checkpointing import recompute
+from leff.models.losses import label_count, mean_loss
+from leff.models.optimizer import make_optimizer
+from leff.seeds import numpy_rng
+from leff.tasks.encode import Example, collate
+from leff.wire.messages import Job, LocalTraining
+
+WINDOW = 8  # batches whose examples are sorted by length together (our choice)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Each step's loss (nats), each trained layer's importance, and the bytes of the last step.
+
+    `failure` says why the steps ended early, if they did; the last two are then empty.
+    """
+
+    losses: Sequence[float] = ()
+    layer_scores: tuple[float, ...] = ()
+    state_bytes: int = 0
+    failure: str | None = None
+
+
+def local_steps(
+    model: nn.Module,
+    trained: Sequence[nn.Parameter],
+    job: Job,
+    examples: Sequence[Example],
+    device: torch.device,
+) -> Steps:
+    """Train `trained` in place by AdamW, on the job's epochs of batches; the model is used up."""
+    settings = job.training
+    if not examples:
+        return Steps(failure="the client has no examples")
+    optimizer = make_optimizer(
+        settings.optimizer, trained, settings.learning_rate, settings.weight_decay
+    )
+    if settings.checkpointing:
+        recompute(model)
+    log_prior = _log_prior(model, job, examples, device)
+    start = [parameter.detach().clone() for parameter in trained] if settings.proximal else []
+    layers = [list(blocks(model)[layer].parameters()) for layer in trained_layers(job)]
+    losses: list[float] = []
+    scores = np.zeros(len(layers))
+    for batch in batches(examples, job, device):
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(_add_gradients(model, batch, settings, log_prior))
+        if not math.isfinite(losses[-1]):
+            return Steps(losses, failure=f"the loss was {losses[-1]} at step {len(losses)}")
+        scores += _step_scores(layers)
+        _pull_back(trained, start, settings.proximal)
+        nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
+        optimizer.step()
+    means = tuple((scores / len(losses)).tolist()) if losses else ()
+    return Steps(losses, means, state_bytes(model, optimizer))
+
+
+def _add_gradients(
+    model: nn.Module,
+    batch: Mapping[str, torch.Tensor],
+    settings: LocalTraining,
+    log_prior: torch.Tensor | None,
+) -> float:
+    """Add the gradient of the batch's mean loss, and return that loss.
+
+    Part by part, where the settings ask for it: a part counts by its labels, so that the sum is
+    the whole batch's whatever number of labels its parts have.
+    """
+    labels, total = label_count(batch["labels"]), 0.0
+    size = settings.batch_size // settings.accumulation
+    for first in range(0, len(batch["labels"]), size):
+        part = {name: value[first : first + size] for name, value in batch.items()}
+        share = label_count(part["labels"]) / labels if labels else 1.0
+        if share:  # a mean over no labels is NaN
+            loss = share * _loss(model, part, settings.precision == "bfloat16", log_prior)
+            loss.backward()
+            total += float(loss.detach())
+    return total
+
+
+def _loss(
+    model: nn.Module,
+    batch: Mapping[str, torch.Tensor],
+    half: bool,
+    log_prior: torch.Tensor | None,
+) -> torch.Tensor:
+    """Return the batch's mean loss in fp32; with `half` the matrix products are in bfloat16."""
+    labels = batch["labels"]
+    with torch.autocast(labels.device.type, torch.bfloat16, enabled=half):
+        if log_prior is None:
+            return mean_loss(model, batch)
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        logits = model(**inputs, **uncached(model)).logits
+    return functional.cross_entropy(logits.float() + log_prior, labels)  # (B, K), (B,)
+
+
+def _log_prior(
+    model: Any, job: Job, examples: Sequence[Example], device: torch.device
+) -> torch.Tensor | None:
+    """Return log π_k = log (n_k + 1) / (n + K) of the client's own labels, (K,), if calibrated.
+
+    Logits plus log π are logit adjustment (Menon et al. 2021, eq. 10, τ = 1), which federated
+    learning uses against label skew (FedLC, Zhang et al. 2022); add-one smoothing is ours.
+    """
+    if not job.training.calibrated or job.kind != "classification":
+        return None
+    counts = np.bincount([int(e.label or 0) for e in examples], minlength=model.config.num_labels)
+    prior = (counts + 1) / (counts + 1).sum()
+    return torch.tensor(np.log(prior), dtype=torch.float32, device=device)
+
+
+def _step_scores(layers: Sequence[Sequence[nn.Parameter]]) -> list[float]:
+    """Return Σ (g · θ)² of each layer: I_l of Sec. 3.2 for the gradient of this step."""
+    sums = [
+        torch.stack([(p.grad * p.detach()).square().sum() for p in layer if p.grad is not None])
+        for layer in layers
+    ]
+    return torch.stack([each.sum() for each in sums]).tolist() if sums else []
+
+
+def _pull_back(
+    trained: Sequence[nn.Parameter], start: Sequence[torch.Tensor], strength: float
+) -> None:
+    """Add μ (θ - θ_start) to the gradients: FedProx's term μ/2 |θ - θ_start|² (Li et al. 2020)."""
+    for parameter, before in zip(trained, start, strict=False):  # without μ there is no start
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter.detach() - before, alpha=strength)
+
+
+def batches(
+    examples: Sequence[Example], job: Job, device: torch.device
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the local epochs' batches, each epoch in an order of its own."""
+    settings = job.training
+    epoch_steps = math.ceil(len(examples) / settings.batch_size)
+    steps = math.ceil(round(settings.epochs * epoch_steps, 9))  # 0.14 · 50 is above 7
+    lengths = np.array([len(example.input_ids) for example in examples])
+    for epoch in range(math.ceil(steps / epoch_steps)):
+        rng = numpy_rng(job.seed, "order", epoch)
+        orders = like_length_batches(lengths, settings.batch_size, rng)
+        for order in orders[: steps - epoch * epoch_steps]:
+            batch = collate([examples[int(i)] for i in order], job.pad_id)
+            yield {name: value.to(device) for name, value in batch.items()}
+
+
+def like_length_batches(
+    lengths: np.ndarray, batch_size: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Return the indices of one epoch's batches, in random order, each of like lengths.
+
+    A random order is cut into windows of `WINDOW` batches, and each window sorted by length: less
+    padding, every index once.  The last batch may be shorter, wherever it ends up.
+    """
+    order = rng.permutation(len(lengths))
+    found: list[np.ndarray] = []
+    for first in range(0, len(order), WINDOW * batch_size):
+        window = order[first : first + WINDOW * batch_size]
+        window = window[np.argsort(lengths[window], kind="stable")]
+        found += [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
+    return [found[i] for i in rng.permutation(len(found))]

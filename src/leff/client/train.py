@@ -1,0 +1,74 @@
+"""What a client does: report, train, evaluate.  Pure, and the same under every engine.
+
+    update = train(job, store.get, examples, device)
+
+A client sees its own examples, the job, and the parts that the job names.  It builds a real
+Hugging Face model, of fewer layers with LEFF, trains what the job says (PAPER Sec. 3.4 and Table
+5), and sends back those tensors alone.
+"""
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from leff.client.model import Fetch, prepared
+from leff.client.steps import local_steps
+from leff.seeds import forked
+from leff.tasks.encode import Example
+from leff.wire.messages import Capacity, Job, Update
+from leff.wire.tensors import pack
+
+
+def report(
+    client: int,
+    layers: int,
+    examples: Sequence[Example],
+    memory_bytes: int | None = None,
+    step_flops: int | None = None,
+) -> Capacity:
+    """Return the client's capacity: what it can fine-tune, and its data's size."""
+    return Capacity(client, layers, len(examples), memory_bytes, step_flops)
+
+
+def train(job: Job, fetch: Fetch, examples: Sequence[Example], device: torch.device) -> Update:
+    """Do a job on a client's own examples and return what it trained.
+
+    The result depends on the job, its parts and the examples alone (dropout and the order of the
+    examples draw from `job.seed`).  A loss or a weight that is not finite, or a client without
+    examples, is a failure that the update reports; nothing is raised for it.
+    """
+    started = time.perf_counter()
+    model, trained = prepared(job, fetch, device)
+    with forked(job.seed):
+        done = local_steps(model, list(trained.values()), job, examples, device)
+    model.zero_grad(set_to_none=True)  # what is sent is packed where gradients were
+    tensors = {name: parameter.detach().cpu() for name, parameter in trained.items()}
+    failure = done.failure
+    if failure is None and not all(torch.isfinite(t).all() for t in tensors.values()):
+        failure = "a trained weight is not finite"
+    payload = b"" if failure else pack(tensors)
+    return Update(
+        round=job.round,
+        client=job.client,
+        layers=job.block,
+        examples=len(examples),
+        payload=payload,
+        losses=None if failure else _ends(done.losses),
+        steps=len(done.losses),
+        train_seconds=time.perf_counter() - started,
+        upload_bytes=len(payload),
+        layer_scores=() if failure else done.layer_scores,
+        state_bytes=done.state_bytes,
+        failure=failure,
+    )
+
+
+def _ends(losses: Sequence[float]) -> tuple[float, float] | None:
+    """Return the means of the first and of the last quarter, if there is anything."""
+    quarter = max(1, len(losses) // 4)
+    return (_mean(losses[:quarter]), _mean(losses[-quarter:])) if losses else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,1 +1,0 @@
-"""Clients as devices: what they have, what fits them, how long their rounds take."""

@@ -1,0 +1,197 @@
+"""Which block a client trains: layer scores, and the probabilities made from them (Sec. 3.2).
+
+    scores = layer_scores(model, batches, seed=0)                     # I_l, (L,)
+    p = block_probabilities(scores, layers=2, scale="standardised")   # (L - 1,)
+
+Importance of one parameter is the first-order Taylor estimate I_m = (g_m · θ_m)² of Molchanov
+et al. 2019, a layer's is the sum over its parameters, a block's the sum over its layers.  The
+paper takes the softmax of the raw block importances; these are around 1e-4, so that its
+distribution is uniform to three digits (`scale="literal"`).  `scale="standardised"` brings the
+blocks' importances to mean 0 and deviation 1 before the softmax, with a temperature.
+
+The scores come from the server's own gradient on proxy data (`layer_scores`), or from what the
+clients measured while training (`RunningScores`).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from leff.models import blocks
+from leff.models.forward import undisturbed
+from leff.models.losses import mean_loss
+from leff.seeds import forked
+from leff.wire.messages import Update
+
+Scale = Literal["literal", "standardised"]
+Sampling = Literal["importance", "round_robin", "random", "fixed"]
+
+
+def layer_scores(
+    model: nn.Module, batches: Sequence[Mapping[str, torch.Tensor]], *, seed: int
+) -> np.ndarray:
+    """Return I_l for every layer, shape (L,), from the gradient of the mean loss over `batches`.
+
+    The batches carry no labels.  A decoder's loss is that of the language model on the text
+    itself; a classifier's is the cross-entropy on labels drawn (with `seed`) from its own
+    prediction, and a regressor's the squared error to its prediction plus unit noise, which are
+    the samples that define the Fisher information.  The model is left as it was.
+    """
+    layers = [list(layer.parameters()) for layer in blocks(model)]
+    parameters = [parameter for layer in layers for parameter in layer]
+    gradients = {parameter: torch.zeros_like(parameter) for parameter in parameters}
+    with undisturbed(model), forked(seed):
+        model.eval().requires_grad_(False)
+        blocks(model).requires_grad_(True)
+        for batch in batches:
+            loss = _proxy_loss(model, batch) / len(batches)
+            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+            for parameter, gradient in zip(parameters, found, strict=True):
+                if gradient is not None:
+                    gradients[parameter] += gradient
+    return np.array([sum(_importance(p, gradients[p]) for p in layer) for layer in layers])
+
+
+def _importance(parameter: torch.Tensor, gradient: torch.Tensor) -> float:
+    return float((gradient.double() * parameter.detach().double()).square().sum())  # Σ I_m
+
+
+def _proxy_loss(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    if "labels" in batch:
+        return mean_loss(model, batch)
+    logits = model(**batch).logits
+    if logits.shape[-1] == 1:
+        drawn = logits.detach() + torch.randn_like(logits)
+        return nn.functional.mse_loss(logits, drawn)
+    drawn = torch.distributions.Categorical(logits=logits.detach()).sample()
+    return nn.functional.cross_entropy(logits, drawn)
+
+
+class RunningScores:
+    """The server's running mean, per layer, of the importance that clients measured.
+
+    A round's score of a layer is the mean over the clients that measured it, weighted by D_i; the
+    running mean is exponential, the newest round having the weight `newest`.  A score is used if
+    it is finite and not negative; an update whose scores are not all so, or not one for each of
+    its layers, is passed over.
+    """
+
+    def __init__(self, layers: int, newest: float = 0.5) -> None:
+        self._means = np.full(layers, np.nan)  # (L,), NaN where nobody has measured yet
+        self._newest = newest
+
+    def watch(self, updates: Iterable[Update]) -> Iterator[Update]:
+        """Pass a round's updates on as they come; after the last, take in what they measured.
+
+        If the one who reads them stops before the end, nothing is taken in.
+        """
+        found: dict[int, tuple[float, float]] = {}  # layer -> weight and mean so far
+        for update in updates:
+            if self._usable(update):
+                for layer, score in zip(update.layers, update.layer_scores, strict=True):
+                    weight, mean = found.get(layer, (0.0, 0.0))
+                    weight += update.examples
+                    found[layer] = weight, mean + (score - mean) * (update.examples / weight)
+            yield update
+        for layer, (_, mean) in found.items():
+            before = self._means[layer]
+            known = np.isfinite(before)
+            self._means[layer] = before + self._newest * (mean - before) if known else mean
+
+    def _usable(self, update: Update) -> bool:
+        return (
+            update.failure is None
+            and len(update.layers) == len(update.layer_scores)
+            and all(0 <= layer < len(self._means) for layer in update.layers)
+            and all(np.isfinite(score) and score >= 0 for score in update.layer_scores)
+        )
+
+    def scores(self) -> np.ndarray:
+        """Return the scores, shape (L,).
+
+        A layer that nobody measured yet gets the mean of those measured; before the first
+        measurement all are equal.
+        """
+        known = np.isfinite(self._means)
+        return np.where(known, self._means, self._means[known].mean() if known.any() else 1.0)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return what `load_state` puts back: ``scores`` (L,) float64, NaN where not measured."""
+        return {"scores": torch.from_numpy(self._means.copy())}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put `state()`'s tensors back."""
+        self._means = state["scores"].numpy().copy()
+
+
+def block_probabilities(
+    scores: np.ndarray,
+    layers: int,
+    *,
+    scale: Scale = "standardised",
+    temperature: float = 1.0,
+    exploration: float = 0.0,
+) -> np.ndarray:
+    """Return the probability of each block of `layers` consecutive layers, shape (L-layers+1,).
+
+    Blocks of equal importance get equal probabilities, exactly.  The importances are divided by
+    `temperature` under either scale.  `exploration` is ε in p ← (1 - ε) · p + ε / (L-layers+1), so
+    that each block has its chance (source: ε-greedy and Exp3, Auer et al. 2002; not the paper).
+
+    Raises ValueError if `layers` is outside [1, L], `exploration` outside [0, 1], or a score is
+    not finite.
+    """
+    if not 1 <= layers <= len(scores):
+        raise ValueError(f"a block has 1 to {len(scores)} layers, got {layers}")
+    if not 0 <= exploration <= 1:
+        raise ValueError(f"exploration must be 0 to 1, got {exploration}")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"layer scores must be finite, got {scores}")
+    importance = np.lib.stride_tricks.sliding_window_view(scores, layers).sum(axis=1)
+    if scale == "standardised":
+        deviation = importance.std()
+        centred = importance - importance.mean()
+        flat = deviation <= 1e-12 * np.abs(importance).max()
+        importance = np.zeros_like(centred) if flat else centred / deviation
+    importance = importance / temperature
+    weights = np.exp(importance - importance.max())
+    return (1 - exploration) * (weights / weights.sum()) + exploration / len(weights)
+
+
+def entropy(probabilities: np.ndarray) -> float:
+    """Return the entropy in nats; log(number of blocks) is the uniform distribution's."""
+    positive = probabilities[probabilities > 0]
+    return float(-(positive * np.log(positive)).sum()) + 0.0
+
+
+def sampling_entropy(sampling: Sampling, probabilities: np.ndarray) -> float:
+    """Return the entropy, in nats, of a client's block.
+
+    It is 0 for `round_robin` and `fixed`, which leave nothing to chance, and log(number of
+    blocks), the largest there is, for `random`.
+    """
+    if sampling in ("round_robin", "fixed"):
+        return 0.0
+    return entropy(probabilities) if sampling == "importance" else float(np.log(len(probabilities)))
+
+
+def uniforms(count: int, rng: np.random.Generator, *, stratified: bool) -> np.ndarray:
+    """Return `count` numbers, each uniform in [0, 1), independent or stratified.
+
+    Stratified, one falls into each of `count` equal parts of [0, 1), in random order: systematic
+    sampling (Madow and Madow 1944).  What each client draws is distributed as before, and of
+    clients with the same probabilities the number that draw a block is within one of what is
+    expected.
+    """
+    if stratified:
+        return (rng.permutation(count) + rng.random()) / count
+    return rng.random(count)
+
+
+def draw_block(probabilities: np.ndarray, uniform: float) -> int:
+    """Return the first layer of the block that `uniform` in [0, 1) falls on."""
+    first = int(np.searchsorted(np.cumsum(probabilities), uniform, side="right"))
+    return min(first, len(probabilities) - 1)  # the sum may end a hair below 1

@@ -1,0 +1,142 @@
+"""Layer sampling (PAPER Sec. 3.2): which block each client trains in a round.
+
+    sampler = BlockSampler(Rule(sampling="importance"), proxy, layers=8)
+    drawn = sampler.draw(model, round_context, {client: number of layers})
+    drawn.blocks[3]          # range(2, 4)
+
+The layers' scores and the probabilities made from them are in `leff.methods.importance`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from leff.errors import RunError
+from leff.methods.importance import (
+    RunningScores,
+    Sampling,
+    Scale,
+    block_probabilities,
+    draw_block,
+    layer_scores,
+    sampling_entropy,
+    uniforms,
+)
+from leff.methods.method import RoundContext
+from leff.methods.stand_ins import Batch
+from leff.seeds import derive_seed, numpy_rng
+from leff.wire.messages import Update
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How blocks are drawn; the paper's: ``Rule(scale="literal", stratified=False)``.
+
+    `source` is who measures the importance: the server on `batches` batches of proxy data a
+    round, or the clients while they train.  `exploration` is the share of uniform sampling.
+    """
+
+    sampling: Sampling = "importance"
+    scale: Scale = "standardised"
+    temperature: float = 1.0
+    source: Literal["proxy", "clients"] = "proxy"
+    exploration: float = 0.0
+    stratified: bool = True
+    batches: int = 2
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Every client's block, and what there is to record of the draw."""
+
+    blocks: Mapping[int, range]
+    facts: dict[str, Any]
+
+
+class BlockSampler:
+    """Draws blocks, and keeps what clients measured and how often each had its turn."""
+
+    def __init__(self, rule: Rule, proxy: Sequence[Batch], layers: int) -> None:
+        self._rule, self._proxy, self._layers = rule, proxy, layers
+        self._measured = RunningScores(layers)
+        self._turns: dict[int, int] = {}  # client -> rounds it took part in
+
+    def draw(self, model: nn.Module, context: RoundContext, wanted: Mapping[int, int]) -> Drawn:
+        """Return a block of ``wanted[client]`` consecutive layers for every client.
+
+        Raises RunError if the model has no finite gradient on the proxy data.
+        """
+        rule, scores = self._rule, self._scores(model, context)
+        clients = sorted(wanted)
+        probabilities = {client: self._probabilities(scores, wanted[client]) for client in clients}
+        rng = numpy_rng(context.seed, "blocks", context.index)
+        chances = uniforms(len(clients), rng, stratified=rule.stratified)
+        blocks = {}
+        for client, chance in zip(clients, chances, strict=True):
+            first = self._first(client, probabilities[client], chance)
+            blocks[client] = range(first, first + wanted[client])
+            self._turns[client] = self._turns.get(client, 0) + 1
+        entropies = [sampling_entropy(rule.sampling, p) for p in probabilities.values()]
+        facts = {
+            "layer_scores": None if scores is None else scores.tolist(),
+            "entropy": float(np.mean(entropies)),
+            "entropy_uniform": float(np.mean([np.log(len(p)) for p in probabilities.values()])),
+        }
+        return Drawn(blocks, facts)
+
+    def watch(self, updates: Iterable[Update]) -> Iterator[Update]:
+        """Pass the round's updates on, taking in what their clients measured."""
+        return self._measured.watch(updates)
+
+    def _scores(self, model: nn.Module, context: RoundContext) -> np.ndarray | None:
+        if self._rule.sampling != "importance":
+            return None
+        if self._rule.source == "clients":
+            return self._measured.scores()
+        count = self._rule.batches
+        batches = in_turn(self._proxy, context.index * count)[:count]
+        scores = layer_scores(
+            model, batches, seed=derive_seed(context.seed, "importance", context.index)
+        )
+        if not np.isfinite(scores).all():
+            raise RunError(
+                f"in round {context.index + 1} the model's loss on the proxy data has no finite "
+                "gradient: training has diverged; lower training.learning_rate"
+            )
+        return scores
+
+    def _probabilities(self, scores: np.ndarray | None, layers: int) -> np.ndarray:
+        return block_probabilities(
+            np.ones(self._layers) if scores is None else scores,
+            layers,
+            scale=self._rule.scale,
+            temperature=self._rule.temperature,
+            exploration=self._rule.exploration,
+        )
+
+    def _first(self, client: int, probabilities: np.ndarray, chance: float) -> int:
+        if self._rule.sampling == "fixed":
+            return client % len(probabilities)
+        if self._rule.sampling == "round_robin":  # each client starts at another block
+            return (client + self._turns.get(client, 0)) % len(probabilities)
+        return draw_block(probabilities, chance)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return what `load_state` puts back."""
+        turns = torch.tensor(sorted(self._turns.items()), dtype=torch.int64).reshape(-1, 2)
+        return {**self._measured.state(), "turns": turns}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put `state()`'s tensors back."""
+        self._measured.load_state(state)
+        self._turns = {int(client): int(turns) for client, turns in state["turns"].tolist()}
+
+
+def in_turn(batches: Sequence[Batch], offset: int) -> list[Batch]:
+    """Return the batches, starting where the rounds before stopped."""
+    offset %= len(batches)
+    return [*batches[offset:], *batches[:offset]]

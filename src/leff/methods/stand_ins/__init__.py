@@ -1,0 +1,40 @@
+"""Ways to stand in for the layers that a client does not train (PAPER Sec. 3.3).
+
+context = make_context("distil", rate=0.5, bits=32)
+bank = Bank(Distillation(steps=40, learning_rate=1e-3, attention_weight=0.1))
+stand_ins = bank.make(model, context.spans(block, layers), proxy_batches, decided={})
+"""
+
+from leff.methods.stand_ins.bank import Bank
+from leff.methods.stand_ins.distil import Distillation
+from leff.methods.stand_ins.error import block_errors
+from leff.methods.stand_ins.stand_in import Batch, Context, Recipe, Span, StandIn
+
+__all__ = [
+    "Bank",
+    "Batch",
+    "Context",
+    "Distillation",
+    "Recipe",
+    "Span",
+    "StandIn",
+    "block_errors",
+    "make_context",
+]
+
+
+def make_context(name: str, *, rate: float = 0.5, bits: int = 32, suffix: str = "") -> Context:
+    """Return the context of that name; `suffix` names another one for the layers after the block.
+
+    `distil` and `drop` keep ⌈n·rate⌉ of n layers, `quantise` all of them; linear weights are sent
+    in `bits`.  ValueError for a name that is none of these.
+    """
+    recipes = {
+        "distil": Recipe(rate, trained=True, bits=bits),
+        "drop": Recipe(rate, bits=bits),
+        "quantise": Recipe(bits=bits),
+    }
+    for wanted in (name, suffix or name):
+        if wanted not in recipes:
+            raise ValueError(f"no context {wanted!r}")
+    return Context(recipes[name], recipes[suffix or name])

@@ -1,0 +1,68 @@
+"""How far a stand-in's output is from that of the layers it replaces.
+
+trace = capture(model, batch)
+span_error(Span(0, 3, 1), [layer], trace, attention_mask(batch))      # 0.21
+block_errors(model, context, bank.make(...), [range(3, 5)], batch)    # {range(3, 5): 0.34}
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from leff.methods.stand_ins.stand_in import Batch, Context, Span, StandIn, attention_mask
+from leff.models import Trace, blocks, capture, run_blocks
+from leff.models.quantised import rebuilt
+
+
+def relative_square(actual: torch.Tensor, wanted: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return ‖actual - wanted‖² / ‖wanted‖² over unpadded positions, a scalar.
+
+    actual, wanted: (B, T, D); mask: (B, T), nonzero where there is a token.
+    """
+    kept = mask.bool()[..., None]
+    difference = ((actual - wanted) * kept).square().sum()
+    return difference / (wanted * kept).square().sum()
+
+
+@torch.no_grad()
+def span_error(span: Span, layers: Sequence[nn.Module], trace: Trace, mask: torch.Tensor) -> float:
+    """Return ‖H_s - H_t‖ / ‖H_t‖ at the span's end, H_t (B, T, D).
+
+    Both get the full model's hidden states as input, so the error is the span's own.
+    """
+    start = trace.hidden[span.start]
+    hidden, _ = run_blocks(layers, start, trace, span.sources, first=span.start == 0)
+    return float(relative_square(hidden, trace.hidden[span.stop], mask).sqrt())
+
+
+@torch.no_grad()
+def block_errors(
+    model: nn.Module,
+    context: Context,
+    made: Mapping[Span, StandIn],
+    drawn: Sequence[range],
+    batch: Batch,
+) -> dict[range, float]:
+    """Return the relative error of a client's last hidden state, for every block that is drawn.
+
+    The client's whole model runs before any training: stand-in, block, stand-in, each fed what
+    the one before wrote.  `made` has a stand-in for each of the blocks' spans.
+    """
+    model.eval()
+    trace, mask, full = capture(model, batch), attention_mask(batch), blocks(model)
+    spans = {block: context.spans(block, len(full)) for block in drawn}
+    built = {
+        span: [rebuilt(full[s], t) for s, t in zip(span.sources, made[span].tensors, strict=True)]
+        for span in {span for around in spans.values() for span in around}
+    }
+    errors = {}
+    for block, around in spans.items():
+        own = Span(block.start, block.stop, len(block))
+        pieces = {span: built[span] for span in around} | {own: [full[i] for i in block]}
+        hidden = trace.hidden[0]
+        for span in sorted(pieces):
+            opens = not any(earlier.layers for earlier in pieces if earlier < span)
+            hidden, _ = run_blocks(pieces[span], hidden, trace, span.sources, first=opens)
+        errors[block] = float(relative_square(hidden, trace.hidden[-1], mask).sqrt())
+    return errors

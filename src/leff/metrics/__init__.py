@@ -1,4 +1,0 @@
-"""Metrics: texts (`nlg`: BLEU, NIST, METEOR, ROUGE-L, CIDEr) and labels (`glue`).
-
-python -c "from leff.metrics.nlg import bleu; print(bleu([['a b c d']], ['a b c d']))"
-"""

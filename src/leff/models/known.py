@@ -1,0 +1,154 @@
+"""Configurations, by name without the hub, from a folder or a file, and as JSON.
+
+    config, kind = load_config("llama-3.1-8b")       # no weights, no network
+
+The paper's models are known by name (Table 5); the values are those of the models' own
+`config.json` on the hub.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import (
+    AutoConfig,
+    DebertaV2Config,
+    GPT2Config,
+    LlamaConfig,
+    PretrainedConfig,
+)
+
+from leff.errors import ModelError
+from leff.models.kinds import KINDS, fits
+from leff.models.quiet import quiet
+
+
+def _gpt2(width: int, layers: int, heads: int) -> tuple[PretrainedConfig, str]:
+    return GPT2Config(n_embd=width, n_layer=layers, n_head=heads), "generation"
+
+
+def _deberta_v3(width: int, layers: int, heads: int) -> tuple[PretrainedConfig, str]:
+    values: dict[str, Any] = {
+        "vocab_size": 128100,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+        "max_position_embeddings": 512,
+        "type_vocab_size": 0,
+        "relative_attention": True,
+        "position_buckets": 256,
+        "position_biased_input": False,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "layer_norm_eps": 1e-7,
+        "pooler_hidden_size": width,
+        "num_labels": 2,
+    }
+    return DebertaV2Config(**values), "classification"
+
+
+def _llama_8b() -> tuple[PretrainedConfig, str]:
+    rope: Any = {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    config = LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=131072,
+        rms_norm_eps=1e-5,
+        rope_parameters=rope,
+        bos_token_id=128000,
+        eos_token_id=128001,
+        tie_word_embeddings=False,
+    )
+    return config, "generation"
+
+
+KNOWN_CONFIGS: dict[str, Callable[[], tuple[PretrainedConfig, str]]] = {
+    "gpt2": lambda: _gpt2(768, 12, 12),
+    "gpt2-medium": lambda: _gpt2(1024, 24, 16),
+    "gpt2-large": lambda: _gpt2(1280, 36, 20),
+    "deberta-v3-base": lambda: _deberta_v3(768, 12, 12),
+    "deberta-v3-large": lambda: _deberta_v3(1024, 24, 16),
+    "llama-3.1-8b": _llama_8b,
+}
+
+
+def load_config(name: str | Path) -> tuple[PretrainedConfig, str]:
+    """Return the configuration of a known name, a folder, a `config.json` or a hub id, and a kind.
+
+    The kind is what the checkpoint's own head is for; without a head, generation for a decoder
+    and classification for an encoder.  ModelError if there is no readable configuration.
+    """
+    if str(name) in KNOWN_CONFIGS:
+        return KNOWN_CONFIGS[str(name)]()
+    config = read_config(name)
+    heads = " ".join(getattr(config, "architectures", None) or [])
+    if "SequenceClassification" in heads:
+        regression = getattr(config, "problem_type", None) == "regression"
+        return config, "regression" if regression else "classification"
+    kind = next((kind for kind in KINDS if fits(config, kind)), None)
+    if kind is None:
+        raise ModelError(
+            f"{name} is a {config.model_type} model, which neither generates text nor classifies "
+            "it; take a text decoder or encoder"
+        )
+    return config, kind
+
+
+def read_config(name: str | Path) -> Any:
+    """Return the configuration in a folder, a file or on the hub; ModelError if there is none."""
+    path = Path(name)
+    if not path.exists() and looks_like_a_path(name):
+        raise ModelError(f"there is no model at {name}; give a folder or a hub id")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ModelError(f"the folder {name} has no config.json, so it holds no model")
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(str(name))
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        raise ModelError(cannot_read(name, error)) from error
+
+
+def looks_like_a_path(name: str | Path) -> bool:
+    """Return whether a name can only be a path: a hub id is `name` or `owner/name`."""
+    text = str(name)
+    return isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1
+
+
+def cannot_read(name: str | Path, error: Exception) -> str:
+    """Return what to tell the user when the library could not read a model."""
+    reason = " ".join(str(error).split("\n")[:2])
+    if Path(name).exists():
+        return f"cannot read the model at {name}: {reason}"
+    return (
+        f"cannot get {name} from the hub: {reason} Check the name and the connection, or give a "
+        f"folder that holds the model; known without the hub, for plans: {', '.join(KNOWN_CONFIGS)}"
+    )
+
+
+def config_to_json(config: PretrainedConfig) -> str:
+    """Return a configuration as JSON that `config_from_json` reads."""
+    return config.to_json_string(use_diff=False)
+
+
+def config_from_json(text: str) -> Any:
+    """Return the configuration that `config_to_json` wrote; ModelError if it is none."""
+    try:
+        values = json.loads(text)
+        return AutoConfig.for_model(values.pop("model_type")).from_dict(values)
+    except (ValueError, KeyError, AttributeError, TypeError, StrictDataclassError) as error:
+        raise ModelError(f"this is no model configuration: {error}") from error

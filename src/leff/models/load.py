@@ -1,0 +1,101 @@
+"""Load a model and its tokenizer for a kind of task, in full precision.
+
+model, tokenizer = load_model("gpt2", "generation")
+model, tokenizer = load_model(folder, "classification", num_labels=3, seed=7)
+"""
+
+import itertools
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoTokenizer
+
+from leff.errors import ModelError
+from leff.models.detect import family_of
+from leff.models.kinds import LANGUAGE_KINDS, model_class, name_loss
+from leff.models.known import cannot_read, read_config
+from leff.models.quiet import quiet
+from leff.seeds import forked
+
+log = logging.getLogger("leff.models")
+
+
+def load_model(
+    name: str | Path, kind: str, num_labels: int | None = None, seed: int = 0
+) -> tuple[Any, Any]:
+    """Return a model in fp32, in eval mode, and its tokenizer, from a folder or the hub.
+
+    A head that the checkpoint lacks is initialised from `seed`.  `num_labels` counts classes; a
+    regression has one output.  ModelError if there is no such model, it has no tokenizer, it
+    cannot do this kind of task, or its checkpoint is incomplete.
+    """
+    config = read_config(name)
+    auto = model_class(config, kind)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(
+            f"{name} is quantised, and what trains must be fp32; take the model that it was made of"
+        )
+    if kind == "classification":
+        config.num_labels = config.num_labels if num_labels is None else num_labels
+        config.problem_type = "single_label_classification"
+    elif kind == "regression":
+        config.num_labels, config.problem_type = 1, "regression"
+    tokenizer = _load_tokenizer(name, config)
+    try:
+        with quiet(), forked(seed):
+            model, found = auto.from_pretrained(
+                str(name),
+                config=config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=kind not in LANGUAGE_KINDS,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ModelError(cannot_read(name, error)) from error
+    _check_new_weights(name, kind, model, found)
+    name_loss(model, kind)
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        tensor.data = tensor.data.clone()  # the file's bytes need not lie as torch's do: see LOG.md
+    if tokenizer.pad_token_id is not None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+        if getattr(model, "generation_config", None) is not None:
+            model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model.eval(), tokenizer
+
+
+def _load_tokenizer(name: str | Path, config: Any) -> Any:
+    """The library makes an empty tokenizer where the files are missing; that is refused."""
+    remedy = "put the tokenizer's files (tokenizer.json and tokenizer_config.json) beside it"
+    try:
+        with quiet():
+            tokenizer: Any = AutoTokenizer.from_pretrained(str(name))
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ModelError(f"{name} has no tokenizer that can be read; {remedy} ({error})") from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ModelError(f"{name} has no tokenizer; {remedy}")
+    if len(tokenizer) > config.vocab_size:
+        raise ModelError(
+            f"the tokenizer of {name} has {len(tokenizer)} tokens, the model only "
+            f"{config.vocab_size}; they do not belong together, so {remedy}"
+        )
+    return tokenizer
+
+
+def _check_new_weights(name: str | Path, kind: str, model: Any, found: dict[str, Any]) -> None:
+    """Accept a new classification head, and nothing else, where the checkpoint had no weights."""
+    resized = {entry[0] for entry in found["mismatched_keys"]}
+    new = sorted({*found["missing_keys"], *resized})
+    family = family_of(model)
+    heads = tuple(f"{path}." for path in family.tail)
+    wrong = [key for key in new if kind in LANGUAGE_KINDS or not key.startswith(heads)]
+    if wrong:
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise ModelError(
+            f"the checkpoint of {name} does not fit its config: no weights for "
+            f"{', '.join(wrong[:4])}{more}; take a complete {family.name} checkpoint"
+        )
+    if new:
+        log.info("%s: new weights for %s", name, ", ".join(new))

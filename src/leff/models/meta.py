@@ -1,0 +1,46 @@
+"""Models without weights: real modules and buffers, parameters on the meta device.
+
+    empty_model(GPT2Config(), "generation")      # 124 million parameters, no bytes
+
+`torch.device("meta")` would take the buffers too (`inv_freq`, `position_ids`), and those are not
+in any checkpoint; patching `nn.Module` would reach into other threads.  Weights are made with
+`torch.empty`, buffers are not, so only that is redirected, for this thread.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from transformers import PretrainedConfig
+
+from leff.models.kinds import model_class, name_loss
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.empty:
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
+
+
+def empty_model(
+    config: PretrainedConfig, kind: str, attn_implementation: str | None = None
+) -> nn.Module:
+    """Return the config's model for a kind of task with every parameter on the meta device.
+
+    The config is copied.  ModelError if the architecture cannot do this kind of task.
+    """
+    options = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    auto = model_class(config, kind)
+    with _EmptyOnMeta():
+        model = auto.from_config(copy.deepcopy(config), dtype=torch.float32, **options)
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and not parameter.is_meta:  # a norm's torch.ones
+                module._parameters[name] = nn.Parameter(parameter.to("meta"))
+    model.tie_weights()
+    name_loss(model, kind)
+    return model

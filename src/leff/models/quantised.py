@@ -1,0 +1,176 @@
+"""Layers whose linear weights are sent in 16, in 8 or in 4 bits.
+
+    tensors = quantised(layer, bits=4)
+    left = install(layer, tensors, device)   # on the client: modules that unpack as they multiply
+
+16 bits: the nearest bfloat16 (8 significant bits, fp32's range).  8 bits: each output row has its
+own scale, absmax / 127 (LLM.int8(), Dettmers et al. 2022).  4 bits: NF4, a scale for every 64
+weights, 0.5625 bytes a weight (QLoRA, Dettmers et al. 2023).  8 and 4 are packed by bitsandbytes.
+Biases and norms stay as they are, and so does the computing, which is in the inputs' precision.
+"""
+
+import copy
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from leff.errors import ModelError
+from leff.models.hardware import product_dtype
+
+# It logs when it is imported that a CPU kernel, which we do not use, is not installed.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+SCALE = "SCB"  # 8 bits, bitsandbytes' name: the maxima of a weight's rows, (out,)
+GROUP_SCALE = "absmax"  # 4 bits: the maxima of groups of 64 weights, (⌈out·in/64⌉,)
+SCALES = (SCALE, GROUP_SCALE)
+GROUP = 64
+
+
+def quantised(layer: nn.Module, bits: int) -> dict[str, torch.Tensor]:
+    """Return a layer's tensors, every linear weight as codes and scales.
+
+    16 bits: `weight` bfloat16 (out, in) alone; 8 bits: `weight` int8 (out, in) and `SCB`; 4 bits:
+    `weight` uint8 (out, in/2) and `absmax`; 32 bits: as they are.  ModelError if there is nothing
+    to quantise, or for 4 bits an odd number of inputs.
+    """
+    tensors = {name: tensor.detach() for name, tensor in layer.state_dict().items()}
+    if bits == 32:
+        return tensors
+    if not _linears(layer):
+        raise ModelError(
+            f"{type(layer).__name__} has no linear module that can be quantised; use context.bits "
+            "= 32 with the context distil or drop"
+        )
+    for name, linear in _linears(layer).items():
+        weight = tensors.pop(f"{name}.weight")
+        rows = weight.t() if isinstance(linear, Conv1D) else weight  # (out, in)
+        # On the CPU whatever the layer's device: there it takes fp32, and gives the same bytes.
+        found = PACKED[bits](name, rows.float().cpu().contiguous())
+        tensors |= {f"{name}.{key}": tensor for key, tensor in found.items()}
+    return tensors
+
+
+def _in_16_bits(name: str, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"weight": rows.bfloat16()}
+
+
+def _in_8_bits(name: str, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    from bitsandbytes.functional import int8_vectorwise_quant
+
+    codes, maxima, _ = int8_vectorwise_quant(rows)
+    return {"weight": codes, SCALE: maxima}
+
+
+def _in_4_bits(name: str, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    from bitsandbytes.functional import quantize_4bit
+
+    if rows.shape[1] % 2:
+        raise ModelError(
+            f"{name} has {rows.shape[1]} inputs, and two weights of a row share a byte in 4 bits; "
+            "use context.bits = 8"
+        )
+    codes, state = quantize_4bit(rows, blocksize=GROUP, quant_type="nf4")
+    return {"weight": codes.view(rows.shape[0], -1), GROUP_SCALE: state.absmax}
+
+
+PACKED = {16: _in_16_bits, 8: _in_8_bits, 4: _in_4_bits}
+
+
+def install(
+    layer: nn.Module, tensors: Mapping[str, torch.Tensor], device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Swap the linear modules whose weights are quantised, and return the tensors that are left.
+
+    The layer may be on the meta device: the new modules hold their tensors, on `device`.
+    """
+    left = dict(tensors)
+    for name in _linears(layer):
+        scales = next((left.pop(key) for s in SCALES if (key := f"{name}.{s}") in left), None)
+        weight = left.get(f"{name}.weight")
+        if scales is None and (weight is None or weight.dtype != torch.bfloat16):
+            continue
+        codes = left.pop(f"{name}.weight")
+        bias = left.pop(f"{name}.bias", None)
+        swapped = QuantisedLinear(
+            codes.to(device),
+            None if scales is None else scales.to(device),
+            None if bias is None else bias.to(device, copy=True),
+        )
+        parent, _, child = name.rpartition(".")
+        setattr(layer.get_submodule(parent), child, swapped)
+    return left
+
+
+class QuantisedLinear(nn.Module):
+    """A frozen linear module whose weight is unpacked for each product, forward and backward.
+
+    bitsandbytes' own modules would round the inputs to 8 bits too (on a GPU, and on the CPU in
+    eval mode), misread 4-bit groups that cross rows on the CPU (inputs not a multiple of 64), and
+    repack weights in eval mode.  Here a product is the same everywhere, in the inputs' precision.
+    """
+
+    def __init__(
+        self, codes: torch.Tensor, scales: torch.Tensor | None, bias: torch.Tensor | None
+    ) -> None:
+        super().__init__()
+        self.out_features = codes.shape[0]
+        self.in_features = codes.shape[1] * (2 if codes.dtype == torch.uint8 else 1)
+        self.codes: torch.Tensor
+        self.scales: torch.Tensor | None
+        self.register_buffer("codes", codes, persistent=False)
+        self.register_buffer("scales", scales, persistent=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return _Product.apply(hidden, self.codes, self.scales, self.bias)
+
+
+class _Product(torch.autograd.Function):
+    """hidden · Wᵀ + b, keeping W (out, in) for the backward pass as codes alone; b is frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, codes: Any, scales: Any, bias: Any) -> torch.Tensor:
+        ctx.save_for_backward(codes, scales)
+        weight = unpacked(codes, scales).to(product_dtype(hidden))
+        return nn.functional.linear(hidden, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (gradient,) = grad_outputs
+        return gradient @ unpacked(*ctx.saved_tensors).to(gradient.dtype), None, None, None
+
+
+def unpacked(codes: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
+    """Return the weight (out, in) of codes, int8 (out, in) or NF4's uint8 (out, in/2), in fp32.
+
+    One in 16 bits, which has no scales, is returned as it is.
+    """
+    if scales is None:
+        return codes
+    from bitsandbytes.functional import QuantState, dequantize_4bit
+
+    if codes.dtype == torch.int8:
+        return codes * (scales / 127)[:, None]
+    state = QuantState(
+        scales, shape=(1, 2 * codes.numel()), blocksize=GROUP, quant_type="nf4", dtype=torch.float32
+    )
+    return dequantize_4bit(codes.view(-1, 1), state).view(codes.shape[0], -1)
+
+
+def rebuilt(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+    """Return a frozen copy of `layer` that holds `tensors`, as the client will run it."""
+    copied = copy.deepcopy(layer).eval().requires_grad_(False)
+    copied.load_state_dict(install(copied, tensors, next(layer.parameters()).device), strict=False)
+    return copied
+
+
+def _linears(layer: nn.Module) -> dict[str, nn.Linear | Conv1D]:
+    return {
+        name: module
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }

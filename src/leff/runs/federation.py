@@ -1,0 +1,269 @@
+"""A run: the rounds that are still to do, measured, recorded and kept.
+
+    federation = prepare(config, RunFolder.new(path, config))      # leff.runs.prepare
+    federation.run(progress)
+
+`run` is the same for a new run and for a resumed one.
+"""
+
+import logging
+import os
+import platform
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Protocol
+
+from torch import nn
+
+from leff.capacity.schedule import Pace
+from leff.errors import DataError, RunError
+from leff.methods.method import Method, Plan, RoundContext
+from leff.models import full_state
+from leff.models.hardware import pinned_threads, torch_device
+from leff.round import Fleet, run_round
+from leff.runs.config import RunConfig
+from leff.runs.folder import Checkpoint, RunFolder, config_digest
+from leff.runs.gap import measure_clients
+from leff.runs.trained import restore, save_model
+from leff.seeds import numpy_rng
+from leff.tasks.evaluator import Evaluator
+from leff.tasks.partition import Partition
+from leff.tasks.task import Task
+from leff.wire.messages import Device, LocalTraining, Update
+from leff.wire.parts import PartStore
+from leff.wire.spool import Spool
+
+log = logging.getLogger("leff")
+
+
+class Progress(Protocol):
+    """Who watches a run.  Every method may do nothing."""
+
+    def started(self, federation: "Federation") -> None: ...
+    def measured(self, record: dict[str, Any]) -> None: ...
+    def planned(self, index: int, plan: Plan) -> None: ...
+    def trained(self, index: int, update: Update) -> None: ...
+
+
+class Silent:
+    """A `Progress` that shows nothing."""
+
+    def started(self, federation: "Federation") -> None: ...
+    def measured(self, record: dict[str, Any]) -> None: ...
+    def planned(self, index: int, plan: Plan) -> None: ...
+    def trained(self, index: int, update: Update) -> None: ...
+
+
+@dataclass
+class Federation:
+    """Everything that a run needs, ready to go on after round `done`."""
+
+    config: RunConfig
+    folder: RunFolder
+    task: Task
+    tokenizer: Any
+    model: nn.Module
+    split: Partition
+    capacities: tuple[int, ...]
+    method: Method
+    fleet: Fleet
+    store: PartStore
+    evaluator: Evaluator
+    digests: dict[str, str]  # of what the run learns from, starts from and is measured on
+    pace: Pace | None = None
+    devices: tuple[Device, ...] = ()  # of the clients, with a fleet file
+    done: int = 0
+
+    def run(self, progress: Progress | None = None) -> dict[str, Any]:
+        """Do the rounds that are left, write the result and the model; return the result."""
+        progress = progress or Silent()
+        facts = environment(self.config, self.task.kind, self.split, self.digests)
+        self.folder.start(self.config, facts, self.split.report())
+        self._check_data(facts)
+        with pinned_threads(self.config.engine.threads):
+            self._recover()
+            progress.started(self)
+            for record in self.folder.records():
+                progress.measured(record)
+            if not self.folder.records():
+                self._measure_before(progress)
+            for index in range(self.done, self.config.training.rounds):
+                self._round(index, progress)
+            return self._finish()
+
+    def _check_data(self, facts: dict[str, Any]) -> None:
+        """Raise DataError if data or start model are not those that the run was started with.
+
+        Another device and other versions are said: the last bits may then differ.
+        """
+        recorded = self.folder.environment()
+        for name in ("split_digest", *self.digests):
+            if recorded[name] != facts[name]:
+                raise DataError(
+                    "the data, the start model or the fleet is not what "
+                    f"{self.folder.path} was started with ({name} differs); put the files back, "
+                    "or start a new run"
+                )
+        for name in ("device", "versions"):
+            if recorded[name] != facts[name]:
+                log.warning(
+                    "%s: %s was %s at the start and is %s now, so last bits may differ",
+                    self.folder.path,
+                    name,
+                    recorded[name],
+                    facts[name],
+                )
+
+    def _recover(self) -> None:
+        self.folder.clear_scratch()
+        self.method.begin(self.model)
+        checkpoint = self.folder.load_checkpoint(self.folder.digest())
+        if checkpoint is None:
+            self.folder.cut_back(-1)
+            return
+        restore(self.model, checkpoint)
+        self.method.load_state(checkpoint.method)
+        self.fleet.load_state(checkpoint.fleet)
+        self.folder.cut_back(checkpoint.round)
+        self.done = checkpoint.round
+
+    def _measure_before(self, progress: Progress) -> None:
+        settings = self.config.evaluation
+        before = self.evaluator.full(self.model, settings.final_examples, settings.beams)
+        record = {"round": 0, **self._quick(), "before": before}
+        self.folder.append(record)
+        progress.measured(record)
+
+    def _quick(self) -> dict[str, Any]:
+        started = time.perf_counter()
+        found = self.evaluator.quick(self.model, self.config.evaluation.examples)
+        return found | {"evaluation_seconds": time.perf_counter() - started}
+
+    def _round(self, index: int, progress: Progress) -> None:
+        started = time.perf_counter()
+
+        def watch(plan: Plan, update: Update | None) -> None:
+            if update is None:
+                progress.planned(index, plan)
+            else:
+                progress.trained(index, update)
+
+        record = run_round(
+            self.model,
+            self.method,
+            self.fleet,
+            RoundContext(
+                index,
+                self.config.seed,
+                self._local_training(index),
+                self.folder.decisions(index),
+            ),
+            Spool(self.folder.path / "updates"),
+            self.config.clients.per_round,
+            watch,
+            lambda plan, spool: self._observe(index, plan, spool),
+            self.pace,
+        )
+        failures = [client["failure"] for client in record["clients"] if client["failure"]]
+        ran_out = sum("out_of_memory_bytes" in client for client in record["clients"])
+        if len(failures) == len(record["clients"]) > 1 and len(failures) > ran_out:
+            raise RunError(
+                f"round {index + 1}: no client's update could be used (the first: {failures[0]}); "
+                "if it is the loss, lower training.learning_rate"
+            )
+        if failures:
+            log.warning("round %d: refused %d updates (%s)", index + 1, len(failures), failures[0])
+        for client, reason in record.get("sat_out", {}).items():
+            log.info("round %d: client %s sits out: %s", index + 1, client, reason)
+        last = index + 1 == self.config.training.rounds
+        if last or (index + 1) % self.config.evaluation.every == 0:
+            record |= self._quick()
+        self.folder.append(record | {"seconds": time.perf_counter() - started})
+        self.folder.save_checkpoint(
+            Checkpoint(index + 1, full_state(self.model), self.method.state(), self.fleet.state()),
+            self.folder.digest(),
+            self.config.engine.checkpoints,
+        )
+        progress.measured(record | {"seconds": time.perf_counter() - started})
+
+    def _observe(self, index: int, plan: Plan, spool: Spool) -> dict[str, Any]:
+        """Measure what some clients' training is worth in the full model."""
+        settings = self.config.evaluation
+        return measure_clients(
+            self.model,
+            plan.jobs,
+            spool.accepted(),
+            self.store.get,
+            self.evaluator.examples("validation", settings.gap_examples),
+            clients=settings.gap_clients,
+            batch_size=settings.batch_size,
+            rng=numpy_rng(self.config.seed, "gap", index),
+            gradients=settings.gradient_error,
+        )
+
+    def _local_training(self, index: int) -> LocalTraining:
+        settings = self.config.training
+        rate = settings.learning_rate
+        if settings.schedule == "linear":  # from the full rate to a tenth of it in the last round
+            rate *= 1 - 0.9 * index / max(1, settings.rounds - 1)
+        return LocalTraining(
+            settings.epochs,
+            settings.batch_size,
+            rate,
+            settings.weight_decay,
+            settings.max_grad_norm,
+            settings.calibrated,
+            settings.proximal,
+            settings.precision,
+            settings.accumulation,
+            settings.checkpointing,
+            settings.optimizer,
+        )
+
+    def _finish(self) -> dict[str, Any]:
+        settings, records = self.config.evaluation, self.folder.records()
+        clients = [client for record in records[1:] for client in record["clients"]]
+        failures = [client["failure"] for client in clients if client["failure"]]
+        if len(failures) == len(clients):
+            sat_out = [why for r in records[1:] for why in r.get("sat_out", {}).values()]
+            reason = [*failures, *sat_out][0]
+            raise RunError(f"no client's update could be used in any round ({reason})")
+        before = records[0]["before"]
+        after = self.evaluator.full(self.model, settings.final_examples, settings.beams)
+        save_model(self.model, self.tokenizer, self.folder.path / "model")
+        result = {
+            "task": self.task.name,
+            "method": self.config.method.name,
+            "rounds": self.config.training.rounds,
+            "seed": self.config.seed,
+            "metric": self.evaluator.metric,
+            "before": before,
+            "after": after,
+            "failures": len(failures),
+            "download_bytes": sum(client["download_bytes"] for client in clients),
+            "upload_bytes": sum(client["upload_bytes"] for client in clients),
+        }
+        self.folder.clear_scratch()
+        self.folder.write_result(result)
+        return self.folder.result() or {}
+
+
+def environment(
+    config: RunConfig, kind: str, split: Partition, digests: dict[str, str]
+) -> dict[str, Any]:
+    """Return what else a run depended on: versions, machine, and digests of config and data."""
+    names = ("leff", "torch", "transformers", "datasets", "flwr-datasets", "bitsandbytes", "numpy")
+    return {
+        "config_digest": config_digest(config),
+        "kind": kind,
+        "split_digest": split.digest,
+        **digests,
+        "device": str(torch_device(config.engine.device)),
+        "split_moved": split.moved,
+        "split_redraws": split.redraws,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "versions": {name: metadata.version(name) for name in names},
+    }

@@ -1,0 +1,326 @@
+"""The folder of a run: what is in it, and how a run that was cut off goes on.
+
+    run/config.toml        every option
+        environment.json   versions, the machine's size, digests of config and split
+        split.json         how the examples were divided over the clients
+        rounds.jsonl       one record a round; round 0 is the model before the first
+        checkpoints/       round-0003/: model, method state, fleet state, SHA-256 of each
+        decisions.json     what clocks decided in the rounds since (`decisions`), if any did
+        rounds.png         loss and metric, layers trained, importance
+        result.json        metrics before and after, texts; written last
+        model/             loads with `from_pretrained`
+
+A record is appended before its checkpoint is made, and a checkpoint gets its name when it is
+whole, so after a kill at any moment `rounds.jsonl` is cut back to the newest good checkpoint.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leff.errors import CheckpointError, ConfigError, LeffError, RunError
+from leff.files import finite, read_json, sync_folder, write_atomically, write_json, write_synced
+from leff.runs.config import RunConfig, load_config
+from leff.runs.decisions import Decisions, forget_decisions
+from leff.runs.toml import commented_toml
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger("leff.runs.folder")
+STARTING = {".lock", "environment.json", "split.json"}  # what precedes config.toml
+SCRATCH = ("parts", "updates")  # what a round makes for itself; a resumed run makes it again
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The run after `round` rounds."""
+
+    round: int
+    model: "dict[str, torch.Tensor]"
+    method: "dict[str, torch.Tensor]"
+    fleet: dict[str, Any]
+
+
+class RunFolder:
+    """Writes and reads one run's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def new(cls, path: Path, config: RunConfig) -> "RunFolder":
+        """Return the folder of a run that is to start; nothing is written yet.
+
+        Raises ConfigError if the folder holds a run already, or anything else.
+        """
+        if (path / "config.toml").exists():
+            same = load_config(path / "config.toml") == config
+            remedy = f"`leff resume {path}` goes on with it" if same else "choose another --out"
+            whose = "this very run" if same else "a run with another configuration"
+            raise ConfigError(f"{path} holds {whose}; {remedy}")
+        if path.exists() and (not path.is_dir() or _foreign(path)):
+            raise ConfigError(f"{path} is not empty and is no run folder; choose another --out")
+        return cls(path)
+
+    def start(self, config: RunConfig, environment: Mapping[str, Any], split: Any) -> None:
+        """Write what is known before the first round; a run that goes on keeps what it has."""
+        if (self.path / "config.toml").exists():
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "environment.json", environment)
+        write_json(self.path / "split.json", split)
+        write_atomically(self.path / "config.toml", commented_toml(config).encode())
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes out while the body runs; the lock goes with the process.
+
+        Raises RunError if another process has the run.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be written ({error}); see --out") from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"{self.path} is being run by another process; wait for it"
+                ) from None
+            yield
+
+    @classmethod
+    def open(cls, path: Path) -> tuple["RunFolder", RunConfig]:
+        """Return a run folder and its configuration.
+
+        Raises ConfigError if it is none, or if its configuration was edited since the run started.
+        """
+        if not (path / "config.toml").exists():
+            raise ConfigError(f"{path} is no run folder: it has no config.toml; see `leff list`")
+        run, config = cls(path), load_config(path / "config.toml")
+        written = (path / "config.toml").read_text(encoding="utf-8")
+        if run.digest() != _digest_values(written):
+            raise ConfigError(
+                f"{path}/config.toml is not the configuration that this run was started with; "
+                "undo the edit, or start a new run from it with `leff run`"
+            )
+        return run, config
+
+    def digest(self) -> str:
+        """Return the digest of the configuration that the run was started with."""
+        return self.environment()["config_digest"]
+
+    def environment(self) -> dict[str, Any]:
+        """Return what `start` recorded.  Raises CheckpointError if it is lost."""
+        try:
+            found = read_json(self.path / "environment.json")
+        except CheckpointError:
+            found = None
+        if not isinstance(found, dict) or "config_digest" not in found:
+            raise CheckpointError(
+                f"{self.path} has lost its environment.json, so it cannot go on; "
+                f"start again with `leff run {self.path}/config.toml`"
+            )
+        return found
+
+    def clear_scratch(self) -> None:
+        """Remove what only a round at work needs."""
+        for name in SCRATCH:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def write_result(self, values: Mapping[str, Any]) -> None:
+        write_json(self.path / "result.json", values)
+
+    def result(self) -> dict[str, Any] | None:
+        """Return the result, or None while the run is not finished."""
+        return read_json(self.path / "result.json")
+
+    # Rounds
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a round's record; it is on the disk when this returns."""
+        with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(finite(record), allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the records of whole lines, in order.  Raises CheckpointError for a bad one."""
+        path = self.path / "rounds.jsonl"
+        if not path.exists():
+            return []
+        found = []
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                raise CheckpointError(
+                    f"{path}, line {number} is damaged; cut the file before that line and resume "
+                    "from a checkpoint as early, or start the run again"
+                ) from None
+        return found
+
+    def cut_back(self, rounds: int) -> None:
+        """Keep the records up to round `rounds`.  Raises CheckpointError if some are missing."""
+        kept = [record for record in self.records() if record["round"] <= rounds]
+        if rounds >= 0 and [record["round"] for record in kept] != list(range(rounds + 1)):
+            raise CheckpointError(
+                f"{self.path / 'rounds.jsonl'} lacks records of rounds 0 to {rounds}, which the "
+                "checkpoint has done; remove the folder checkpoints and resume, which starts "
+                "again from the first round"
+            )
+        lines = "".join(json.dumps(record) + "\n" for record in kept)
+        write_atomically(self.path / "rounds.jsonl", lines.encode())
+
+    def decisions(self, round_index: int) -> Decisions:
+        """Return what clocks decided in the round `round_index` (from 0), to read and to add to.
+
+        Raises CheckpointError if the file is damaged.
+        """
+        return Decisions(self.path / "decisions.json", round_index)
+
+    # Checkpoints
+
+    def save_checkpoint(self, checkpoint: Checkpoint, digest: str, keep: int) -> None:
+        """Write a checkpoint of the run with config `digest`, and drop all but the last `keep`."""
+        from leff.wire.tensors import pack
+
+        folder = self.path / "checkpoints"
+        unfinished = folder / f".round-{checkpoint.round:04d}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        payloads = {
+            "model.safetensors": pack(checkpoint.model),
+            "method.safetensors": pack(checkpoint.method),
+            "fleet.json": json.dumps(checkpoint.fleet).encode(),
+        }
+        for name, payload in payloads.items():
+            write_synced(unfinished / name, payload)
+        state = {
+            "round": checkpoint.round,
+            "config_digest": digest,
+            "sha256": {name: _sha256(payload) for name, payload in payloads.items()},
+        }
+        write_synced(unfinished / "state.json", json.dumps(state).encode())
+        final = folder / f"round-{checkpoint.round:04d}"
+        shutil.rmtree(final, ignore_errors=True)
+        unfinished.replace(final)
+        sync_folder(folder)
+        found = self._checkpoints()
+        for old in found[keep:]:
+            shutil.rmtree(old)
+        # the newest checkpoint may turn out damaged, so rounds since the oldest may be run again
+        forget_decisions(self.path / "decisions.json", _round_of(found[:keep][-1]))
+
+    def load_checkpoint(self, digest: str) -> Checkpoint | None:
+        """Return the newest good checkpoint, or None if none was made yet.
+
+        A damaged one is passed over with a warning.  Raises CheckpointError if all are damaged,
+        ConfigError if one belongs to a run with another config digest.
+        """
+        found = self._checkpoints()
+        for path in found:
+            try:
+                checkpoint, belongs_to = _read_checkpoint(path)
+            except (OSError, ValueError, KeyError) as error:
+                log.warning("checkpoint %s is damaged (%s); looking for an older", path, error)
+                continue
+            if belongs_to != digest:
+                raise ConfigError(
+                    f"checkpoint {path} belongs to a run with another configuration; "
+                    "remove it, or resume the run it came from"
+                )
+            return checkpoint
+        if found:
+            raise CheckpointError(
+                f"every checkpoint in {self.path / 'checkpoints'} is damaged; remove that folder "
+                "and resume, which starts again from the first round"
+            )
+        return None
+
+    def _checkpoints(self) -> list[Path]:
+        """Return the folders of whole checkpoints, newest first."""
+        found = (self.path / "checkpoints").glob("round-*")
+        named = [path for path in found if re.fullmatch(r"round-\d+", path.name)]
+        return sorted(named, key=_round_of, reverse=True)
+
+
+def _round_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("round-"))
+
+
+def _read_checkpoint(path: Path) -> tuple[Checkpoint, str]:
+    from leff.wire.tensors import unpack
+
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    if not isinstance(state, dict):
+        raise ValueError("state.json is not what was written")
+    payloads = {name: (path / name).read_bytes() for name in state["sha256"]}
+    for name, wanted in state["sha256"].items():
+        if _sha256(payloads[name]) != wanted:
+            raise ValueError(f"{name} is not what was written")
+    checkpoint = Checkpoint(
+        state["round"],
+        unpack(payloads["model.safetensors"]),
+        unpack(payloads["method.safetensors"]),
+        json.loads(payloads["fleet.json"]),
+    )
+    return checkpoint, state["config_digest"]
+
+
+def config_digest(config: RunConfig) -> str:
+    """Return the SHA-256 of a configuration's values as `config.toml` has them.
+
+    Options that a later version adds, and comments, do not change the digest of an old file.
+    """
+    return _digest_values(commented_toml(config))
+
+
+def _digest_values(toml: str) -> str:
+    return _sha256(json.dumps(tomllib.loads(toml), sort_keys=True).encode())
+
+
+def list_runs(root: Path) -> list[dict[str, Any]]:
+    """Return a summary of every run folder in `root`, by name; ``problem`` where it is damaged."""
+    return [_summary(RunFolder(path.parent)) for path in sorted(root.glob("*/config.toml"))]
+
+
+def _summary(run: RunFolder) -> dict[str, Any]:
+    names = ("task", "method", "rounds", "of", "metric", "before", "after", "finished", "problem")
+    found: dict[str, Any] = {"run": str(run.path), **dict.fromkeys(names), "finished": False}
+    try:
+        values = tomllib.loads((run.path / "config.toml").read_text(encoding="utf-8"))
+        found |= {"task": values["data"]["task"], "method": values["method"]["name"]}
+        found["of"] = values["training"]["rounds"]
+        records, result = run.records(), run.result()
+        found["rounds"] = records[-1]["round"] if records else 0
+        if result is not None:
+            metric = found["metric"] = result["metric"]
+            found |= {when: result[when]["metrics"][metric] for when in ("before", "after")}
+            found["finished"] = True
+    except (LeffError, OSError, ValueError, LookupError, TypeError) as error:
+        found["problem"] = str(error) if isinstance(error, LeffError) else f"damaged: {error!r}"
+    return found
+
+
+def _foreign(path: Path) -> list[str]:
+    """Return what is in a folder that a run killed in its first moment does not leave."""
+    unfinished = {f".{name}.new" for name in ("environment.json", "split.json", "config.toml")}
+    return [p.name for p in path.iterdir() if p.name not in STARTING | unfinished]
+
+
+def _sha256(payload: bytes) -> str:
+    return hashlib.sha256(payload).hexdigest()

@@ -1,0 +1,207 @@
+"""What the server alone can measure: how far a client's small model misleads the training.
+
+    gap = plug_in_gap(model, job, update, store.get, validation, batch_size=16, device=device)
+    gap.gap          # nats between the loss that the client saw and the one that the server gets
+    gradient_error(model, job, store.get, validation, batch_size=16, device=device)      # Δ²
+
+A client trains its block inside stand-ins (PAPER Sec. 3.3), and what it gains there need not be
+gained in the full model.  The server has the full model and data to validate on.  Call these
+before the merge: `model` is the one that the job was made from.  Beside it one client model is in
+memory, and it is left as it was, to the bit.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from leff.client.model import client_model, trainable_parameters, trained_layers
+from leff.client.train import Fetch
+from leff.models import blocks
+from leff.models.forward import undisturbed
+from leff.models.losses import label_count, mean_loss
+from leff.tasks.encode import Example
+from leff.tasks.held_out import held_out_batches, held_out_loss
+from leff.wire.messages import Job, Update
+from leff.wire.tensors import unpack
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Mean losses (nats) before and after one client's training, in two models."""
+
+    client: int
+    layers: tuple[int, ...]
+    stand_in_before: float  # the client's model as sent
+    stand_in_after: float  # with what it trained
+    full_before: float  # the full model
+    full_after: float  # with the client's block and tail, and nobody else's, put in
+
+    @property
+    def gap(self) -> float:
+        """What plugging in costs: the full model's loss less the client model's, both after."""
+        return self.full_after - self.stand_in_after
+
+
+def plug_in_gap(
+    model: nn.Module,
+    job: Job,
+    update: Update,
+    fetch: Fetch,
+    examples: Sequence[Example],
+    batch_size: int,
+    device: torch.device,
+) -> Gap:
+    """Return the losses of client model and full model without and with the client's training.
+
+    The loss is that of `held_out_loss` in fp32, whatever the training adds to it.  Source: our
+    own.
+
+    Raises ValueError if the update failed, or is not of the job's block and tail.
+    """
+    if update.failure is not None:
+        raise ValueError(f"the update of client {update.client} failed: {update.failure}")
+    trained, pad_id = unpack(update.payload), job.pad_id
+
+    def losses(model: nn.Module, positions: Mapping[int, int]) -> tuple[float, float]:
+        before = held_out_loss(model, examples, batch_size=batch_size, pad_id=pad_id)
+        with plugged_in(trainable_parameters(model, positions), trained):
+            return before, held_out_loss(model, examples, batch_size=batch_size, pad_id=pad_id)
+
+    # the client's model is free again once its losses are there
+    stand_in_before, stand_in_after = losses(client_model(job, fetch, device), trained_layers(job))
+    with undisturbed(model):
+        before, after = losses(model, {layer: layer for layer in job.block})
+    return Gap(update.client, update.layers, stand_in_before, stand_in_after, before, after)
+
+
+def gradient_error(
+    model: nn.Module,
+    job: Job,
+    fetch: Fetch,
+    examples: Sequence[Example],
+    batch_size: int,
+    device: torch.device,
+) -> float:
+    """Return ‖g_s - g_f‖² / ‖g_f‖², g the block's gradient in client model (s) and full model (f).
+
+    It is Δ² of PAPER Sec. 4 (Assumption 4), relative and at the round's start: of the mean loss
+    over the examples, weighted by labels, without dropout.  The tail is not in it.  NaN or infinite
+    where the full model's gradient is zero.  Raises ValueError if there is nothing to learn from.
+    """
+
+    def gradients(model: nn.Module, positions: Mapping[int, int]) -> dict[str, torch.Tensor]:
+        parameters = trainable_parameters(model, positions, tail=False)
+        return _gradients(model, parameters, examples, batch_size, job.pad_id)
+
+    approximate = gradients(client_model(job, fetch, device), trained_layers(job))
+    with undisturbed(model):
+        exact = gradients(model, {layer: layer for layer in job.block})
+    difference = sum((approximate[n] - g).square().sum() for n, g in exact.items())
+    norm = sum(g.square().sum() for g in exact.values())
+    return float(torch.as_tensor(difference) / torch.as_tensor(norm))
+
+
+def gradient_norm(
+    model: nn.Module, examples: Sequence[Example], *, batch_size: int, pad_id: int
+) -> float:
+    """Return ‖∇f‖² of the mean loss f over the examples, in all layers and the tail.
+
+    It is what PAPER Sec. 4 (Theorem 1) bounds: without dropout, the loss weighted by labels.  The
+    model is left as it was.  Raises ValueError if there is nothing to learn from.
+    """
+    with undisturbed(model):
+        parameters = trainable_parameters(
+            model, {layer: layer for layer in range(len(blocks(model)))}
+        )
+        found = _gradients(model, parameters, examples, batch_size, pad_id)
+    return float(torch.stack([gradient.square().sum() for gradient in found.values()]).sum())
+
+
+def measure_clients(
+    model: nn.Module,
+    jobs: Sequence[Job],
+    updates: Iterable[Update],
+    fetch: Fetch,
+    examples: Sequence[Example],
+    *,
+    clients: int,
+    batch_size: int,
+    rng: np.random.Generator,
+    gradients: bool = False,
+) -> dict[str, Any]:
+    """Return ``plug_in``, `Gap`'s fields for that many clients, and the mean ``plug_in_gap``.
+
+    They are drawn with `rng` from those that have stand-ins in their model; with `gradients`
+    each has its ``gradient_error`` too.  An empty dict if there are none.
+    """
+    compressed = {
+        job.client: job
+        for job in jobs
+        if job.tuned is None and not all(segment.trains for segment in job.segments)
+    }
+    chosen = set(rng.permutation(sorted(compressed))[:clients].tolist())
+    device, found = next(model.parameters()).device, []
+    for update in updates:
+        if update.client not in chosen:
+            continue
+        job = compressed[update.client]
+        gap = plug_in_gap(model, job, update, fetch, examples, batch_size, device)
+        found.append(asdict(gap) | {"gap": gap.gap})
+        if gradients:
+            error = gradient_error(model, job, fetch, examples, batch_size, device)
+            found[-1]["gradient_error"] = error
+    if not found:
+        return {}
+    return {"plug_in": found, "plug_in_gap": sum(each["gap"] for each in found) / len(found)}
+
+
+@contextmanager
+def plugged_in(
+    parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.Tensor]
+) -> Iterator[None]:
+    """Have `tensors` in the place of the parameters' own, which come back after the body.
+
+    Nothing is copied.  Raises ValueError if a tensor is none of them by name and shape.
+    """
+    for name, tensor in tensors.items():
+        if name not in parameters or tensor.shape != parameters[name].shape:
+            raise ValueError(f"{name} {tuple(tensor.shape)} is not among what the job trains")
+    own = {name: parameters[name].data for name in tensors}
+    try:
+        for name, tensor in tensors.items():
+            parameters[name].data = tensor.to(own[name])
+        yield
+    finally:
+        for name, tensor in own.items():
+            parameters[name].data = tensor
+
+
+def _gradients(
+    model: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    examples: Sequence[Example],
+    batch_size: int,
+    pad_id: int,
+) -> dict[str, torch.Tensor]:
+    """Return the mean loss's gradient by name; no other parameter wants one after it."""
+    model.eval().requires_grad_(False)
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    sums = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
+    device, count = next(model.parameters()).device, 0
+    for _, batch in held_out_batches(examples, batch_size, pad_id, device):
+        weight = label_count(batch["labels"])
+        if weight:
+            loss = mean_loss(model, batch)
+            found = torch.autograd.grad(loss * weight, list(parameters.values()))
+            for total, gradient in zip(sums.values(), found, strict=True):
+                total += gradient
+            count += weight
+    if not count:
+        raise ValueError("there is nothing to learn from")
+    return {name: total.double().cpu() / count for name, total in sums.items()}

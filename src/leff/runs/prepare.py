@@ -1,0 +1,207 @@
+"""From a configuration to the things that a run is made of, all checked before any work starts.
+
+federation = prepare(config, RunFolder.new(path, config))
+federation.run(progress)
+"""
+
+import hashlib
+import itertools
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from leff.engines.local import LocalFleet, worker_count
+from leff.errors import ConfigError, DataError, nearest
+from leff.methods.jobs import JobWriter
+from leff.models import blocks, full_state, positions
+from leff.models.hardware import check_precision, torch_device
+from leff.runs.budgets import (
+    check_deadline,
+    client_budgets,
+    client_devices,
+    make_pace,
+    with_fleet_count,
+)
+from leff.runs.build_method import METHODS, Batches, client_capacities
+from leff.runs.config import RunConfig
+from leff.runs.federation import Federation
+from leff.runs.folder import RunFolder
+from leff.runs.sources import evaluator_for, load_start, task_of
+from leff.runs.unused import unused_options
+from leff.tasks.encode import Example, encode
+from leff.tasks.generation import MIN_PROMPT
+from leff.tasks.partition import Partition, partition
+from leff.tasks.proxy import proxy_batches, proxy_texts
+from leff.tasks.task import Kind, Task, draw_rows
+from leff.wire.parts import PartStore
+
+log = logging.getLogger("leff")
+
+
+def prepare(config: RunConfig, folder: RunFolder) -> Federation:
+    """Load, check and build everything that a run needs; nothing is trained yet.
+
+    Raises ConfigError, DataError or ModelError for whatever does not fit together.
+    """
+    if config.method.name not in METHODS:
+        raise ConfigError(f"no method {config.method.name!r}{nearest(config.method.name, METHODS)}")
+    config = with_fleet_count(config)
+    device = torch_device(config.engine.device)
+    check_precision(config.training.precision, device)
+    data, task = config.data, task_of(config)
+    train = draw_rows(task.train, data.train_examples, config.seed, "train")
+    split = partition(
+        train,
+        config.clients.count,
+        config.clients.partition,
+        by=_split_column(config, task),
+        alpha=config.clients.alpha,
+        seed=config.seed,
+        min_examples=config.clients.min_examples,
+    )
+    model, tokenizer = load_start(config, task)
+    _check_positions(config, model, task.kind)
+    devices, total = client_devices(config.clients), len(blocks(model))
+    by_layers = config.method.name == "leff" and not devices  # a fleet's go by memory and time
+    layers = config.clients.layers if by_layers else [total]
+    capacities = client_capacities(layers, config.clients.count, total)
+    examples = _client_examples(train, split, tokenizer, task.kind, data.max_length)
+    few = [client for client, own in enumerate(examples) if not own]
+    if few:
+        raise DataError(
+            f"the texts of client {few[0]} are too short to learn from; raise "
+            "clients.min_examples, or use fewer clients"
+        )
+    check_deadline(config, task.kind, model, [len(own) for own in examples])
+    store = PartStore(folder.path / "parts")
+    writer = JobWriter(store, task.kind, tokenizer.pad_token_id)
+    digests = {
+        "examples_digest": _digest_examples(examples),
+        "evaluation_digest": _digest_rows(task),
+        "model_digest": _digest_tensors([full_state(model)]),
+    }
+    if devices:
+        digests["fleet_digest"] = hashlib.sha256(repr(devices).encode()).hexdigest()
+    recipe = METHODS[config.method.name]
+    proxy = _proxy(config, tokenizer, task, device) if recipe.uses_proxy else []
+    if recipe.uses_proxy:
+        digests["proxy_digest"] = _digest_tensors(proxy)
+    model = model.to(device)
+    method = recipe.build(config, writer, proxy, model)
+    if unused := unused_options(config):
+        log.info("without effect in this run: %s", ", ".join(unused))
+    workers = worker_count(config.engine.workers, device, config.engine.threads)
+    return Federation(
+        config=config,
+        folder=folder,
+        task=task,
+        tokenizer=tokenizer,
+        model=model,
+        split=split,
+        capacities=capacities,
+        method=method,
+        fleet=LocalFleet(
+            examples, capacities, store, device, workers, client_budgets(config.clients), devices
+        ),
+        pace=make_pace(config, task.kind, model),
+        devices=devices,
+        store=store,
+        evaluator=evaluator_for(config, task, tokenizer),
+        digests=digests,
+    )
+
+
+def _split_column(config: RunConfig, task: Task) -> str | None:
+    """Return the column that the clients are split by; ConfigError if there is none."""
+    scheme = config.clients.partition
+    if scheme == "iid":
+        return None
+    if not config.clients.by and not task.attributes:
+        raise ConfigError(
+            f"clients.partition = {scheme!r} needs clients.by, a column to split by, and "
+            f"{task.name} has none; use clients.partition = 'iid'"
+        )
+    return config.clients.by or task.attributes[0]
+
+
+def _client_examples(
+    train: Any, split: Partition, tokenizer: Any, kind: Kind, max_length: int
+) -> list[list[Example]]:
+    """Return every client's own examples; the documents of one client's text are joined."""
+    if kind == "text":
+        return [encode(train.select(rows), tokenizer, kind, max_length) for rows in split.indices]
+    encoded = encode(train, tokenizer, kind, max_length)
+    return [[encoded[i] for i in rows] for rows in split.indices]
+
+
+def _check_positions(config: RunConfig, model: Any, kind: str) -> None:
+    """Raise ConfigError for texts longer than the model has positions for."""
+    most = positions(model.config)
+    wanted = {"data.max_length": (config.data.max_length, most)}
+    if kind == "generation":
+        room = most - MIN_PROMPT
+        wanted["evaluation.max_new_tokens"] = (config.evaluation.max_new_tokens, room)
+    for key, (value, limit) in wanted.items():
+        if value > limit:
+            raise ConfigError(
+                f"{key} must be at most {limit}, as {config.model.name} has {most} positions, "
+                f"got {value}"
+            )
+
+
+def _digest_examples(clients: Sequence[Sequence[Example]]) -> str:
+    """Return the SHA-256 of all clients' tokens and labels."""
+    sha = hashlib.sha256()
+    for example in itertools.chain.from_iterable(clients):
+        sha.update(f"{len(example.input_ids)} {example.prompt_tokens} {example.label}\n".encode())
+        sha.update(example.input_ids.astype("<i4").tobytes())
+    return sha.hexdigest()
+
+
+def _digest_tensors(states: Iterable[Mapping[str, torch.Tensor]]) -> str:
+    """Return the SHA-256 of tensors, their names and shapes."""
+    sha = hashlib.sha256()
+    for state in states:
+        for name, tensor in sorted(state.items()):
+            sha.update(f"{name} {tuple(tensor.shape)}\n".encode())
+            sha.update(tensor.cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _digest_rows(task: Task) -> str:
+    """Return the SHA-256 of the rows that the model is measured on."""
+    sha = hashlib.sha256()
+    for dataset in filter(None, (task.validation, task.test)):
+        for row in dataset:
+            sha.update(f"{row}\n".encode())
+    return sha.hexdigest()
+
+
+def _proxy(config: RunConfig, tokenizer: Any, task: Task, device: torch.device) -> Batches:
+    proxy = config.proxy
+    if proxy.task == "sample" != config.data.task:
+        log.warning(
+            "proxy.task is 'sample', texts about country walks, while the clients learn %s; "
+            "public text that is closer to theirs serves them better",
+            config.data.task,
+        )
+    texts = proxy_texts(
+        proxy.task,
+        examples=proxy.examples,
+        seed=config.seed,
+        folder=proxy.folder,
+        train=proxy.train,
+        columns=proxy.columns,
+    )
+    batches = proxy_batches(
+        texts,
+        tokenizer,
+        task.kind,
+        batch_size=proxy.batch_size,
+        max_length=config.data.max_length,
+    )
+    if not batches:
+        raise DataError("the proxy data has no text of two tokens or more; see proxy.task")
+    return [{name: value.to(device) for name, value in batch.items()} for batch in batches]

@@ -1,0 +1,121 @@
+"""What a configuration names, loaded: its task, its model, its device.
+
+task = task_of(config)
+model, tokenizer = load_start(config, task)
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from leff.errors import ConfigError
+from leff.models import freeze_head, load_model
+from leff.models.kinds import LANGUAGE_KINDS
+from leff.runs.config import RunConfig
+from leff.tasks.encode import ensure_padding
+from leff.tasks.evaluator import Evaluator
+from leff.tasks.load import load_task
+from leff.tasks.task import Task
+
+log = logging.getLogger("leff")
+
+
+def task_of(config: RunConfig) -> Task:
+    data = config.data
+    return load_task(
+        data.task,
+        data.folder,
+        train=data.train,
+        validation=data.validation,
+        test=data.test,
+        columns=data.columns,
+        kind=data.kind,
+        seed=config.seed,
+    )
+
+
+def load_start(config: RunConfig, task: Task) -> tuple[Any, Any]:
+    """Return the model that a run starts from, and its tokenizer, with padding and end token.
+
+    Raises ModelError, and ConfigError for an end token that the tokenizer does not have, and a head
+    to freeze where there is none.
+    """
+    source, labels = model_source(config.model.name), len(task.labels) or None
+    model, tokenizer = load_model(source, task.kind, labels, seed=config.seed)
+    if not config.model.train_head:
+        freeze_head(model)
+    if task.kind in LANGUAGE_KINDS:
+        end = config.model.end_token or _trained_end(model, tokenizer)
+        if end is not None and end not in tokenizer.get_vocab():
+            raise ConfigError(
+                f"model.end_token = {end!r} is no token of {config.model.name}; its special tokens "
+                f"are {', '.join(tokenizer.all_special_tokens)}"
+            )
+        tokenizer.eos_token = end
+        model.config.eos_token_id = tokenizer.eos_token_id
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.config.pad_token_id = ensure_padding(tokenizer)
+    return model, tokenizer
+
+
+def _trained_end(model: Any, tokenizer: Any) -> str | None:
+    """Return the tokenizer's end token, or its beginning token if the first was never trained.
+
+    A token that shares its embedding with others was not trained, and since embeddings stay
+    frozen a text would never end.  What separated the texts of such a model was the other one.
+    """
+    end, start = tokenizer.eos_token, tokenizer.bos_token
+    alike = _sharing(model, tokenizer.eos_token_id)
+    if not alike:
+        return end
+    if start in (None, end) or _sharing(model, tokenizer.bos_token_id):
+        remedy = "so texts may not end; set model.end_token to one that the model knows"
+        log.warning("the end token %r shares its embedding with %d others, %s", end, alike, remedy)
+        return end
+    log.warning(
+        "the end token %r shares its embedding with %d others, so it was never trained; ending "
+        "texts with %r instead (model.end_token sets another)",
+        end,
+        alike,
+        start,
+    )
+    return start
+
+
+def _sharing(model: Any, token: int | None) -> int:
+    """Return how many other tokens have the embedding of this one, to a thousandth."""
+    if token is None:
+        return 0
+    weights = model.get_output_embeddings().weight
+    distances = (weights - weights[token]).norm(dim=1)
+    return int((distances < 1e-3 * weights[token].norm()).sum()) - 1
+
+
+def model_source(name: str) -> str:
+    """Return the folder or hub id behind a model's name.
+
+    "sample" is the built-in decoder.  A name that is no folder here may be one in the folder that
+    the environment variable LEFF_MODELS names, by its whole name or what follows the last slash.
+    """
+    if name == "sample":
+        from leff.tasks.sources.sample import MODEL
+
+        return str(MODEL)
+    root = os.environ.get("LEFF_MODELS")
+    if not root or Path(name).exists():
+        return name
+    places = (Path(root) / name, Path(root) / name.rpartition("/")[2])
+    return next((str(place) for place in places if (place / "config.json").exists()), name)
+
+
+def evaluator_for(config: RunConfig, task: Task, tokenizer: Any) -> Evaluator:
+    settings = config.evaluation
+    return Evaluator(
+        task,
+        tokenizer,
+        config.data.max_length,
+        settings.batch_size,
+        settings.max_new_tokens,
+        config.seed,
+    )

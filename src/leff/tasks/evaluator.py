@@ -1,0 +1,176 @@
+"""How good a model is at a task: loss, the task's own metrics, and texts to read.
+
+    evaluator = Evaluator(task, tokenizer, max_length=96)
+    evaluator.quick(model, examples=64)      # {"loss": 1.2, "metric": 0.31}
+    evaluator.full(model, examples=200)      # every metric of the task, and texts
+
+The metric that stands for a task is BLEU for generation, GLUE's own per task, accuracy or Pearson's
+correlation for a table, and perplexity for plain text.  A task with worked examples (MMLU) is
+measured by the accuracy of the likeliest answer after them, and nothing is written.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from leff.tasks.encode import Example, encode, ensure_padding
+from leff.tasks.generation import generate
+from leff.tasks.held_out import eval_mode, held_out_batches, held_out_loss
+from leff.tasks.metrics import glue, mmlu, nlg
+from leff.tasks.task import Task, draw_rows
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Measures models on a task's validation split (`quick`) and test split (`full`).
+
+    Where the task has no test split with answers, as in GLUE, `full` takes the validation split.
+    A number of examples means that many random rows of the split, drawn with `seed`.
+    """
+
+    task: Task
+    tokenizer: Any
+    max_length: int
+    batch_size: int = 64
+    max_new_tokens: int = 64
+    seed: int = 0
+    _seen: dict[tuple[str, int], list[Example]] = field(default_factory=dict, repr=False)
+
+    @property
+    def metric(self) -> str:
+        """The name of the metric that stands for the task."""
+        if self.task.shots:
+            return "accuracy"
+        if self.task.kind == "generation":
+            return "BLEU"
+        if self.task.kind == "text":
+            return "perplexity"
+        default = "accuracy" if self.task.kind == "classification" else "pearson"
+        return glue.PRIMARY.get(self.task.name, default)
+
+    def quick(self, model: nn.Module, examples: int) -> dict[str, float]:
+        """Return ``loss`` (nats) and ``metric`` on that many validation examples, greedy."""
+        rows = self._rows("validation", examples)
+        if not self._writes:
+            loss, metrics, _ = self._figures(model, "validation", rows)
+            return {"loss": loss, "metric": metrics[self.metric]}
+        texts = self._texts(model, rows, beams=1)
+        return {
+            "loss": self._loss(model, "validation", rows),
+            "metric": nlg.bleu(rows["references"], texts),
+        }
+
+    def full(self, model: nn.Module, examples: int | None, beams: int = 1) -> dict[str, Any]:
+        """Return ``loss``, ``metrics``, ``notes``, ``split``, ``examples`` and ``texts``.
+
+        ``texts`` holds input, output and references of every example, for generation only;
+        ``notes`` says why a metric is missing or computed by other means, or prompts shortened.
+        """
+        split = "test" if self.task.test is not None else "validation"
+        rows = self._rows(split, examples)
+        found: dict[str, Any] = {"split": split, "examples": len(rows)}
+        if not self._writes:
+            loss, metrics, notes = self._figures(model, split, rows)
+            return found | {"loss": loss, "metrics": metrics, "notes": notes, "texts": []}
+        outputs = self._texts(model, rows, beams)
+        scores = nlg.score(rows["references"], outputs)
+        texts = [
+            {"input": row["input"], "output": output, "references": row["references"]}
+            for row, output in zip(rows, outputs, strict=True)
+        ]
+        return found | {
+            "loss": self._loss(model, split, rows),
+            "metrics": scores.values,
+            "notes": scores.notes,
+            "texts": texts,
+        }
+
+    def examples(self, split: str, count: int) -> list[Example]:
+        """Return that many examples of a split, encoded, drawn with `seed`."""
+        return self._encoded(split, self._rows(split, count))
+
+    def _rows(self, split: str, examples: int | None) -> Any:
+        return draw_rows(getattr(self.task, split), examples, self.seed, split)
+
+    def _texts(self, model: nn.Module, rows: Any, beams: int) -> list[str]:
+        return generate(
+            model,
+            self.tokenizer,
+            rows["input"],
+            max_new_tokens=self.max_new_tokens,
+            beams=beams,
+            batch_size=self.batch_size,
+            max_length=self.max_length,
+        )
+
+    def _encoded(self, split: str, rows: Any) -> list[Example]:
+        """Return the drawn rows of a split as examples; kept, as every round measures them."""
+        key = (split, len(rows))
+        if key not in self._seen:
+            self._seen[key] = encode(rows, self.tokenizer, self.task.kind, self.max_length)
+        return self._seen[key]
+
+    def _loss(self, model: nn.Module, split: str, rows: Any) -> float:
+        pad_id = ensure_padding(self.tokenizer)
+        examples = self._encoded(split, rows)
+        return held_out_loss(model, examples, batch_size=self.batch_size, pad_id=pad_id)
+
+    @property
+    def _writes(self) -> bool:
+        """Whether the task is measured by generated texts."""
+        return self.task.kind == "generation" and not self.task.shots
+
+    def _figures(
+        self, model: nn.Module, split: str, rows: Any
+    ) -> tuple[float, dict[str, float], dict[str, str]]:
+        """Return the loss, all metrics and the notes of a task without generated text."""
+        if not self.task.shots:
+            loss, metrics = self._labels(model, split, rows)
+            return loss, metrics, {}
+        found = mmlu.score(
+            model,
+            self.tokenizer,
+            rows,
+            self.task.shots,
+            # a prompt with its worked examples is several times as long as other tasks' examples
+            batch_size=max(1, self.batch_size // 8),
+        )
+        metrics = {"accuracy": found.accuracy, "subject_mean": found.subject_mean}
+        return self._loss(model, split, rows), metrics, found.notes
+
+    def _labels(self, model: nn.Module, split: str, rows: Any) -> tuple[float, dict[str, float]]:
+        """Return the loss and all metrics of plain text, or of labels."""
+        if self.task.kind == "text":
+            loss = self._loss(model, split, rows)
+            return loss, {"perplexity": math.exp(min(loss, 700.0))}
+        examples = self._encoded(split, rows)
+        logits = self._logits(model, examples)
+        labels = [example.label for example in examples if example.label is not None]
+        if not torch.isfinite(logits).all():  # a diverged model: recorded, and no error
+            return math.nan, {self.metric: math.nan}
+        if self.task.kind == "regression":
+            predictions, wanted = logits[:, 0], torch.tensor(labels, dtype=torch.float32)
+            loss = float(nn.functional.mse_loss(predictions, wanted))
+        else:
+            predictions, wanted = logits.argmax(-1), torch.tensor(labels, dtype=torch.long)
+            loss = float(nn.functional.cross_entropy(logits, wanted))
+        if self.task.name in glue.PRIMARY:
+            return loss, glue.score(self.task.name, predictions.tolist(), labels)
+        kind = "regression" if self.task.kind == "regression" else "classification"
+        return loss, glue.score_labels(kind, predictions.tolist(), labels)
+
+    def _logits(self, model: nn.Module, examples: Sequence[Example]) -> torch.Tensor:
+        """Return what the model's head says of every example, (n, labels), on the CPU."""
+        found: list[torch.Tensor] = []
+        order: list[int] = []
+        with eval_mode(model) as device:
+            pad_id = ensure_padding(self.tokenizer)
+            for rows, batch in held_out_batches(examples, self.batch_size, pad_id, device):
+                inputs = {name: value for name, value in batch.items() if name != "labels"}
+                found.append(model(**inputs).logits.float().cpu())
+                order += rows
+        return torch.cat(found)[torch.argsort(torch.tensor(order))]

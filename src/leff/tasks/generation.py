@@ -1,0 +1,81 @@
+"""Text from inputs, in batches: greedy, or by beam search.
+
+texts = generate(model, tokenizer, ["name: Heron Path | area: Mossdale"], max_new_tokens=64)
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from leff.errors import ConfigError
+from leff.models import positions
+from leff.tasks.encode import Example, collate, ensure_padding, prompt, prompt_ids
+
+MIN_PROMPT = 4  # tokens; fewer would leave out the separator
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    tokenizer: Any,
+    inputs: Sequence[str],
+    *,
+    max_new_tokens: int = 64,
+    beams: int = 1,
+    batch_size: int = 32,
+    max_length: int = 512,
+    form: Callable[[str], str] = prompt,
+) -> list[str]:
+    """Return one text per input, in their order, without special tokens and outer blanks.
+
+    `beams` is the beam width, 1 for greedy decoding; nothing is sampled.  `form` makes the prompt
+    of an input; `str` leaves it as it is.  Prompts longer than `max_length` tokens, or than what
+    the model's positions leave beside the new tokens, are cut from the left.  Inputs of like
+    length share a batch, since padding is computed too.
+
+    Raises ConfigError if `max_new_tokens` leaves no room for a prompt.
+    """
+    import numpy as np
+
+    pad_id = ensure_padding(tokenizer)
+    device = next(model.parameters()).device
+    prompts = prompt_ids(
+        list(map(form, inputs)), tokenizer, min(max_length, _room(model, max_new_tokens))
+    )
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    texts = [""] * len(prompts)
+    was_training = model.training
+    model.eval()
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        examples = [Example(np.array(prompts[i], dtype=np.int32)) for i in chosen]
+        batch = collate(examples, pad_id, side="left")
+        generated = model.generate(  # type: ignore[operator]
+            input_ids=batch["input_ids"].to(device),
+            attention_mask=batch["attention_mask"].to(device),
+            max_new_tokens=max_new_tokens,
+            num_beams=beams,
+            do_sample=False,
+            pad_token_id=pad_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        new = generated[:, batch["input_ids"].shape[1] :]
+        for i, text in zip(
+            chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True
+        ):
+            texts[i] = text.strip()
+    model.train(was_training)
+    return texts
+
+
+def _room(model: Any, max_new_tokens: int) -> int:
+    """Return how many tokens a prompt may have, so that the new ones have positions too."""
+    most = positions(model.config)
+    if most - max_new_tokens < MIN_PROMPT:
+        raise ConfigError(
+            f"max_new_tokens must be at most {most - MIN_PROMPT} for a model of {most} positions, "
+            f"got {max_new_tokens}"
+        )
+    return most - max_new_tokens

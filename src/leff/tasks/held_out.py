@@ -1,0 +1,56 @@
+"""The loop over held-out examples, which everything that measures a model shares.
+
+    held_out_loss(model, examples, batch_size=64, pad_id=0)      # nats per label
+
+It needs no library of data sets or metrics, so that a device can measure too.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from leff.models.losses import label_count, mean_loss
+from leff.tasks.encode import Example, by_length, collate
+
+
+def held_out_batches(
+    examples: Sequence[Example], batch_size: int, pad_id: int, device: torch.device
+) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    """Yield each batch with its examples' indices, short examples first."""
+    order = by_length(examples)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = collate([examples[row] for row in rows], pad_id)
+        yield rows, {name: value.to(device) for name, value in batch.items()}
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[torch.device]:
+    """Put the model into eval mode without gradients for the body; yield its device."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield next(model.parameters()).device
+    finally:
+        model.train(was_training)
+
+
+def held_out_loss(
+    model: nn.Module, examples: Sequence[Example], *, batch_size: int, pad_id: int
+) -> float:
+    """Return the model's mean loss over the examples, weighted by labels (nats).
+
+    Raises ValueError if there are no examples, or none has a label.
+    """
+    total, count = 0.0, 0
+    with eval_mode(model) as device:
+        for _, batch in held_out_batches(examples, batch_size, pad_id, device):
+            weight = label_count(batch["labels"])
+            if weight:
+                total, count = total + float(mean_loss(model, batch)) * weight, count + weight
+    if not count:
+        raise ValueError("there is nothing to evaluate on")
+    return total / count

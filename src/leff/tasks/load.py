@@ -1,0 +1,89 @@
+"""Tasks: what the clients learn from, loaded from a folder, from the hub, or from your own files.
+
+    python -c "from leff.tasks.load import load_task; print(load_task('sample').train[0])"
+
+Where a public task comes from, in this order: the `folder` that is given; the folder named by the
+environment variable ``LEFF_DATA``, if it holds the task; the Hugging Face hub.  A folder may have
+the compact layout (``e2e/train.parquet``, ``glue/sst2/dev.parquet``, ...) or hold the files as
+their authors published them, and may be the root of all tasks or the task's own folder.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leff.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from leff.tasks.task import Task
+
+GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
+PUBLIC = {  # name -> module
+    **{name: name for name in ("e2e", "webnlg")},
+    **dict.fromkeys(("mmlu", "mmlu_auxiliary"), "mmlu"),
+    **dict.fromkeys(GLUE, "glue"),
+}
+OWN = ("text", "table")
+
+
+def known_tasks() -> tuple[str, ...]:
+    """Return the names that `load_task` takes."""
+    return ("sample", *PUBLIC, *OWN)
+
+
+def load_task(
+    name: str,
+    folder: Path | str | None = None,
+    *,
+    train: Path | str | None = None,
+    validation: Path | str | None = None,
+    test: Path | str | None = None,
+    columns: Mapping[str, str] | None = None,
+    kind: str | None = None,
+    seed: int = 0,
+) -> "Task":
+    """Load the task `name`, with every row checked before anything else is done.
+
+    `folder` says where a public task's files are.  `train`, `validation` and `test` are the user's
+    own files (``text`` and ``table``), relative to `folder` if there is one; without `validation`,
+    a random tenth of `train`, drawn with `seed`, is held out.  `columns` maps our column names
+    (``input``, ``target``, ``references``, ``text``, ``text_pair``, ``label``) to the files' own,
+    and `kind` overrules the kind that a table's columns suggest.  `seed` also makes ``sample``.
+
+    Raises ConfigError (unknown task, options that do not go together) and DataError (a file,
+    column, row or label).
+    """
+    if name not in known_tasks():
+        raise ConfigError(f"no task is called {name!r}{nearest(name, known_tasks())}")
+    files = {
+        split: _under(folder, path)
+        for split, path in (("train", train), ("validation", validation), ("test", test))
+        if path is not None
+    }
+    if name == "table":
+        return _loader("table")(files, columns=columns or {}, kind=kind, seed=seed)
+    if columns or kind:
+        raise ConfigError(f"columns and kind describe a table, not {name!r}; use the task 'table'")
+    if name == "text":
+        return _loader("text")(files, _path(folder), seed=seed)
+    if files:
+        raise ConfigError(
+            f"train, validation and test files are for the tasks 'text' and 'table', not {name!r}; "
+            "name a folder, or use one of those"
+        )
+    if name == "sample":
+        return _loader("sample")(seed=seed)
+    return _loader(PUBLIC[name])(name, _path(folder))
+
+
+def _loader(module: str) -> Callable[..., "Task"]:
+    return import_module(f"leff.tasks.sources.{module}").load
+
+
+def _path(folder: Path | str | None) -> Path | None:
+    return None if folder is None else Path(folder).expanduser()
+
+
+def _under(folder: Path | str | None, path: Path | str) -> Path:
+    return Path(folder or ".").expanduser() / Path(path).expanduser()

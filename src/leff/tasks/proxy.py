@@ -1,0 +1,76 @@
+"""Public proxy data without labels, as batches for the server (PAPER Sec. 3.3).
+
+texts = proxy_texts("webnlg", examples=256, seed=0, folder=data_folder)
+batches = proxy_batches(texts, tokenizer, "generation", batch_size=16, max_length=96)
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leff.tasks.encode import Example, collate, ensure_padding, prompt
+from leff.tasks.load import load_task
+from leff.tasks.task import Kind, draw_rows
+
+if TYPE_CHECKING:
+    import torch
+
+Text = tuple[str, str | None]  # a text, and its pair in two-sentence tasks
+
+
+def proxy_texts(
+    task: str,
+    *,
+    examples: int,
+    seed: int,
+    folder: Path | None = None,
+    train: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> list[Text]:
+    """Return up to `examples` texts, drawn with `seed` from a public task's training split.
+
+    Labels are left out; an input and its target are one text.  The built-in task has a public
+    stream of its own, apart from what any client holds.  Raises what `load_task` raises.
+    """
+    if task == "sample":
+        from leff.tasks.sources import sample
+
+        return [(text, None) for text in islice(sample.proxy_text(seed), examples)]
+    loaded = load_task(task, folder, train=train, columns=columns, seed=seed)
+    rows: Any = draw_rows(loaded.train, examples, seed, "proxy")
+    if loaded.kind == "generation":
+        return [(f"{prompt(row['input'])} {row['target']}", None) for row in rows]
+    return [(row["text"], row.get("text_pair")) for row in rows]
+
+
+def proxy_batches(
+    texts: Sequence[Text], tokenizer: Any, kind: Kind, *, batch_size: int, max_length: int
+) -> list["dict[str, torch.Tensor]"]:
+    """Return padded batches, one text a row, cut to `max_length` tokens; empty texts are left out.
+
+    For a language model (`kind` generation or text) ``labels`` are the texts' own tokens, (B, T)
+    with -100 on padding; for a classifier there are none.
+    """
+    import numpy as np
+
+    pad_id = ensure_padding(tokenizer)
+    examples = []
+    for text, pair in texts:
+        row = tokenizer(text, pair, truncation=True, max_length=max_length)
+        types = row.get("token_type_ids")
+        if len(row["input_ids"]) < 2:
+            continue
+        examples.append(
+            Example(
+                np.array(row["input_ids"], dtype=np.int32),
+                type_ids=None if types is None else np.array(types, dtype=np.int8),
+            )
+        )
+    batches = [
+        collate(examples[start : start + batch_size], pad_id)
+        for start in range(0, len(examples), batch_size)
+    ]
+    if kind in ("generation", "text"):
+        return batches
+    return [{name: v for name, v in batch.items() if name != "labels"} for batch in batches]

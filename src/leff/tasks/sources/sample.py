@@ -1,0 +1,110 @@
+"""The built-in task: descriptions of country walks from their attributes, written by a grammar.
+
+    python -c "from leff.tasks.load import sample; print(sample.load(0).train[0])"
+
+Four streams of text come from one grammar and never share a meaning, whatever their seeds: the
+meanings themselves are divided by a checksum into a public part (pretraining and proxy texts), an
+evaluation part and a training part.
+
+- `load`: the task, inputs beside their texts.
+- `pretraining_text`: what the packaged model (`MODEL`) was pretrained on: inputs alone and texts
+  alone, never an input beside a text.
+- `proxy_text`: unlabelled public text for the server; inputs beside texts of *other* walks.
+"""
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+from leff.tasks.encode import prompt
+from leff.tasks.sources.sample_grammar import Meaning, draw_meaning, linearise, realise
+from leff.tasks.sources.sample_words import ATTRIBUTES
+from leff.tasks.task import Task
+
+MODEL = Path(__file__).parent / "sample_model"
+
+_PARTS = {"public": range(0, 3), "evaluation": range(3, 4), "training": range(4, 8)}  # of 8
+
+
+def load(
+    seed: int = 0, *, train_rows: int = 4000, evaluation_rows: int = 200, references: int = 8
+) -> Task:
+    """Return the task that belongs to `seed`: one text per training input, several elsewhere."""
+    from datasets import Dataset
+
+    rng = Random(f"task/{seed}")
+    train = [
+        {"input": linearise(m), "target": realise(m, rng)}
+        | {a: m.get(a, "none") for a in ATTRIBUTES}
+        for m in _distinct("training", train_rows, rng)
+    ]
+    evaluation = [
+        {"input": linearise(m), "references": _references(m, references, rng)}
+        for m in _distinct("evaluation", 2 * evaluation_rows, rng)
+    ]
+    return Task(
+        name="sample",
+        kind="generation",
+        train=Dataset.from_list(train),
+        validation=Dataset.from_list(evaluation[:evaluation_rows]),
+        test=Dataset.from_list(evaluation[evaluation_rows:]),
+        attributes=ATTRIBUTES,
+    )
+
+
+def pretraining_text(seed: int = 0) -> Iterator[str]:
+    """Yield documents without end: two texts of one walk, or one input written twice.
+
+    The second writing of an input shuffles its attributes, so that a model learns to look values
+    up and to go on with an input, not with prose, after the separator.
+    """
+    rng = Random(f"pretraining/{seed}")
+    while True:
+        meaning = _draw("public", rng)
+        if rng.random() < 0.5:
+            yield f"{realise(meaning, rng)} {realise(meaning, rng)}"
+        else:
+            yield _rewritten(meaning, rng)
+
+
+def proxy_text(seed: int = 0) -> Iterator[str]:
+    """Yield public documents without end, half of them an input beside another walk's text."""
+    rng = Random(f"proxy/{seed}")
+    while True:
+        meaning, other = _draw("public", rng), _draw("public", rng)
+        kind = rng.choice(("mixed", "mixed", "input", "text"))
+        if kind == "mixed":
+            yield f"{prompt(linearise(meaning))} {realise(other, rng)}"
+        elif kind == "input":
+            yield _rewritten(meaning, rng)
+        else:
+            yield f"{realise(meaning, rng)} {realise(other, rng)}"
+
+
+def _rewritten(meaning: Meaning, rng: Random) -> str:
+    """Return a meaning's input, the separator, and the input again in another order."""
+    shuffled = dict(rng.sample(tuple(meaning.items()), len(meaning)))
+    return f"{prompt(linearise(meaning))} {linearise(shuffled)}"
+
+
+def _draw(part: str, rng: Random) -> Meaning:
+    """Draw a meaning of one part."""
+    while True:
+        meaning = draw_meaning(rng)
+        if zlib.crc32(linearise(meaning).encode()) % 8 in _PARTS[part]:
+            return meaning
+
+
+def _distinct(part: str, count: int, rng: Random) -> list[Meaning]:
+    """Draw `count` distinct meanings of one part."""
+    found: dict[str, Meaning] = {}
+    while len(found) < count:
+        meaning = _draw(part, rng)
+        found.setdefault(linearise(meaning), meaning)
+    return list(found.values())
+
+
+def _references(meaning: Meaning, count: int, rng: Random) -> list[str]:
+    """Return up to `count` distinct texts of one meaning."""
+    return list(dict.fromkeys(realise(meaning, rng) for _ in range(2 * count)))[:count]

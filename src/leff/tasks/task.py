@@ -1,0 +1,74 @@
+"""A task: three data sets with canonical columns, and what kind of thing is learnt from them.
+
+python -c "from leff.tasks.load import load_task; print(load_task('sample').kind)"
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from leff.seeds import numpy_rng
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Kind = Literal["generation", "classification", "regression", "text"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data with these columns, by kind:
+
+    - generation: `train` has ``input`` and ``target``; `validation` and `test` have ``input`` and
+      ``references`` (a list), one row for every distinct input, in the order of first sight.
+    - classification, regression: ``text``, ``text_pair`` (two-sentence tasks only), and ``label``,
+      an int that indexes `labels`, or a float.
+    - text: ``text``, one document a row.
+
+    `attributes` are the columns of `train` by which clients can be split.
+
+    `shots` are worked examples by subject, in mmlu alone: there a model is measured by the answer
+    that it finds likeliest after them, and `validation` and `test` have one row for every question,
+    with its ``subject``.
+    """
+
+    name: str
+    kind: Kind
+    train: "Dataset"
+    validation: "Dataset"
+    test: "Dataset | None"
+    labels: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+    shots: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def group_references(inputs: Sequence[str], targets: Sequence[str]) -> "Dataset":
+    """Return one row per distinct input, with all its targets as ``references``, in file order."""
+    from datasets import Dataset
+
+    references: dict[str, list[str]] = {}
+    for source, target in zip(inputs, targets, strict=True):
+        references.setdefault(source, []).append(target)
+    return Dataset.from_dict({"input": list(references), "references": list(references.values())})
+
+
+def draw_rows(dataset: "Dataset", count: int | None, seed: int, purpose: str) -> "Dataset":
+    """Return `count` random rows in their order, drawn for a purpose; all of them for None."""
+    if count is None or count >= len(dataset):
+        return dataset
+    drawn = numpy_rng(seed, purpose).permutation(len(dataset))[:count]
+    return dataset.select(sorted(int(row) for row in drawn))
+
+
+def held_out(units: Sequence[object], seed: int, fraction: float = 0.1) -> list[bool]:
+    """Return for every row whether a random tenth takes it; rows of one unit stay together.
+
+    At least one unit is taken and at least one left, if there are two.
+    """
+    import numpy as np
+
+    distinct = list(dict.fromkeys(units))
+    count = min(max(1, round(len(distinct) * fraction)), max(len(distinct) - 1, 0))
+    chosen = np.random.default_rng(seed).permutation(len(distinct))[:count]
+    taken = {distinct[i] for i in chosen}
+    return [unit in taken for unit in units]

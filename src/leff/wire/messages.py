@@ -1,0 +1,176 @@
+"""What crosses the network, and nothing else: capacities, jobs and updates.
+
+All of it is frozen.  Tensors travel as safetensors bytes (`wire.tensors`): nothing is ever
+unpickled.  A job holds no tensors, only the content hashes of the parts that a client's model is
+built from.  A client that still holds a part does not fetch it again.
+
+    job.block == range(3, 5)      # the client trains layers 3 and 4 of the full model
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Device:
+    """What one device can do; `memory_bytes` is for the peak of a training step."""
+
+    name: str  # of its class
+    memory_bytes: int
+    flops_per_second: float
+    down_bytes_per_second: float
+    up_bytes_per_second: float
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a client reports at the start of a round (PAPER Sec. 3, step 1).
+
+    A device that does not know how many layers it can train says what it has room for: bytes at the
+    peak of a training step, and operations of a step; None is no limit.  `device` says how fast it
+    is, where that is known.  `failed_bytes` is the least peak that was predicted for a job that its
+    memory ran out in.
+    """
+
+    client: int
+    layers: int  # L_i, how many layers it can fine-tune
+    examples: int  # D_i
+    memory_bytes: int | None = None
+    step_flops: int | None = None
+    device: Device | None = None
+    failed_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A bundle of tensors by its content: SHA-256 of its safetensors bytes, and their number."""
+
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive layers of a client's model.
+
+    `sources[j]` is the layer of the full model that layer j stands for, `parts[j]` its tensors,
+    named as inside one layer.  `bits` is 32 for plain weights; with fewer, linear weights arrive
+    quantised (see `context.quantise`).
+    """
+
+    sources: tuple[int, ...]
+    parts: tuple[Part, ...]
+    trains: bool = False
+    bits: int = 32
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What trains in a whole model, where it is not a block of layers and the tail.
+
+    `shapes` has everything that trains, by name:
+
+    - a parameter of the model, under its full name;
+    - ``MODULE.lora_A`` (R, in) and ``MODULE.lora_B`` (out, R): the linear module's output gains
+      `scale` · B · A · x (LoRA, Hu et al. 2022);
+    - ``MODULE.sparse`` (n,): added to the weight at n positions, which `seed` determines.
+
+    Their values are in `part`; where a name is not there, A is drawn with `seed` and the others
+    are zero.  The parts in `merged` hold A and B whose products are added to the weights, in that
+    order, before anything trains.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    part: Part | None = None
+    scale: float = 1.0
+    seed: int = 0
+    merged: tuple[Part, ...] = ()
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """Settings of one client's work in one round (PAPER Sec. 3.4).
+
+    `calibrated` classifiers add the log frequencies of the client's own labels to the logits in
+    training; `proximal` is FedProx's μ; `precision` is that of the matrix products.  A step's batch
+    is done in `accumulation` parts, which divides its size; with `checkpointing` layers run again
+    in the backward pass.
+    """
+
+    epochs: float
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    max_grad_norm: float
+    calibrated: bool = False
+    proximal: float = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    accumulation: int = 1
+    checkpointing: bool = False
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one client does in one round: the model it builds, and how it trains it.
+
+    `config` is the full model's configuration as JSON, `kind` the task's kind, and `pad_id` the
+    tokenizer's padding; `shell` holds the embeddings and whatever else is always frozen, `tail`
+    what always trains.  With `tuned` no segment and no tail trains, but what it says.
+    `predicted_bytes` is the peak of a step; 0 if nobody asked, as no memory is limited.
+    """
+
+    round: int
+    client: int
+    seed: int
+    kind: str
+    config: str
+    pad_id: int
+    shell: Part
+    tail: Part
+    segments: tuple[Segment, ...]
+    training: LocalTraining
+    tuned: Tuned | None = None
+    predicted_bytes: int = 0
+
+    @property
+    def block(self) -> tuple[int, ...]:
+        """Layers of the full model that the client trains, or trains something in, in order."""
+        trained = (s for s in self.segments if s.trains or self.tuned is not None)
+        return tuple(source for segment in trained for source in segment.sources)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Every part that the client's model is built from."""
+        layers = (part for segment in self.segments for part in segment.parts)
+        tuned = () if self.tuned is None else (self.tuned.part, *self.tuned.merged)
+        return (self.shell, self.tail, *layers, *(part for part in tuned if part is not None))
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client sends back: its trained tensors under the full model's names.
+
+    `failure` says why there is nothing to merge; `payload` is then empty.  `losses` has the mean
+    training loss of the first and of the last quarter of the steps.  `download_bytes` is what the
+    job's parts took that the client did not hold already; the engine fills it in.  `layer_scores`
+    is the importance of each of `layers`, as measured while training; `state_bytes` what weights,
+    gradients and optimizer state took on the client.  `out_of_memory_bytes` is what it held and
+    asked for when its memory ran out, 0 if it did not.
+    """
+
+    round: int
+    client: int
+    layers: tuple[int, ...]
+    examples: int
+    payload: bytes = field(default=b"", repr=False)
+    losses: tuple[float, float] | None = None
+    steps: int = 0
+    train_seconds: float = 0.0
+    download_bytes: int = 0
+    upload_bytes: int = 0
+    layer_scores: tuple[float, ...] = ()
+    state_bytes: int = 0
+    failure: str | None = None
+    out_of_memory_bytes: int = 0

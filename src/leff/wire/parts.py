@@ -1,0 +1,58 @@
+"""Parts of models by content: what a job refers to and a client fetches.
+
+    store = PartStore(folder)
+    part = store.put({"weight": tensor})     # Part(digest, size_bytes)
+    store.get(part)["weight"]                # equal to the bit
+
+On disk, so that memory does not grow with the number of different client models.
+"""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import torch
+
+from leff.errors import RunError
+from leff.wire.messages import Part
+from leff.wire.tensors import pack, part_of, unpack_file
+
+
+class PartStore:
+    """A folder of safetensors files named by the SHA-256 of their bytes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, tensors: Mapping[str, torch.Tensor]) -> Part:
+        """Store tensors, unless they are here whole, and return the part they are."""
+        payload = pack(tensors)
+        part = part_of(payload)
+        path = self.folder / part.digest
+        if not path.exists() or path.stat().st_size != part.size_bytes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_suffix(".new")
+            unfinished.write_bytes(payload)
+            unfinished.replace(path)
+        return part
+
+    def get(self, part: Part) -> dict[str, torch.Tensor]:
+        """Return a part's tensors, on the CPU.
+
+        Raises RunError if it is not here, or its bytes are not its own.
+        """
+        path = self.folder / part.digest
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            raise RunError(f"part {path} is missing; resume the run to make it again") from None
+        if Part(digest, path.stat().st_size) != part:
+            raise RunError(f"part {path} was changed on disk; remove it and resume the run")
+        return unpack_file(path)
+
+    def keep(self, digests: Collection[str]) -> None:
+        """Delete all other parts."""
+        for path in list(self.folder.glob("*")):
+            if path.name not in digests:
+                path.unlink()

@@ -1,0 +1,44 @@
+"""Updates on disk between arrival and merge.
+
+    spool.add(update)                  # in any order
+    for update in spool.accepted():    # in the order of client ids, one in memory at a time
+
+So memory does not grow with the number of clients, and who came first does not matter.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from leff.wire.messages import Update
+
+
+class Spool:
+    """The updates of one round, in a folder that is emptied at the start of the next."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.updates: dict[int, Update] = {}  # without payloads
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget every update."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        self.updates = {}
+
+    def add(self, update: Update) -> None:
+        """Keep an update; its payload goes to disk."""
+        self._path(update.client).write_bytes(update.payload)
+        self.updates[update.client] = replace(update, payload=b"")
+
+    def accepted(self) -> Iterator[Update]:
+        """Yield the updates that did not fail, whole, in the order of client ids."""
+        for client in sorted(self.updates):
+            update = self.updates[client]
+            if update.failure is None:
+                yield replace(update, payload=self._path(client).read_bytes())
+
+    def _path(self, client: int) -> Path:
+        return self.folder / f"client-{client}.safetensors"

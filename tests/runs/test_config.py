@@ -1,0 +1,237 @@
+"""Options: defaults, files, overrides, and what is said about a bad one."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from leff.errors import ConfigError
+from leff.runs.config import RunConfig, full_key, load_config, parse_config
+from leff.runs.options import Section
+from leff.runs.toml import commented_toml
+from leff.runs.unused import unused_options
+
+SECTIONS = {
+    name: field.annotation
+    for name, field in RunConfig.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+}
+
+
+def test_defaults_parse_back():
+    text = commented_toml()
+    assert parse_config(tomllib.loads(text)) == RunConfig()
+    assert commented_toml(RunConfig()) == text
+
+
+def test_every_option_has_a_comment():
+    text = commented_toml()
+    for section, annotation in SECTIONS.items():
+        part = re.split(r"^\[", text.split(f"\n[{section}]\n")[1], flags=re.M)[0]
+        for name in annotation.model_fields:
+            (line,) = [ln for ln in part.splitlines() if re.match(rf"(# )?{name}( =| is)", ln)]
+            assert len(line.rpartition("# ")[2]) > 4, line
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"data.train_examples": "all", "evaluation.final_examples": "all"},
+        {"data.columns": {"input": 'a "quoted" name', "target": "ref\x7f\n"}},
+        {"data.folder": "some where", "data.train": "x.csv"},
+        {"clients.partition": "iid", "clients.by": ""},
+        {"training.learning_rate": 1e-5, "context.rate": 1, "clients.alpha": 1e22},
+        {"model.name": "owner/model"},
+    ],
+)
+def test_any_configuration_parses_back(overrides):
+    config = load_config(None, overrides)
+    assert parse_config(tomllib.loads(commented_toml(config))) == config
+
+
+def test_all_examples():
+    assert load_config(None, {"data.train_examples": "all"}).data.train_examples is None
+    assert load_config(None, {"data.train_examples": 7}).data.train_examples == 7
+
+
+def test_overrides_win_over_the_file(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("seed = 3\n[training]\nrounds = 4\nbatch_size = 5\n")
+    config = load_config(path, {"training.rounds": 6})
+    assert (config.seed, config.training.rounds, config.training.batch_size) == (3, 6, 5)
+
+
+def test_paths_are_absolute_from_where_the_file_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny").mkdir()
+    Path("tiny/config.json").touch()
+    config = load_config(
+        None,
+        {
+            "model.name": "tiny",
+            "data.train": "mine/train.csv",
+            "data.test": tmp_path / "t.csv",
+            "proxy.folder": "public",
+            "proxy.train": "texts.txt",
+        },
+    )
+    assert config.model.name == str(tmp_path / "tiny")
+    assert config.data.train == tmp_path / "mine/train.csv"
+    assert config.data.test == tmp_path / "t.csv"
+    assert config.proxy.train == tmp_path / "public/texts.txt"  # as load_task has it
+    assert load_config(None, {"model.name": "gpt2"}).model.name == "gpt2"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"training.rouds": 3}, "unknown key training.rouds; did you mean 'rounds'?"),
+        ({"trainng.rounds": 3}, "unknown key trainng; did you mean 'training'?"),
+        ({"rounds": 3}, "unknown key rounds; did you mean 'training.rounds'?"),
+        ({"xyz": 3}, "unknown key xyz; sections are: preset, seed, model"),
+        ({"training.rounds": 0}, "training.rounds must be at least 1, got 0"),
+        ({"training.rounds": "many"}, "training.rounds must be a whole number, got 'many'"),
+        ({"training.rounds": 2.5}, "training.rounds must be a whole number, got 2.5"),
+        ({"clients.count": 0}, "clients.count must be at least 1, got 0"),
+        ({"clients.layers": [2, 0]}, "clients.layers must be at least 1 each, got 0"),
+        ({"clients.layers": []}, "clients.layers must not be empty"),
+        ({"clients.per_round": 0}, "clients.per_round must be above 0.0, got 0"),
+        ({"clients.per_round": 1.1}, "clients.per_round must be at most 1.0, got 1.1"),
+        ({"clients.partition": "dirichlt"}, "cannot be 'dirichlt'; did you mean 'dirichlet'?"),
+        ({"context.name": "distill"}, "cannot be 'distill'; did you mean 'distil'?"),
+        ({"context.bits": 5}, "context.bits cannot be 5; known are: 32, 16, 8, 4"),
+        ({"context.name": "auto"}, "context.name = 'auto' needs clients.memory or clients.flops"),
+        ({"clients.memory": ["64 MBit"]}, "clients.memory: '64 MBit' has an unknown unit 'MBit'"),
+        ({"clients.flops": ["a lot"]}, "clients.flops: 'a lot' is no amount"),
+        (
+            {"context.name": "auto", "clients.flops": ["1G"], "context.suffix": "drop"},
+            "context.suffix = 'drop' cannot be combined with context auto",
+        ),
+        ({"method.relaxation": 0.5}, "method.relaxation must be 0 or at least 1, got 0.5"),
+        ({"method.momentum": 1}, "method.momentum must be below 1"),
+        ({"preset": "papr"}, "preset cannot be 'papr'; did you mean 'paper'?"),
+        ({"context.rate": 0.0}, "context.rate must be above 0.0, got 0.0"),
+        ({"context.rate": 1.01}, "context.rate must be at most 1.0, got 1.01"),
+        ({"context.rate": float("nan")}, "context.rate must be a finite number"),
+        (
+            {"training.accumulation": 5, "training.batch_size": 12},
+            "training.accumulation = 5 does not divide training.batch_size = 12; these do: 1, 2, "
+            "3, 4, 6, 12",
+        ),
+        ({"training.accumulation": 0}, "training.accumulation must be at least 1, got 0"),
+        ({"training.optimizer": "adam8"}, "training.optimizer cannot be 'adam8'"),
+        ({"model": "gpt2"}, "model is a section, got 'gpt2'; did you mean model.name?"),
+        ({"model.name": 3}, "model.name must be text, got 3"),
+        ({"seed": 1, "seed.x": 3}, "seed.x: seed is a value, not a section"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"seed": 2**31}, "seed must be below 2147483648"),
+        ({"data.columns": 3}, "data.columns must be a table, got 3"),
+        ({"data.folder": 3}, "data.folder must be a path, got 3"),
+        ({"engine.name": "flowr"}, "engine.name cannot be 'flowr'"),
+    ],
+)
+def test_a_bad_option_is_one_clear_line(overrides, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, overrides)
+    text = str(caught.value)
+    assert message in text
+    assert "\n" not in text and "pydantic" not in text and "Input should" not in text
+
+
+def test_all_bad_options_are_named_at_once():
+    with pytest.raises(ConfigError, match=r"context.rate must .*; training.rounds must"):
+        load_config(None, {"context.rate": 2, "training.rounds": 0})
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no file .*nowhere.toml; `leff config`"):
+        load_config(tmp_path / "nowhere.toml")
+    bad = tmp_path / "bad.toml"
+    bad.write_text("[training\n")
+    with pytest.raises(ConfigError, match=r"bad.toml cannot be read as TOML: .*line 1"):
+        load_config(bad)
+    bad.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="cannot be read as TOML"):
+        load_config(bad)
+    bad.write_text("[training]\nrounds = 0\n")
+    with pytest.raises(ConfigError, match=r"bad.toml: training.rounds must"):
+        load_config(bad)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "full"),
+    [
+        ("rounds", 3, "training.rounds"),
+        ("seed", 3, "seed"),
+        ("training.rounds", 3, "training.rounds"),
+        ("model", "gpt2", "model.name"),
+        ("method", "fedavg", "method.name"),
+        ("data", "e2e", "data.task"),
+        ("model", {"name": "gpt2"}, "model"),
+        ("unknown", 3, "unknown"),
+    ],
+)
+def test_bare_names(key, value, full):
+    assert full_key(key, value) == full
+
+
+def test_an_ambiguous_bare_name_lists_the_full_ones():
+    places = "context.learning_rate or training.learning_rate"
+    with pytest.raises(ConfigError, match=f"'learning_rate' could be {places}; give the full name"):
+        full_key("learning_rate")
+
+
+EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiments_load(path):
+    load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "unused"),
+    [
+        ({}, []),
+        ({"context.rate": 0.2}, ["context.rate"]),
+        ({"context.rate": 0.2, "context.name": "drop"}, []),
+        ({"context.steps": 7, "context.name": "drop"}, ["context.steps"]),
+        ({"context.steps": 7, "context.name": "distil"}, []),
+        ({"context.seconds": 7, "context.rate": 0.2, "context.suffix": "distil"}, []),
+        ({"context.whole": True, "context.rate": 0.2, "context.suffix": "drop"}, ["whole"]),
+        ({"method.sampling": "random", "method.temperature": 2.0}, ["method.temperature"]),
+        ({"method.sampling": "random", "method.exploration": 0.5}, ["method.exploration"]),
+        ({"method.sampling": "round_robin", "method.stratified": False}, ["method.stratified"]),
+        ({"method.source": "clients", "proxy.importance_batches": 5}, ["importance_batches"]),
+        ({"method.name": "fedavg", "proxy.examples": 3}, ["proxy.examples"]),
+        ({"method.name": "fedavg", "method.relaxation": 3.0}, ["method.relaxation"]),
+        ({"clients.flops": ["1G"]}, ["clients.flops"]),
+        ({"context.name": "auto", "clients.flops": ["1G"], "context.bits": 4}, ["context.bits"]),
+        ({"evaluation.gap_clients": 0, "evaluation.gap_examples": 9}, ["gap_examples"]),
+        ({"preset": "paper"}, []),
+        ({"preset": "paper", "clients.flops": ["1G"]}, ["clients.flops"]),
+        ({"clients.partition": "iid", "clients.alpha": 2.0, "clients.by": "a"}, ["alpha", "by"]),
+    ],
+)
+def test_changed_options_without_effect_are_named(changes, unused):
+    found = unused_options(load_config(None, changes))
+    assert [key if key in unused else key.split(".")[1] for key in found] == unused
+
+
+def test_the_paper_preset_is_its_literal_procedure():
+    config = load_config(None, {"preset": "paper"})
+    method, context, training = config.method, config.context, config.training
+    assert (method.sampling, method.scale, method.exploration) == ("importance", "literal", 0)
+    assert (method.stratified, method.relaxation, method.momentum) == (False, 0, 0)
+    assert (context.name, context.bits, context.embedding_bits) == ("distil", 32, 32)
+    assert context.whole and training.schedule == "constant"
+    assert not training.calibrated and not training.proximal
+
+
+@pytest.mark.parametrize("name", ["default", "paper"])
+def test_what_is_given_wins_over_a_preset_and_survives_a_file(name):
+    given = {"preset": name, "context.rate": 0.2, "method.scale": "standardised"}
+    config = load_config(None, given)
+    assert config.context.rate == 0.2 and config.method.scale == "standardised"
+    assert parse_config(tomllib.loads(commented_toml(config))) == config

@@ -1,0 +1,145 @@
+"""The user's own tables."""
+
+import json
+
+import pytest
+
+from leff.errors import ConfigError, DataError
+from leff.tasks.load import load_task
+
+SUFFIXES = ("csv", "jsonl", "parquet")
+
+
+def save(write, suffix, rows, name="train"):
+    if suffix == "csv":
+        lines = [",".join(map(json.dumps, map(str, row.values()))) for row in rows]
+        return write(f"{name}.csv", "\n".join([",".join(rows[0]), *lines]) + "\n")
+    if suffix == "parquet":
+        return write(f"{name}.parquet", {k: [row[k] for row in rows] for k in rows[0]})
+    return write(f"{name}.jsonl", rows)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_generation_keeps_references_and_inputs_together(write, suffix):
+    rows = [{"mr": f"m{i // 2}", "ref": f"r{i}", "town": "a"} for i in range(20)]
+    path = save(write, suffix, rows)
+    task = load_task("table", train=path, columns={"input": "mr", "target": "ref"})
+    assert task.kind == "generation"
+    assert task.train.column_names == ["input", "target", "town"]
+    assert task.attributes == ("town",)
+    assert len(task.validation) == 1
+    assert len(task.validation[0]["references"]) == 2
+    assert task.validation[0]["input"] not in task.train["input"][:]
+    assert (
+        load_task("table", train=path, columns={"input": "mr", "target": "ref"}).validation[:]
+        == (task.validation[:])
+    )
+
+
+def test_validation_with_lists_of_references(write):
+    train = save(write, "csv", [{"input": "a", "target": "b"}])
+    val = write("v.jsonl", [{"input": "a", "references": ["x", "y"]}])
+    task = load_task("table", train=train, validation=val, test=val)
+    assert task.validation[:] == {"input": ["a"], "references": [["x", "y"]]}
+    assert task.test is not None
+    bad = write("w.jsonl", [{"input": "a", "references": "x"}])
+    with pytest.raises(DataError, match=r"w.jsonl, line 1: references must be a list"):
+        load_task("table", train=train, validation=bad)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("labels", "names", "ids"),
+    [
+        (["pos", "neg", "pos"], ("neg", "pos"), [1, 0, 1]),
+        ([10, 9, 9], ("9", "10"), [1, 0, 0]),
+        ([0, 1, 2], ("0", "1", "2"), [0, 1, 2]),
+    ],
+)
+def test_classes_are_sorted(write, suffix, labels, names, ids):
+    rows = [{"review": f"t{i}", "stars": label} for i, label in enumerate(labels)]
+    path = save(write, suffix, rows)
+    columns = {"text": "review", "label": "stars"}
+    task = load_task("table", train=path, validation=path, columns=columns)
+    assert (task.kind, task.labels) == ("classification", names)
+    assert task.train["label"][:] == ids
+    assert task.attributes == ("label",)
+    assert "text_pair" not in task.train.column_names
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_decimals_make_a_regression_with_bins(write, suffix):
+    rows = [{"text": "a", "text_pair": "b", "label": x} for x in (0.0, 0.5, 3.0, 6.0)]
+    path = save(write, suffix, rows)
+    task = load_task("table", train=path, validation=path)
+    assert (task.kind, task.labels) == ("regression", ())
+    assert task.train["label"][:] == [0.0, 0.5, 3.0, 6.0]
+    assert task.train["label_bin"][:] == [0, 0, 3, 5]
+    assert task.train[0]["text_pair"] == "b"
+
+
+def test_kind_overrules(write):
+    rows = [{"text": "a", "label": n} for n in (1, 2)]
+    path = save(write, "csv", rows)
+    task = load_task("table", train=path, validation=path, kind="regression")
+    assert task.train["label"][:] == [1.0, 2.0]
+    assert load_task("table", train=path, kind="text").train.column_names[0] == "text"
+
+
+def test_a_label_that_train_does_not_have(write):
+    train = save(write, "jsonl", [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}])
+    val = save(write, "jsonl", [{"text": "a", "label": "z"}], name="val")
+    with pytest.raises(DataError, match=r"val.jsonl, line 1: label 'z' is outside .* has x, y"):
+        load_task("table", train=train, validation=val)
+
+
+def test_a_score_that_is_no_number(write):
+    path = write("t.csv", "text,label\na,0.5\nb,nan\n")
+    with pytest.raises(DataError, match=r"t.csv, line 3: label 'nan' is not a finite number"):
+        load_task("table", train=path)
+    path = write("u.csv", "text,label\na,0.5\nb,good\n")
+    with pytest.raises(DataError, match=r"u.csv, line 3: label 'good' is not a finite number"):
+        load_task("table", train=path, kind="regression")
+
+
+def test_a_decimal_is_no_class(write):
+    path = save(write, "jsonl", [{"text": "a", "label": 0.5}, {"text": "b", "label": 1.0}])
+    with pytest.raises(DataError, match=r"line 1: a class must be text or a whole number: 0.5"):
+        load_task("table", train=path, kind="classification")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"columns": {"inputs": "a"}}, ConfigError, "'inputs' here; did you mean 'input'"),
+        ({"columns": {"text": "c"}}, DataError, r"has no column 'c' \(columns: a, b\)"),
+        ({"kind": "generate"}, ConfigError, "'generate'; did you mean 'generation'"),
+        ({"kind": "generation"}, DataError, "has no column 'input'"),
+        ({}, ConfigError, "the columns a, b make no task"),
+        ({"columns": {"text": "a"}}, DataError, "one example, so none can be held out"),
+    ],
+)
+def test_mapping_and_kind_errors(write, options, error, said):
+    path = save(write, "csv", [{"a": "1", "b": "2"}])
+    with pytest.raises(error, match=said):
+        load_task("table", train=path, **options)
+
+
+def test_no_rows(write):
+    with pytest.raises(DataError, match="has no rows"):
+        load_task("table", train=write("t.csv", "text,label\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("text,label\na,1\n ,0\n", "line 3: no value in column 'text'"),
+        ("text,label\na,1\nb,\n", "line 3: no value in column 'label'"),
+        ("text,label,text\na,1,b\n", "line 1: several columns are called 'text'"),
+    ],
+)
+def test_blank_cells_and_repeated_columns_are_refused(tmp_path, text, message):
+    path = tmp_path / "own.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_task("table", train=path)
