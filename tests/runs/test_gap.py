@@ -156,7 +156,7 @@ def test_the_model_comes_back_after_an_error_too(store, monkeypatch):
             raise KeyboardInterrupt
         return 0.0
 
-    monkeypatch.setattr(instruments, "evaluate", failing)
+    monkeypatch.setattr(instruments, "held_out_loss", failing)
     with pytest.raises(KeyboardInterrupt):
         plug_in_gap(model, job, update, store.get, examples, BATCH, CPU)
     assert same(before, state_of(model))
