@@ -31,6 +31,7 @@ import numpy as np
 
 import leff
 from leff.files import read_json, write_json
+from leff.report.picture import save_figure
 from leff.runs.config import RunConfig, load_config
 from leff.runs.federation import Silent
 from leff.runs.folder import config_digest
@@ -190,7 +191,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     floor.legend(fontsize=8)
     for axis in (falling, floor):
         axis.grid(alpha=0.3, which="both")
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
 
 
 def main() -> None:

@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.frontier_picture import draw_frontier, front
 from leff.capacity.candidates import Candidate, candidates, measure, places
 from leff.capacity.footprint import Choice
 from leff.capacity.sizes import model_sizes
 from leff.methods.stand_ins import Bank, Distillation
-from leff.report.frontier import draw_frontier, front
 from leff.runs.config import RunConfig, parse_config
 from leff.runs.sources import load_start, task_of
 from leff.tasks.proxy import proxy_batches, proxy_texts

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from leff.capacity.sample_job import layout, planned_job
 from torch import nn
 from transformers import PretrainedConfig
 
 from leff.capacity.footprint import Choice
 from leff.capacity.rehearsal import examples_of, training_of
-from leff.capacity.sample_job import layout, planned_job
 from leff.models import blocks, empty_model, layer_count, short_config
 from leff.wire.messages import Job
 from leff.wire.parts import PartStore

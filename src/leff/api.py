@@ -16,6 +16,7 @@ from leff.errors import ConfigError, RunError
 from leff.runs.config import RunConfig, full_key, load_config
 
 if TYPE_CHECKING:
+    from leff.record import RoundRecord
     from leff.runs.federation import Progress
 
 
@@ -46,7 +47,7 @@ class Run:
         """Loss and metric by round, layers trained, importance."""
         return self.folder / "rounds.png"
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> "list[RoundRecord]":
         """One record a round; round 0 is the model before the first."""
         from leff.runs.folder import RunFolder
 

@@ -1,62 +1,200 @@
-"""."""
+"""One round as a typed record: what happened, to whom, and what was measured.
+
+    record = RoundRecord.from_dict(json.loads(line))       # a line of a run's rounds.jsonl
+    record.loss, record.clients[0].layers, record.to_dict()
+
+The live table, the picture, the paper's tables and results read these.  Round 0 is the model before
+the first round.  A field that is None was not measured in that round; it is not in the JSON.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
-from leff.capacity.schedule import Paced
-from leff.methods.method import RoundContext
+from leff.capacity.clock import idle_share
 from leff.wire.messages import Capacity, Job, Update
-from leff.wire.spool import Spool
+
+if TYPE_CHECKING:
+    from leff.capacity.schedule import Schedule
+    from leff.methods.method import RoundContext
+
+ALWAYS = ("memory_bytes", "step_flops", "losses", "predicted_bytes", "failure", "train_loss")
 
 
-def _record(
-    context: RoundContext,
+@dataclass(frozen=True)
+class SimulatedSeconds:
+    """Where a client's time goes by the virtual clock; `setup` comes once, before its first round.
+
+    `round` is the sum of the first three.
+    """
+
+    download: float
+    compute: float
+    upload: float
+    round: float
+    setup: float
+
+
+@dataclass(frozen=True)
+class ClientRecord:
+    """One client's part in a round; fields are those of `messages`, as far as not said here."""
+
+    client: int
+    capacity: int  # layers that it reported
+    memory_bytes: int | None  # reported, as step_flops
+    step_flops: int | None
+    layers: tuple[int, ...]  # of the full model, trained
+    examples: int
+    steps: int
+    losses: tuple[float, float] | None  # nats, of the first and the last quarter of the steps
+    download_bytes: int
+    upload_bytes: int
+    train_seconds: float
+    state_bytes: int
+    predicted_bytes: int | None
+    accumulation: int
+    checkpointing: bool
+    layer_scores: tuple[float, ...]
+    failure: str | None
+    out_of_memory_bytes: int | None = None
+    device: str | None = None
+    seconds_simulated: SimulatedSeconds | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ClientRecord":
+        """Return the record of JSON values.  Raises TypeError for keys that are not its own."""
+        losses, spent = values["losses"], values.get("seconds_simulated")
+        return cls(
+            **{
+                **values,
+                "layers": tuple(values["layers"]),
+                "layer_scores": tuple(values["layer_scores"]),
+                "losses": None if losses is None else tuple(losses),
+                "seconds_simulated": None if spent is None else SimulatedSeconds(**spent),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One round; `facts` is what the method records of it, such as layer scores and entropy."""
+
+    round: int  # from 1; 0 is before the first
+    train_loss: float | None = None  # of the clients' last steps, weighted by examples
+    learning_rate: float | None = None
+    failures: int | None = None
+    download_bytes: int | None = None
+    upload_bytes: int | None = None
+    sat_out: Mapping[str, str] | None = None  # client -> why
+    round_seconds_simulated: float | None = None
+    setup_seconds_simulated: float | None = None
+    idle_share: float | None = None
+    clients: tuple[ClientRecord, ...] = ()
+    plug_in: Sequence[Mapping[str, Any]] | None = None  # `gap.Gap` of some clients
+    plug_in_gap: float | None = None
+    plan_seconds: float | None = None
+    train_seconds: float | None = None
+    observe_seconds: float | None = None
+    merge_seconds: float | None = None
+    loss: float | None = None  # of the full model, on validation examples
+    metric: float | None = None
+    evaluation_seconds: float | None = None
+    before: Mapping[str, Any] | None = None  # every metric on the test split, in round 0
+    seconds: float | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def layer_scores(self) -> Sequence[float] | None:
+        """I_l of every layer, where the method measured it."""
+        return self.facts.get("layer_scores")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON values of a line; facts stand beside the other keys."""
+        values = _measured(asdict(self))
+        values["clients"] = [_measured(client) for client in values["clients"]]
+        if not self.round:  # nobody trained
+            del values["clients"], values["train_loss"]
+        return {"round": self.round, **values.pop("facts"), **values}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RoundRecord":
+        """Return the record of a line's values; keys that are none of its own are facts."""
+        names = {each.name for each in fields(cls)} - {"facts", "clients"}
+        own = {name: value for name, value in values.items() if name in names}
+        facts = {n: v for n, v in values.items() if n not in names and n != "clients"}
+        clients = tuple(ClientRecord.from_dict(each) for each in values.get("clients", ()))
+        return cls(**own, clients=clients, facts=facts)
+
+
+def _measured(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None or name in ALWAYS}
+
+
+def round_record(
+    context: "RoundContext",
     reports: Sequence[Capacity],
-    paced: Paced,
+    schedule: "Schedule",
     jobs: Mapping[int, Job],
-    spool: Spool,
-) -> dict[str, Any]:
+    updates: Sequence[Update],
+) -> RoundRecord:
+    """Return the record of a round whose updates, without payloads, are in the order of ids.
+
+    `jobs` are the clients' jobs as they were done.
+    """
     capacities = {report.client: report for report in reports}
-    clock, clocks = paced.clock(update for _, update in sorted(spool.updates.items()))
-    clients = [
-        {
-            "client": update.client,
-            "capacity": capacities[update.client].layers,
-            "memory_bytes": capacities[update.client].memory_bytes,
-            "step_flops": capacities[update.client].step_flops,
-            "layers": list(update.layers),
-            "examples": update.examples,
-            "steps": update.steps,
-            "losses": None if update.losses is None else list(update.losses),
-            "download_bytes": update.download_bytes,
-            "upload_bytes": update.upload_bytes,
-            "train_seconds": update.train_seconds,
-            "state_bytes": update.state_bytes,
-            "predicted_bytes": jobs[update.client].predicted_bytes or None,
-            "accumulation": jobs[update.client].training.accumulation,
-            "checkpointing": jobs[update.client].training.checkpointing,
-            "layer_scores": list(update.layer_scores),
-            "failure": update.failure,
-            **_out_of_memory(update),
-            **clocks.get(update.client, {}),
-        }
-        for _, update in sorted(spool.updates.items())
-    ]
-    done = [(c["examples"], c["losses"][1]) for c in clients if not c["failure"] and c["losses"]]
+    clients = tuple(
+        _client_record(update, capacities[update.client], jobs[update.client], schedule)
+        for update in updates
+    )
+    done = [(c.examples, c.losses[1]) for c in clients if c.failure is None and c.losses]
     total = sum(examples for examples, _ in done)
-    return {
-        "round": context.index + 1,
-        "train_loss": sum(n * loss for n, loss in done) / total if done else None,
-        "learning_rate": context.training.learning_rate,
-        "failures": sum(client["failure"] is not None for client in clients),
-        "download_bytes": sum(client["download_bytes"] for client in clients),
-        "upload_bytes": sum(client["upload_bytes"] for client in clients),
-        **clock,
-        **paced.plan.facts,
-        "clients": clients,
-    }
+    spent = [c.seconds_simulated for c in clients if c.seconds_simulated is not None]
+    own, absent = [each.round for each in spent], [0.0 for _ in schedule.sat_out]
+    return RoundRecord(
+        round=context.index + 1,
+        train_loss=sum(n * loss for n, loss in done) / total if done else None,
+        learning_rate=context.training.learning_rate,
+        failures=sum(client.failure is not None for client in clients),
+        download_bytes=sum(client.download_bytes for client in clients),
+        upload_bytes=sum(client.upload_bytes for client in clients),
+        sat_out={str(i): why for i, why in sorted(schedule.sat_out.items())} or None,
+        round_seconds_simulated=max(own, default=None),
+        setup_seconds_simulated=max((each.setup for each in spent), default=None),
+        idle_share=idle_share([*own, *absent]) if own else None,
+        clients=clients,
+        facts=schedule.plan.facts,
+    )
 
 
-def _out_of_memory(update: Update) -> dict[str, int]:
-    found = update.out_of_memory_bytes
-    return {"out_of_memory_bytes": found} if found else {}
+def _client_record(
+    update: Update, capacity: Capacity, job: Job, schedule: "Schedule"
+) -> ClientRecord:
+    step, timed = job.training.step, schedule.timed.get(update.client)
+    simulated = None
+    if timed is not None:
+        spent = timed.seconds(update)
+        simulated = SimulatedSeconds(
+            spent.download, spent.compute, spent.upload, spent.total, timed.setup_seconds
+        )
+    return ClientRecord(
+        client=update.client,
+        capacity=capacity.layers,
+        memory_bytes=capacity.memory_bytes,
+        step_flops=capacity.step_flops,
+        layers=update.layers,
+        examples=update.examples,
+        steps=update.steps,
+        losses=update.losses,
+        download_bytes=update.download_bytes,
+        upload_bytes=update.upload_bytes,
+        train_seconds=update.train_seconds,
+        state_bytes=update.state_bytes,
+        predicted_bytes=job.predicted_bytes or None,
+        accumulation=step.accumulation,
+        checkpointing=step.checkpointing,
+        layer_scores=update.layer_scores,
+        failure=update.failure,
+        out_of_memory_bytes=update.out_of_memory_bytes or None,
+        device=None if timed is None else timed.device.name,
+        seconds_simulated=simulated,
+    )

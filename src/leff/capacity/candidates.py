@@ -15,8 +15,9 @@ from typing import Any
 
 from torch import nn
 
-from leff.capacity.footprint import Choice, block_footprint
+from leff.capacity.footprint import footprint, worst_footprint
 from leff.capacity.sizes import Sizes
+from leff.methods.setup import ClientSetup, block_layouts, places
 from leff.methods.stand_ins import make_context
 from leff.methods.stand_ins.bank import Bank
 from leff.methods.stand_ins.error import block_errors
@@ -94,10 +95,10 @@ class Candidate:
     step_flops: int
     checkpointing: bool = False
 
-    def choice(self, asked: Choice) -> Choice:
+    def setup(self, asked: ClientSetup) -> ClientSetup:
         """Return what is asked for, with this block, context and checkpointing."""
-        context, again = self.setting.context, self.checkpointing
-        return replace(asked, layers=self.layers, context=context, checkpointing=again)
+        step = replace(asked.step, checkpointing=self.checkpointing)
+        return replace(asked, layers=self.layers, context=self.setting.context, step=step)
 
 
 def settings(layers: int) -> list[Setting]:
@@ -113,7 +114,7 @@ def settings(layers: int) -> list[Setting]:
 
 def candidates(
     sizes: Sizes,
-    asked: Choice | None = None,
+    asked: ClientSetup | None = None,
     block_sizes: Sequence[int] = (),
     contexts: Sequence[Setting] = (),
 ) -> list[Candidate]:
@@ -123,24 +124,26 @@ def candidates(
     to L if none are given; with L there is nothing to replace, and one candidate.  `contexts` are
     all `settings` unless given.
     """
-    total, asked = len(sizes.layers), asked or Choice()
-    found: dict[tuple[Any, ...], Candidate] = {}
+    total, asked = len(sizes.layers), asked or ClientSetup()
+    again, different = asked.step.checkpointing, dict[tuple[Any, ...], Candidate]()
     for layers in block_sizes or range(1, total + 1):
         for setting in contexts or settings(total):
-            choice = replace(asked, layers=layers, context=setting.context)
-            each = block_footprint(sizes, choice)
-            made = Candidate(
-                layers, setting, each.state_bytes, each.step_flops, asked.checkpointing
+            setup = replace(asked, layers=layers, context=setting.context)
+            worst = worst_footprint(
+                [footprint(sizes, o, setup) for o in block_layouts(setup, total)]
             )
-            found.setdefault((layers, *_units(setting, layers, total)), made)
-    return list(found.values())
+            made = Candidate(layers, setting, worst.state_bytes, worst.step_flops, again)
+            different.setdefault((layers, *_units(setting, layers, total)), made)
+    return list(different.values())
 
 
-def leaner_too(sizes: Sizes, asked: Choice, contexts: Sequence[Setting] = ()) -> list[Candidate]:
+def with_checkpointing(
+    sizes: Sizes, asked: ClientSetup, contexts: Sequence[Setting] = ()
+) -> list[Candidate]:
     """Return the candidates, and after them the same ones checkpointed."""
-    again = replace(asked, checkpointing=True)
-    each = [asked] if asked.checkpointing else [asked, again]
-    return [found for step in each for found in candidates(sizes, step, contexts=contexts)]
+    again = replace(asked, step=replace(asked.step, checkpointing=True))
+    each = [asked] if asked.step.checkpointing else [asked, again]
+    return [found for setup in each for found in candidates(sizes, setup, contexts=contexts)]
 
 
 def _units(setting: Setting, layers: int, total: int) -> list[tuple[Span, ...]]:
@@ -149,11 +152,6 @@ def _units(setting: Setting, layers: int, total: int) -> list[tuple[Span, ...]]:
         tuple(unit for span in setting.context.spans(block, total) for unit in span.units())
         for block in places(layers, total)
     ]
-
-
-def places(layers: int, total: int) -> list[range]:
-    """Return the blocks of so many layers, from the first to the last."""
-    return [range(first, first + layers) for first in range(total - layers + 1)]
 
 
 def measure(

@@ -4,49 +4,52 @@
     chosen = choose(found, assumed_errors, report, TimeLimit(), peaks)
     chosen.candidate.layers, chosen.candidate.setting, chosen.steps
 
-A candidate fits the memory if its peak does with the step done the leanest way (`leaner_steps`).
-Of those that fit, the least error is taken (`TOLERANCE` apart is equal), so exact layers with few
-steps come before a distilled model with all of them: docs/stand-ins.md has the measurement.  Among
-equal errors the most layer-steps win (layers of the block × steps in time), our own criterion: what
-is trained in the time that there is; then the largest block, then the fewest bytes.
+A candidate fits the memory if the peak of its smallest step does (`leaner_steps`).  Of those that
+fit, the least error is taken; errors that are `TOLERANCE` apart are equal.  So exact layers with
+few steps come before a distilled model with all of them: docs/stand-ins.md has the measurement.
+Among equal errors the most layer-steps win (layers of the block × steps in time): what is trained
+in the time that there is.  That criterion is our own.  Then comes the largest block, then the
+fewest bytes.
 
-Peaks are estimates; that of the choice is rehearsed, and if it turns out too large the choice is
-made again with that known.  Without a limit on memory nothing is rehearsed.
+Peaks are estimates.  That of the choice is rehearsed, and if it is too large the choice is made
+again with that known.  Without a limit on memory nothing is rehearsed.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig
 
 from leff.capacity.candidates import (
     TOLERANCE,
     Candidate,
     Setting,
-    assumed_errors,
-    leaner_too,
     measure,
 )
-from leff.capacity.deadline import Chosen, TimeLimit
-from leff.capacity.footprint import Choice
-from leff.capacity.job_cost import steps_of
-from leff.capacity.peak import fitted
-from leff.capacity.peaks import peaks_of
-from leff.capacity.sizes import model_sizes
+from leff.capacity.deadline import TimeLimit
+from leff.client.steps import step_count
 from leff.errors import ConfigError
-from leff.methods.assignment import Fit
+from leff.methods.assignment import Assigned
 from leff.methods.stand_ins import Bank, Batch
-from leff.models import empty_model
 from leff.wire.messages import Capacity
 
 Errors = Callable[[Sequence[Candidate]], Mapping[Candidate, float]]
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """A candidate, the local steps that are in time, and those of the whole epochs."""
+
+    candidate: Candidate
+    steps: int
+    wanted: int
+
+
 class KnowsPeaks(Protocol):
-    """Bytes of a candidate's step, done the leanest way: see `leff.capacity.peaks.Peaks`."""
+    """Bytes of the variant of a candidate's step that holds least: `capacity.peak.Peaks`."""
 
     def estimate(self, candidate: Candidate) -> float: ...
     def exact(self, candidate: Candidate) -> int: ...
@@ -126,7 +129,7 @@ def _best(
     equal = [c for c in fitting if errors[c] <= bound]
     steps = {c: limit.steps(c, report.device, report.examples) for c in equal}
     best = min(steps, key=lambda c: (-c.layers * steps[c], -c.layers, c.state_bytes, c.step_flops))
-    return Chosen(best, steps[best], steps_of(limit.epochs, limit.batch_size, report.examples))
+    return Chosen(best, steps[best], step_count(limit.epochs, limit.batch_size, report.examples))
 
 
 def _too_late(held: Sequence[Candidate], report: Capacity, limit: TimeLimit) -> ConfigError:
@@ -139,34 +142,17 @@ def _too_late(held: Sequence[Candidate], report: Capacity, limit: TimeLimit) -> 
     )
 
 
-def within(
-    config: PretrainedConfig,
-    kind: str,
-    asked: Choice,
-    memory_bytes: int | None = None,
-    step_flops: int | None = None,
-) -> tuple[Candidate, Choice]:
-    """Return what is nearest to the full model within both budgets, and how its step is done.
+class ByBudget:
+    """Assigns the least error that fits what a client reports, by `choose`.
 
-    Errors are `assumed_errors`.  ConfigError, with the least that would do, if nothing fits.
-    """
-    found = leaner_too(model_sizes(empty_model(config, kind), kind), asked)
-    report, peaks = Capacity(0, 1, 0, memory_bytes, step_flops), peaks_of(config, kind, asked)
-    best = choose(found, assumed_errors, report, TimeLimit(), peaks).candidate
-    return best, fitted(config, kind, "leff", best.choice(asked), memory_bytes)
-
-
-class Auto:
-    """The least error that fits what a client reports: `leff.capacity.choose.choose`.
-
-    A device that has room for all layers in few bits gets them so: wherever we measured, that was
+    A device that has room for all layers in few bits gets them so.  Wherever we measured, that was
     truer than any distilled or dropped context (docs/LOG.md), which are left for those that have
     not.  A candidate's error is measured on the proxy data in the round that first needs it, and
-    kept: which context is truest hardly changes while a model is fine-tuned.  Not where there is
-    one context for all, which is not `measured`.
+    kept: which context is truest hardly changes while a model is fine-tuned.  Nothing is measured
+    where there is one context for all, which is not `measured`.
 
-    Devices of a fleet choose by `limit` too.  One of them that nothing fits is left out, and so is
-    a client whose memory has run out before.
+    Devices of a fleet choose by `limit` too.  A device that nothing fits is left out, and so is a
+    client whose memory has run out before.
     """
 
     def __init__(
@@ -182,12 +168,12 @@ class Auto:
         self._limit, self._measured = limit or TimeLimit(), measured
         self._errors: dict[tuple[int, Setting], float] = {}
 
-    def fit(self, model: nn.Module, reports: Sequence[Capacity]) -> dict[int, Fit]:
-        """Return the clients' fits.
+    def assign(self, model: nn.Module, reports: Sequence[Capacity]) -> dict[int, Assigned]:
+        """Return what the clients get.
 
         Raises ConfigError for a budget that nothing fits, where there is no fleet file.
         """
-        fits = {}
+        assigned: dict[int, Assigned] = {}
         for report in reports:
             try:
                 best = self._best(model, report)
@@ -195,8 +181,9 @@ class Auto:
                 if report.device is None and report.failed_bytes is None:
                     raise
                 continue
-            fits[report.client] = Fit(best.layers, best.setting.context, str(best.setting))
-        return fits
+            setting = best.setting
+            assigned[report.client] = Assigned(best.layers, setting.context, str(setting))
+        return assigned
 
     def _best(self, model: nn.Module, report: Capacity) -> Candidate:
         def errors(found: Sequence[Candidate]) -> dict[Candidate, float]:

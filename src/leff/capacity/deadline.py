@@ -3,18 +3,19 @@
     limit = TimeLimit(30.0, 0.25, candidate_needs(sizes, found, asked), epochs=1, batch_size=16)
     limit.steps(found[0], device, examples=160)
 
-Local steps shrink first: a candidate counts as in time if `min_share` of its steps are.
+Local steps shrink first.  A candidate counts as in time if `min_share` of its steps are.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from leff.capacity.candidates import Candidate
-from leff.capacity.clock import Needs, Seconds, round_seconds, steps_within
-from leff.capacity.footprint import Choice, Footprint, footprints
-from leff.capacity.job_cost import steps_of
-from leff.capacity.schedule import least_steps
-from leff.capacity.sizes import FP32_BYTES, Sizes
+from leff.capacity.clock import Needs, round_seconds, steps_within
+from leff.capacity.footprint import Footprint, footprint
+from leff.capacity.sizes import Sizes
+from leff.client.steps import step_count
+from leff.methods.setup import ClientSetup, block_layouts
 from leff.wire.messages import Device
 
 
@@ -24,13 +25,13 @@ class TimeLimit:
 
     seconds: float | None = None
     min_share: float = 1.0
-    needs: Mapping[Candidate, Needs] = field(default_factory=dict)
+    needs: Mapping[Candidate, Needs] = field(default_factory=dict[Candidate, Needs])
     epochs: float = 1.0
     batch_size: int = 1
 
     def steps(self, candidate: Candidate, device: Device | None, examples: int) -> int:
         """Return how many local steps are in time; 0 or less if too few."""
-        wanted = steps_of(self.epochs, self.batch_size, examples)
+        wanted = step_count(self.epochs, self.batch_size, examples)
         if device is None or self.seconds is None:
             return wanted
         steps = steps_within(self.needs[candidate], device, self.seconds, wanted)
@@ -38,36 +39,29 @@ class TimeLimit:
 
     def least_seconds(self, needs: Needs, device: Device, examples: int) -> float:
         """Return the shortest time in which a client may take part."""
-        wanted = steps_of(self.epochs, self.batch_size, examples)
+        wanted = step_count(self.epochs, self.batch_size, examples)
         return round_seconds(needs, device, least_steps(wanted, self.min_share)).total
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """A candidate, the local steps that are in time, and those of the whole epochs."""
-
-    candidate: Candidate
-    steps: int
-    wanted: int
-
-    def seconds(self, limit: TimeLimit, device: Device) -> Seconds:
-        return round_seconds(limit.needs[self.candidate], device, self.steps)
+def least_steps(wanted: int, min_share: float) -> int:
+    """Return the fewest steps that a client takes part with, at least one if it has any."""
+    return math.ceil(round(min_share * wanted, 9))
 
 
-def footprint_needs(footprint: Footprint) -> Needs:
+def footprint_needs(found: Footprint) -> Needs:
     """Return what a round takes that has this footprint; headers of files are left out."""
-    upload = footprint.trainable_parameters * FP32_BYTES
-    return Needs(footprint.download_bytes, upload, footprint.step_flops)
+    return Needs(found.download_bytes, found.upload_bytes, found.step_flops)
 
 
 def candidate_needs(
-    sizes: Sizes, found: Iterable[Candidate], asked: Choice
+    sizes: Sizes, candidates: Iterable[Candidate], asked: ClientSetup
 ) -> dict[Candidate, Needs]:
     """Return the most that a round of each candidate takes, over all places of the block."""
-    needs = {}
-    for candidate in found:
-        choice = candidate.choice(asked)
-        each = [footprint_needs(place) for place in footprints(sizes, choice)]
+    needs: dict[Candidate, Needs] = {}
+    for candidate in candidates:
+        setup = candidate.setup(asked)
+        layouts = block_layouts(setup, len(sizes.layers))
+        each = [footprint(sizes, layout, setup) for layout in layouts]
         needs[candidate] = Needs(
             max(n.download_bytes for n in each),
             max(n.upload_bytes for n in each),

@@ -1,49 +1,44 @@
-"""What a job takes on the client that does it: operations, steps, bytes that come back.
+"""What a client's work takes: operations of a step, bytes that come back, bytes sent once.
 
-    step_flops(job, model_sizes(model, job.kind), length=96)
-
-The same counting as `footprint`, for the block that was drawn instead of the worst place.
+step_flops(job_layout(job, 32), model_sizes(model, job.kind), job.training.step, length=96)
 """
 
 import json
 import math
-from collections.abc import Mapping
 
-from leff.capacity.sizes import FP32_BYTES, Sizes
+from leff.capacity.sizes import FP32_BYTES, Sizes, count
+from leff.client.steps import step_count
+from leff.methods.setup import Layout, Shapes
 from leff.models import lora, sparse
-from leff.wire.messages import Job
-
-Shapes = Mapping[str, tuple[int, ...]]
+from leff.wire.messages import Job, Step
 
 
-def step_flops(job: Job, sizes: Sizes, length: int) -> int:
+def step_flops(layout: Layout, sizes: Sizes, step: Step, length: int) -> int:
     """Return the operations of a step on a full batch of texts of `length` tokens.
 
     slora's single weights (stage one) cost a gradient of every weight.  flora's merging of earlier
     adapters is left out.
     """
-    trains = [segment.trains or job.tuned is not None for segment in job.segments]
-    spread = [trained for s, trained in zip(job.segments, trains, strict=True) for _ in s.sources]
-    shapes = {} if job.tuned is None else job.tuned.shapes
+    tuned = dict(layout.tuned or ())
     return sizes.step_flops(
-        [source for segment in job.segments for source in segment.sources],
-        {layer for layer, trained in enumerate(spread) if trained},
-        batch_size=job.training.batch_size,
+        layout.sources,
+        layout.trained_places,
+        batch_size=step.batch_size,
         length=length,
-        checkpointing=job.training.checkpointing,
-        adapters=_count({n: s for n, s in shapes.items() if lora.is_adapter(n)}),
-        linear_gradients=job.tuned is None or any(sparse.is_sparse(name) for name in shapes),
+        checkpointing=step.checkpointing,
+        adapters=adapter_values(layout),
+        linear_gradients=layout.tuned is None or any(map(sparse.is_sparse, tuned)),
     )
 
 
-def step_count(job: Job, examples: int) -> int:
-    """Return the number of steps in the job's epochs, as `local_steps.batches` takes them."""
-    return steps_of(job.training.epochs, job.training.batch_size, examples)
+def adapter_values(layout: Layout) -> int:
+    """Return the number of values in a client's adapters."""
+    return count({name: shape for name, shape in layout.tuned or () if lora.is_adapter(name)})
 
 
-def steps_of(epochs: float, batch_size: int, examples: int) -> int:
-    """Return the number of steps in so many epochs of so many examples."""
-    return math.ceil(round(epochs * math.ceil(examples / batch_size), 9))
+def job_steps(job: Job, examples: int) -> int:
+    """Return the number of steps in the job's epochs of so many examples."""
+    return step_count(job.training.epochs, job.training.step.batch_size, examples)
 
 
 def setup_parts(job: Job) -> set[str]:
@@ -58,11 +53,11 @@ def setup_parts(job: Job) -> set[str]:
 
 
 def payload_bytes(shapes: Shapes) -> int:
-    """Return the size of an update with fp32 tensors of these shapes, as `types.pack` makes it.
+    """Return the size of an update with fp32 tensors of these shapes, as `tensors.pack` makes it.
 
     Safetensors: 8 bytes, a header in JSON padded to a multiple of 8, the values.
     """
-    offset, header = 0, {}
+    offset, header = 0, dict[str, object]()
     for name in sorted(shapes):
         end = offset + FP32_BYTES * math.prod(shapes[name])
         header[name] = {
@@ -73,7 +68,3 @@ def payload_bytes(shapes: Shapes) -> int:
         offset = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     return 8 + math.ceil(len(text) / 8) * 8 + offset
-
-
-def _count(shapes: Shapes) -> int:
-    return sum(math.prod(shape) for shape in shapes.values())

@@ -1,58 +1,42 @@
-"""Ways to do a training step: whole, in parts, checkpointed.  Same result, from less memory.
+"""Variants of a training step that hold less: in parts, checkpointed.  The result is the same.
 
-ways(training)                               # Way(1), Way(2), ... Way(16); the same checkpointed
-plainest(training, peak, memory_bytes=2 * 10**9)
+variants(step)                                           # 1 part, 2, ... 16; the same checkpointed
+first_that_fits(step, peak, memory_bytes=2 * 10**9)
 """
 
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import replace
+
+from leff.wire.messages import Step
 
 
-class Step(Protocol):
-    """A batch, and the way that is asked for: none that is tried is plainer."""
-
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def accumulation(self) -> int: ...
-    @property
-    def checkpointing(self) -> bool: ...
+def variants(step: Step) -> list[Step]:
+    """Return the variants from the one asked for on: in more and more parts, then checkpointed."""
+    whole = range(step.accumulation, step.batch_size + 1)
+    parts = [number for number in whole if step.batch_size % number == 0]
+    flags = (True,) if step.checkpointing else (False, True)
+    return [replace(step, accumulation=n, checkpointing=flag) for flag in flags for n in parts]
 
 
-@dataclass(frozen=True)
-class Way:
-    """How a step is done, as `LocalTraining` and `Choice` have it."""
-
-    accumulation: int  # parts in which a batch is done
-    checkpointing: bool
+def smallest(step: Step) -> Step:
+    """Return the variant that holds least: examples one by one, checkpointed."""
+    return variants(step)[-1]
 
 
-def ways(asked: Step) -> list[Way]:
-    """Return the ways from the one asked for on: in more and more parts, then checkpointed too."""
-    whole = range(asked.accumulation, asked.batch_size + 1)
-    parts = [number for number in whole if asked.batch_size % number == 0]
-    flags = (True,) if asked.checkpointing else (False, True)
-    return [Way(number, flag) for flag in flags for number in parts]
+def first_that_fits(
+    step: Step, peak: Callable[[Step], float], memory_bytes: float | None
+) -> Step | None:
+    """Return the first variant whose peak is within the memory; None if none is.
 
-
-def leanest(asked: Step) -> Way:
-    """Return the way that holds least: examples one by one, checkpointed."""
-    return ways(asked)[-1]
-
-
-def plainest(asked: Step, peak: Callable[[Way], float], memory_bytes: float | None) -> Way | None:
-    """Return the first way whose peak is within the memory; None if none is.
-
-    In more parts a step holds no more, so that few peaks are asked for: parts are bisected.
+    In more parts a step holds no more.  So parts are bisected, and few peaks are asked for.
     """
-    found = ways(asked)
-    if memory_bytes is None or peak(found[0]) <= memory_bytes:
-        return found[0]
+    every = variants(step)
+    if memory_bytes is None or peak(every[0]) <= memory_bytes:
+        return every[0]
     for flag in (False, True):
-        group = [way for way in found[1:] if way.checkpointing == flag]
-        at = bisect_left(group, True, key=lambda way: peak(way) <= memory_bytes)
+        group = [variant for variant in every[1:] if variant.checkpointing == flag]
+        at = bisect_left(group, True, key=lambda variant: peak(variant) <= memory_bytes)
         if at < len(group):
             return group[at]
     return None

@@ -1,144 +1,206 @@
 """Peak memory of a client's training step above the interpreter's, before anything runs.
 
-    predict(config, "generation", "leff", choice).peak         # at the place of the most
-    predict_job(job, choice).peak                              # of a job as it was written
+    predict(config, "generation", spec_of("leff"), setup).peak     # at the place of the most
+    predict_job(job, setup).peak                                   # of a job as it was written
+    peaks_of(config, "generation", setup).estimate(candidate)      # without a rehearsal at depth
 
-Rehearsals (`rehearsal`), each of which is kept.  A process takes as much if its allocator
-gives freed memory back at once; glibc does with MALLOC_MMAP_THRESHOLD_=65536 in the environment.
-As it comes it keeps pieces of it, and a process takes more (docs/LOG.md).
+Rehearsals (`rehearsal`), each of which is kept.  A process takes as much if its allocator gives
+freed memory back at once; glibc does with MALLOC_MMAP_THRESHOLD_=65536 in the environment.  As it
+comes it keeps pieces of it, and a process takes more (docs/LOG.md).
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
 from transformers import PretrainedConfig
 
-from leff.capacity.footprint import EXACT, Choice, placed
-from leff.capacity.leaner_steps import leanest, plainest
-from leff.capacity.rehearsal import Rehearsal, rehearse_layout
-from leff.capacity.sample_job import layout
+from leff.capacity.candidates import Candidate
+from leff.capacity.footprint import footprint
+from leff.capacity.leaner_steps import first_that_fits, smallest
+from leff.capacity.rehearsal import Rehearsal, rehearse
 from leff.capacity.sizes import FP32_BYTES, model_sizes
 from leff.errors import ConfigError
+from leff.methods.registry import MethodSpec
+from leff.methods.setup import ClientSetup, Layout, block_layout, job_layout
+from leff.methods.stand_ins import EXACT, Context, Recipe
 from leff.models import (
     body_and_head,
     config_from_json,
     config_to_json,
     empty_model,
     family_of,
-    layer_count,
-    sparse,
+    short_config,
 )
 from leff.models.kinds import LANGUAGE_KINDS
-from leff.models.lora import A
 from leff.models.losses import POSITIONS
-from leff.wire.messages import Job, Segment
-
-TRAINING = (
-    "batch_size",
-    "precision",
-    "accumulation",
-    "checkpointing",
-    "optimizer",
-    "proximal",
-)  # of `LocalTraining` and of `Choice`
+from leff.wire.messages import Job, Step
 
 
-def predict(config: PretrainedConfig, kind: str, method: str, choice: Choice) -> Rehearsal:
-    """Return what a step holds; for leff at the place, for slora in the stage, of the most.
+def predict(config: PretrainedConfig, kind: str, spec: MethodSpec, setup: ClientSetup) -> Rehearsal:
+    """Return what a step holds, at the place and in the stage of the most.
 
     ConfigError for a method that the model does not allow, ModelError for a model that cannot be.
     """
-    return _predict(config_to_json(config), kind, method, choice)
+    return _predict(config_to_json(config), kind, spec, setup)
 
 
 @cache
-def _predict(config_json: str, kind: str, method: str, choice: Choice) -> Rehearsal:
-    layers: list[tuple[Segment, ...]] = [()]
-    if method == "leff":
-        config = config_from_json(config_json)
-        total, blocks = layer_count(config), _blocks(config, kind, choice)
-        layers = [layout(choice.context, block, total) for block in blocks]
-    found = [rehearsed(config_json, kind, method, choice, each) for each in layers]
-    if method == "slora":
-        found.append(rehearsed(config_json, kind, "fedlora", replace(choice, base_bits=32)))
-    return max(found, key=lambda each: each.peak)
+def _predict(config_json: str, kind: str, spec: MethodSpec, setup: ClientSetup) -> Rehearsal:
+    config = config_from_json(config_json)
+    stages = spec.stages(empty_model(config, kind), setup)
+    layouts = [layout for places in stages for layout in _telling(config, kind, places, setup)]
+    rehearsals = [_rehearsed(config_json, kind, layout, _bare(setup)) for layout in layouts]
+    return max(rehearsals, key=lambda rehearsal: rehearsal.peak)
 
 
-def predict_job(job: Job, asked: Choice) -> Rehearsal:
-    """Return what a step of this job holds, on a full batch of texts of `asked.length` tokens.
-
-    `asked` has what a job does not say: that length, how many of the tokens have labels, the bits
-    of the frozen words, the rank behind slora's single weights.
-    """
-    choice = replace(asked, **{name: getattr(job.training, name) for name in TRAINING})
-    if job.tuned is None:
-        layers = tuple(replace(segment, parts=()) for segment in job.segments)
-        return rehearsed(job.config, job.kind, "leff", choice, layers)
-    ranks = [shape[0] for name, shape in job.tuned.shapes.items() if name.endswith(f".{A}")]
-    if ranks:
-        choice = replace(choice, rank=ranks[0], base_bits=job.segments[0].bits)
-        return rehearsed(job.config, job.kind, "fedlora", choice)
-    single = any(sparse.is_sparse(name) for name in job.tuned.shapes)
-    return rehearsed(job.config, job.kind, "slora" if single else "fedbitfit", choice)
-
-
-def rehearsed(
-    config_json: str, kind: str, method: str, choice: Choice, layers: tuple[Segment, ...] = ()
-) -> Rehearsal:
-    """Return the rehearsal, which is kept: of a client's model of these segments (leff)."""
-    same = replace(choice, layers=1, context=EXACT, clients=Choice.clients)  # `layers` says it
-    return _rehearsed(config_json, kind, method, same, layers)
-
-
-@cache
-def _rehearsed(
-    config_json: str, kind: str, method: str, choice: Choice, layers: tuple[Segment, ...]
-) -> Rehearsal:
-    return rehearse_layout(config_from_json(config_json), kind, method, choice, layers)
-
-
-def least_peak(config: PretrainedConfig, kind: str, method: str, asked: Choice) -> int:
-    """Return the peak of the leanest way to do the step."""
-    return predict(config, kind, method, replace(asked, **vars(leanest(asked)))).peak
-
-
-def fitted(
-    config: PretrainedConfig, kind: str, method: str, asked: Choice, memory_bytes: int | None
-) -> Choice:
-    """Return the choice with its step done the plainest way that fits; ConfigError if none does."""
-    way = plainest(
-        asked,
-        lambda way: predict(config, kind, method, replace(asked, **vars(way))).peak,
-        memory_bytes,
-    )
-    if way is None:
-        raise ConfigError(
-            f"{method} needs {least_peak(config, kind, method, asked):,} bytes at least, there are "
-            f"{memory_bytes:,}"
-        )
-    return replace(asked, **vars(way))
-
-
-def _blocks(config: PretrainedConfig, kind: str, choice: Choice) -> list[range]:
-    """Return the first block, behind which there is most to go back through, and the heaviest.
+def _telling(
+    config: PretrainedConfig, kind: str, places: Sequence[Layout], setup: ClientSetup
+) -> list[Layout]:
+    """Return the first place, behind which there is most to go back through, and the heaviest.
 
     And the last, where all layers have a graph wherever the block is.
     """
     sizes = model_sizes(empty_model(config, kind), kind)
-    places = [range(k, k + choice.layers) for k in range(layer_count(config) - choice.layers + 1)]
-    heaviest = max(places, key=lambda block: placed(sizes, block, choice).state_bytes)
+    heaviest = max(places, key=lambda layout: footprint(sizes, layout, setup).state_bytes)
     last = places[-1:] if family_of(config).tail_feeds_layers else []
     return list(dict.fromkeys((places[0], heaviest, *last)))
 
 
-def logits_bytes(config: PretrainedConfig, kind: str, choice: Choice) -> int:
+def predict_job(job: Job, setup: ClientSetup) -> Rehearsal:
+    """Return what a step of this job holds, on a full batch of texts of `setup.length` tokens.
+
+    `setup` has what a job does not say: that length, how many of the tokens have labels, and the
+    bits of the frozen words beside a block.
+    """
+    asked = replace(_bare(setup), step=job.training.step)
+    return _rehearsed(job.config, job.kind, job_layout(job, setup.embedding_bits), asked)
+
+
+def _bare(setup: ClientSetup) -> ClientSetup:
+    """Return of a setup what a rehearsal depends on beside the layout."""
+    return ClientSetup(step=setup.step, length=setup.length, labelled=setup.labelled)
+
+
+@cache
+def _rehearsed(config_json: str, kind: str, layout: Layout, setup: ClientSetup) -> Rehearsal:
+    return rehearse(config_from_json(config_json), kind, layout, setup)
+
+
+def least_peak(config: PretrainedConfig, kind: str, spec: MethodSpec, setup: ClientSetup) -> int:
+    """Return the peak of the variant of the step that holds least."""
+    return predict(config, kind, spec, replace(setup, step=smallest(setup.step))).peak
+
+
+def fitted(
+    config: PretrainedConfig,
+    kind: str,
+    spec: MethodSpec,
+    setup: ClientSetup,
+    memory_bytes: int | None,
+) -> ClientSetup:
+    """Return the setup with the first variant of its step that fits; ConfigError if none does."""
+
+    def peak(step: Step) -> int:
+        return predict(config, kind, spec, replace(setup, step=step)).peak
+
+    step = first_that_fits(setup.step, peak, memory_bytes)
+    if step is None:
+        raise ConfigError(
+            f"{spec.name} needs {least_peak(config, kind, spec, setup):,} bytes at least, there "
+            f"are {memory_bytes:,}"
+        )
+    return replace(setup, step=step)
+
+
+def logits_bytes(config: PretrainedConfig, kind: str, setup: ClientSetup) -> int:
     """Return the bytes of a loss's logits: three of a chunk, or of all that a model makes itself.
 
-    The three are log-probabilities, their gradient and the logits' (`leff.models.losses`).
+    The three are log-probabilities, their gradient and the logits' (`models.losses`).
     """
     if kind not in LANGUAGE_KINDS:
         return 0
-    tokens = choice.batch_size // choice.accumulation * choice.length
+    tokens = setup.step.batch_size // setup.step.accumulation * setup.length
     chunked = body_and_head(empty_model(config, kind)) is not None
     count = min(tokens, POSITIONS) if chunked else tokens
     return 3 * count * config.vocab_size * FP32_BYTES
+
+
+class Peaks:
+    """Peaks of candidates for one model and step, whose examples are done one by one.
+
+    A rehearsal of a deep model takes seconds, and there are hundreds of candidates.  So peaks are
+    estimated from short models.  Beside the weights, which are counted, what is held grows by the
+    same bytes with every layer that trains, and with every layer after those.
+    """
+
+    def __init__(
+        self, config: PretrainedConfig, kind: str, spec: MethodSpec, setup: ClientSetup
+    ) -> None:
+        self._config, self._kind, self._spec = config, kind, spec
+        step = replace(setup.step, accumulation=setup.step.batch_size)
+        self._setup = replace(setup, step=step)
+        self._sizes = model_sizes(empty_model(config, kind), kind)
+        self._estimates: dict[Candidate, float] = {}
+
+    def exact(self, candidate: Candidate) -> int:
+        """Return the peak by a rehearsal at full depth, at the place of the most."""
+        setup = candidate.setup(self._setup)
+        return predict(self._config, self._kind, self._spec, setup).peak
+
+    def estimate(self, candidate: Candidate) -> float:
+        """Return about the peak at the first place, behind which most layers have a graph.
+
+        The last place may hold more with another context before the block than after it, and where
+        the tail feeds every layer (DeBERTa), so that those before the block have a graph too.
+        """
+        if candidate not in self._estimates:
+            setup, total = candidate.setup(self._setup), len(self._sizes.layers)
+            blocks = [range(candidate.layers)]
+            if candidate.setting.suffix or family_of(self._config).tail_feeds_layers:
+                blocks.append(range(total - candidate.layers, total))
+            self._estimates[candidate] = max(self._at(b, candidate, setup) for b in blocks)
+        return self._estimates[candidate]
+
+    def _at(self, block: range, candidate: Candidate, setup: ClientSetup) -> float:
+        total, first = len(self._sizes.layers), block.start == 0
+        layout = block_layout(setup.context, block, total, setup.embedding_bits)
+        held = footprint(self._sizes, layout, setup)
+        others = held.stand_in_layers
+        base = self._beside(setup, EXACT, 1, 1, first)
+        grown = 0
+        if len(block) > 1:
+            grown += (len(block) - 1) * (self._beside(setup, EXACT, 2, 1, first) - base)
+        if others > 1:
+            grown += (others - 1) * (self._beside(setup, EXACT, 1, 2, first) - base)
+        recipe = Recipe(bits=candidate.setting.bits if others else 32)
+        base = self._beside(setup, Context(recipe, recipe), 1, 1, first)
+        return held.weights.total + base + grown
+
+    def _beside(
+        self, setup: ClientSetup, context: Context, layers: int, others: int, first: bool
+    ) -> int:
+        """Return what a model of so many layers holds beside its weights, the block first or last.
+
+        From the second example on all hold the same, so that two are enough.
+        """
+        few = min(setup.step.batch_size, 2)
+        step = replace(setup.step, batch_size=few, accumulation=few)
+        total = len(self._sizes.layers)  # which may be fewer
+        short = short_config(self._config, [i % total for i in range(layers + others)])
+        start = 0 if first else others
+        block = range(start, start + layers)
+        layout = block_layout(context, block, layers + others, setup.embedding_bits)
+        asked = _bare(replace(setup, step=step))
+        rehearsal = _rehearsed(config_to_json(short), self._kind, layout, asked)
+        return rehearsal.peak - rehearsal.weights
+
+
+def peaks_of(config: PretrainedConfig, kind: str, spec: MethodSpec, setup: ClientSetup) -> Peaks:
+    """Return the peaks of a model and step, the same ones whoever asks."""
+    return _peaks(config_to_json(config), kind, spec, setup)
+
+
+@cache
+def _peaks(config_json: str, kind: str, spec: MethodSpec, setup: ClientSetup) -> Peaks:
+    return Peaks(config_from_json(config_json), kind, spec, setup)

@@ -22,17 +22,18 @@ from transformers import GPT2Config
 from leff.capacity.job_cost import step_flops
 from leff.capacity.link import Link, measure_link
 from leff.capacity.sizes import model_sizes
-from leff.client.model import client_model
+from leff.client.model import prepared
 from leff.errors import ConfigError
 from leff.files import write_atomically
-from leff.methods.jobs import JobWriter
-from leff.models import blocks, model_class, trainable_names
+from leff.methods.jobs import JobWriter, layout_job
+from leff.methods.setup import block_layout
+from leff.methods.stand_ins import make_context
+from leff.models import model_class
 from leff.models.hardware import pinned_threads, torch_device
 from leff.models.losses import mean_loss
 from leff.models.optimizer import make_optimizer
-from leff.models.quantised import quantised
 from leff.seeds import forked
-from leff.wire.messages import Job, LocalTraining, Segment
+from leff.wire.messages import Job, LocalTraining, Step
 from leff.wire.parts import PartStore
 
 LAYERS, BLOCK, WIDTH, WORDS = 6, 3, 512, 4096  # BLOCK: the layer that trains
@@ -118,13 +119,8 @@ def calibration_steps(device: torch.device, repeats: int) -> tuple[int, list[flo
     with tempfile.TemporaryDirectory() as folder, forked(0):
         store = PartStore(Path(folder))
         job, operations = _job(store)
-        model: Any = client_model(job, store.get, device)
-        model.requires_grad_(False)
-        parameters = dict(model.named_parameters())
-        trained = [parameters[name] for name in trainable_names(model, [BLOCK])]
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        optimizer = make_optimizer("adamw", trained, 1e-4, 0.01)
+        model, trained = prepared(job, store.get, device)
+        optimizer = make_optimizer("adamw", list(trained.values()), 1e-4, 0.01)
         ids = torch.randint(WORDS, (BATCH, LENGTH), device=device)  # (B, T)
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
 
@@ -160,31 +156,11 @@ def _job(store: PartStore) -> tuple[Job, int]:
         eos_token_id=0,
     )
     model: Any = model_class(config, "generation").from_config(config)
-    writer = JobWriter(store, "generation", pad_id=0)
-    layers = blocks(model)
-
-    def around(places: range) -> Segment:
-        parts = tuple(store.put(quantised(layers[place], 8)) for place in places)
-        return Segment(tuple(places), parts, bits=8)
-
-    frame = writer.frame(model)
-    job = Job(
-        round=0,
-        client=0,
-        seed=0,
-        kind="generation",
-        config=frame.config,
-        pad_id=0,
-        shell=frame.shell,
-        tail=frame.tail,
-        segments=(
-            around(range(BLOCK)),
-            writer.block(model, [BLOCK]),
-            around(range(BLOCK + 1, LAYERS)),
-        ),
-        training=LocalTraining(1.0, BATCH, 1e-4, 0.01, 1.0),
-    )
-    return job, step_flops(job, model_sizes(model, "generation"), LENGTH)
+    context = make_context("quantise", bits=8)
+    layout = block_layout(context, range(BLOCK, BLOCK + 1), LAYERS)
+    training = LocalTraining(1.0, 1e-4, 0.01, 1.0, step=Step(BATCH))
+    job = layout_job(JobWriter(store, "generation", pad_id=0), model, layout, training)
+    return job, step_flops(layout, model_sizes(model, "generation"), training.step, LENGTH)
 
 
 def write_class(path: Path, name: str, found: Profile) -> None:

@@ -1,10 +1,10 @@
 """A client's training step without numbers: what it holds at most, from a configuration alone.
 
-    rehearse(config, "generation", "leff", choice, block=range(0, 1)).peak
+    rehearse(config, "generation", layout, ClientSetup()).peak
 
-The client builds its model and trains as it will (`client_model`, `local_steps`), on tensors that
-have shapes only (`ledger`).  So the figure follows the code, and holds for architectures
-that nobody here has met.
+The client builds its model and trains as it will (`prepared`, `local_steps`), on tensors that have
+shapes only (`ledger`).  So the figure follows the code, and holds for architectures that nobody
+here has met.
 """
 
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import PretrainedConfig
 
-from leff.capacity.footprint import Choice
 from leff.capacity.ledger import Ledger
-from leff.capacity.sample_job import layout, planned_job
 from leff.client.model import prepared
 from leff.client.steps import local_steps
-from leff.models import empty_model, layer_count
+from leff.methods.jobs import JobWriter, layout_job
+from leff.methods.setup import ClientSetup, Layout
+from leff.models import empty_model
 from leff.models.kinds import LANGUAGE_KINDS
 from leff.tasks.encode import Example
-from leff.wire.messages import LocalTraining, Part, Segment
+from leff.wire.messages import LocalTraining, Part, Step
 
 CPU = torch.device("cpu")
 
@@ -41,31 +41,20 @@ class Rehearsal:
     peak: int  # the largest sum at any moment; not all of the above are there at once
 
 
-def rehearse(
-    config: PretrainedConfig, kind: str, method: str, choice: Choice, block: range = range(0)
-) -> Rehearsal:
-    """Return what a step of `choice.batch_size` examples holds; `block` is for leff."""
-    layers = layout(choice.context, block, layer_count(config)) if block else ()
-    return rehearse_layout(config, kind, method, choice, layers)
+def rehearse(config: PretrainedConfig, kind: str, layout: Layout, setup: ClientSetup) -> Rehearsal:
+    """Return what a step holds in a client's model of this layout.
 
-
-def rehearse_layout(
-    config: PretrainedConfig,
-    kind: str,
-    method: str,
-    choice: Choice,
-    layers: tuple[Segment, ...] = (),
-) -> Rehearsal:
-    """Return what a step holds in a client's model of these segments, without parts; for leff.
-
-    From the second part of a batch on all parts hold the same, so two are rehearsed.
+    Of `setup` the step counts, and the length and the labelled share of texts.  From the second
+    part of a batch on all parts hold the same, so two are rehearsed.
     """
-    if choice.accumulation > 2:
-        part = choice.batch_size // choice.accumulation
-        choice = replace(choice, batch_size=2 * part, accumulation=2)
+    step = setup.step
+    if step.accumulation > 2:
+        size = 2 * (step.batch_size // step.accumulation)
+        step = replace(step, batch_size=size, accumulation=2)
     with Ledger() as ledger:
         model, store = without_values(ledger, config, kind), ShapeStore(ledger)
-        job = planned_job(model, kind, method, choice, training_of(choice), store, layers)
+        writer = JobWriter(store, kind, pad_id=0, shell_bits=layout.shell_bits)
+        job = layout_job(writer, model, layout, training_of(step))
         before = ledger.held  # the full model, which stays until the end
         built, trained = prepared(job, store.get, CPU)
         weights = ledger.held - before
@@ -78,7 +67,8 @@ def rehearse_layout(
 
         hook = register_optimizer_step_pre_hook(mark)
         try:
-            done = local_steps(built, list(trained.values()), job, examples_of(choice, kind), CPU)
+            examples = examples_of(replace(setup, step=step), kind)
+            done = local_steps(built, list(trained.values()), job, examples, CPU)
         finally:
             hook.remove()
         gradients = sum(p.grad.nbytes for p in trained.values() if p.grad is not None)
@@ -89,28 +79,19 @@ def rehearse_layout(
     return Rehearsal(weights, gradients, optimizer, kept, peak)
 
 
-def training_of(choice: Choice) -> LocalTraining:
-    """Return the settings of a client that takes the steps that `choice` is about."""
+def training_of(step: Step) -> LocalTraining:
+    """Return the settings of a client that takes such steps."""
     return LocalTraining(
-        epochs=1,
-        batch_size=choice.batch_size,
-        learning_rate=1e-5,
-        weight_decay=0.01,
-        max_grad_norm=1.0,
-        precision=choice.precision,
-        accumulation=choice.accumulation,
-        checkpointing=choice.checkpointing,
-        optimizer=choice.optimizer,
-        proximal=choice.proximal,
+        epochs=1, learning_rate=1e-5, weight_decay=0.01, max_grad_norm=1.0, step=step
     )
 
 
-def examples_of(choice: Choice, kind: str, steps: int = 1) -> list[Example]:
+def examples_of(setup: ClientSetup, kind: str, steps: int = 1) -> list[Example]:
     """Return a batch a step of examples at full length, a share of whose tokens have labels."""
-    ids = np.zeros(choice.length, dtype=np.int32)
-    unlabelled = choice.length - round(choice.length * choice.labelled)
+    ids = np.zeros(setup.length, dtype=np.int32)
+    unlabelled = setup.length - round(setup.length * setup.labelled)
     label = None if kind in LANGUAGE_KINDS else 1 if kind == "classification" else 1.0
-    return [Example(ids, unlabelled, label)] * (choice.batch_size * steps)
+    return [Example(ids, unlabelled, label)] * (setup.step.batch_size * steps)
 
 
 def without_values(ledger: Ledger, config: PretrainedConfig, kind: str) -> nn.Module:

@@ -1,46 +1,47 @@
 """Who takes part in a round, how its steps are done, how many, and how long they take.
 
-    paced = pace_jobs(model, plan, reports, fleet.missing, pace)
-    paced.plan.jobs, paced.sat_out                 # {2: "needs 41 s for 3 of 10 steps, ..."}
-    paced.clock(updates)                           # for the round's record
+    schedule = schedule_jobs(model, plan, reports, holdings.missing, limits)
+    schedule.plan.jobs, schedule.sat_out           # {2: "needs 41 s for 3 of 10 steps, ..."}
 
-Where a client's memory is limited, its step is done the plainest way whose peak it has room for
-(`leaner_steps`), at the block that was drawn; one whose memory has run out has room for less than
-was predicted then.  With a deadline the steps of a job shrink until it is in time.  Who has no
-room, or cannot do `min_share` of the steps, sits the round out.  This is so whatever the method,
-and follows from the jobs, the devices and what clients hold, so a round that is run again is paced
-the same.
+Where a client's memory is limited, its step is the first variant whose peak it has room for
+(`leaner_steps`), at the block that was drawn.  A client whose memory has run out has room for less
+than was predicted then.  With a deadline the steps of a job shrink until it is in time.  A client
+that has no room, or cannot do `min_share` of the steps, sits the round out.  This is so whatever
+the method.  It follows from the jobs, the devices and what clients hold, so a round that is run
+again has the same schedule.
 
-How an update of fewer steps is merged: by the client's number of examples D_i, as every other.
-After fewer steps weights are nearer to the start, so such a client counts for less by about its
-share of the steps: the inconsistency that FedNova is about (Wang et al. 2020).  To weigh by the
-examples seen would apply that share a second time.
+An update of fewer steps is merged by the client's number of examples D_i, as every other.  After
+fewer steps weights are nearer to the start, so such a client counts for less by about its share of
+the steps: the inconsistency that FedNova is about (Wang et al. 2020).  To weigh by the examples
+seen would apply that share a second time.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import nn
 
-from leff.capacity.clock import Needs, Seconds, idle_share, round_seconds, steps_within
-from leff.capacity.footprint import Choice
-from leff.capacity.job_cost import payload_bytes, setup_parts, step_count, step_flops
-from leff.capacity.leaner_steps import Way, leanest, plainest
+from leff.capacity.clock import Needs, Seconds, round_seconds, steps_within
+from leff.capacity.deadline import least_steps
+from leff.capacity.job_cost import job_steps, payload_bytes, setup_parts, step_flops
+from leff.capacity.leaner_steps import first_that_fits, smallest
 from leff.capacity.peak import predict_job
 from leff.capacity.sizes import Sizes
 from leff.methods.checks import expected_shapes
 from leff.methods.method import Plan
-from leff.wire.messages import Capacity, Device, Job, Part, Update
+from leff.methods.setup import ClientSetup, job_layout
+from leff.wire.messages import Capacity, Device, Job, Part, Step, Update
+
+Missing = Callable[[Job], Mapping[str, Part]]  # the parts of a job that its client does not hold
 
 
 @dataclass(frozen=True)
-class Pace:
-    """What jobs are weighed by: the model's sizes, the step asked for, and the deadline if any."""
+class Limits:
+    """What jobs are weighed by: the model's sizes, the setup asked for, and the deadline if any."""
 
     sizes: Sizes
-    asked: Choice  # of it what a job does not say: `prediction.predict_job`
+    setup: ClientSetup  # of it what a job does not say: `peak.predict_job`
     deadline_seconds: float | None = None
     min_share: float = 1.0  # of a client's local steps; with fewer it sits out
 
@@ -64,109 +65,81 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Paced:
+class Schedule:
     """A plan whose jobs are in time, why the others sit out, and every job's time."""
 
     plan: Plan
     sat_out: Mapping[int, str]
     timed: Mapping[int, Timed]
 
-    def clock(self, updates: Iterable[Update]) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
-        """Return what the clock adds to the round's record, and to each client's."""
-        clients: dict[int, dict[str, Any]] = {}
-        own = []
-        for update in updates:
-            if update.client not in self.timed:
-                continue
-            timed = self.timed[update.client]
-            spent = timed.seconds(update)
-            own.append(spent.total)
-            clients[update.client] = {
-                "device": timed.device.name,
-                "seconds_simulated": {
-                    "download": spent.download,
-                    "compute": spent.compute,
-                    "upload": spent.upload,
-                    "round": spent.total,
-                    "setup": timed.setup_seconds,
-                },
-            }
-        found: dict[str, Any] = {}
-        if self.sat_out:
-            found["sat_out"] = {str(client): why for client, why in sorted(self.sat_out.items())}
-        if own:
-            found |= {
-                "round_seconds_simulated": max(own),
-                "setup_seconds_simulated": max(
-                    clients[client]["seconds_simulated"]["setup"] for client in clients
-                ),
-                "idle_share": idle_share([*own, *(0.0 for _ in self.sat_out)]),
-            }
-        return found, clients
 
-
-def pace_jobs(
+def schedule_jobs(
     model: nn.Module,
     plan: Plan,
     reports: Sequence[Capacity],
-    missing: Callable[[Job], Mapping[str, Part]],
-    pace: Pace,
-) -> Paced:
+    missing: Missing,
+    limits: Limits | None,
+) -> Schedule:
     """Return the plan with every job in time and in memory; see the module's text.
 
-    `missing` returns the parts of a job, by digest, that its client does not hold.
+    Without `limits` the plan stays as it is.
     """
-    jobs, sat_out, timed = [], {}, {}
+    jobs: list[Job] = []
+    sat_out: dict[int, str] = {}
+    timed: dict[int, Timed] = {}
+    if limits is None:
+        return Schedule(plan, sat_out, timed)
     planned = {job.client: job for job in plan.jobs}
     for report in reports:
         client, device = report.client, report.device
         if client not in planned:
-            sat_out[client] = _no_job(report, pace)
+            sat_out[client] = _no_job(report, limits)
             continue
-        found = _in_memory(planned[client], report, pace)
-        if device is not None and isinstance(found, Job):
-            timed[client] = _time(model, found, device, missing(found), pace)
-            found = _in_time(found, report, timed[client], pace)
-        if isinstance(found, str):
-            sat_out[client] = found
+        job = _in_memory(planned[client], report, limits)
+        if device is not None and isinstance(job, Job):
+            timed[client] = _time(model, job, device, missing(job), limits)
+            job = _in_time(job, report, timed[client], limits)
+        if isinstance(job, str):
+            sat_out[client] = job
         else:
-            jobs.append(found)
-    return Paced(replace(plan, jobs=tuple(jobs)), sat_out, timed)
+            jobs.append(job)
+    return Schedule(replace(plan, jobs=tuple(jobs)), sat_out, timed)
 
 
-def with_peak(job: Job, pace: Pace) -> Job:
+def with_peak(job: Job, limits: Limits) -> Job:
     """Return the job with the predicted peak of its step."""
-    return replace(job, predicted_bytes=predict_job(job, pace.asked).peak)
+    return replace(job, predicted_bytes=predict_job(job, limits.setup).peak)
 
 
-def _in_memory(job: Job, report: Capacity, pace: Pace) -> Job | str:
-    """Return the job with its step done the plainest way that fits, or why none does.
+def _in_memory(job: Job, report: Capacity, limits: Limits) -> Job | str:
+    """Return the job with the first variant of its step that fits, or why none does.
 
     Without a limit it stays as it is, and nothing is predicted.
     """
     below = None if report.failed_bytes is None else report.failed_bytes - 1
-    limits = [limit for limit in (report.memory_bytes, below) if limit is not None]
-    if not limits:
+    rooms = [room for room in (report.memory_bytes, below) if room is not None]
+    if not rooms:
         return job
 
-    def done(way: Way) -> Job:
-        return with_peak(replace(job, training=replace(job.training, **vars(way))), pace)
+    def done(step: Step) -> Job:
+        return with_peak(replace(job, training=replace(job.training, step=step)), limits)
 
-    way = plainest(job.training, lambda way: done(way).predicted_bytes, min(limits))
-    if way is not None:
-        return done(way)
+    step = job.training.step
+    fitting = first_that_fits(step, lambda each: done(each).predicted_bytes, min(rooms))
+    if fitting is not None:
+        return done(fitting)
     if report.failed_bytes is not None:
         return _ran_out(report)
     name = "client" if report.device is None else report.device.name
-    least = done(leanest(job.training)).predicted_bytes
+    least = done(smallest(step)).predicted_bytes
     return f"{least:,} bytes are needed, a {name} has {report.memory_bytes:,}"
 
 
-def _no_job(report: Capacity, pace: Pace) -> str:
+def _no_job(report: Capacity, limits: Limits) -> str:
     if report.failed_bytes is not None:
         return _ran_out(report)
-    limit = pace.deadline_seconds
-    late = "" if limit is None else f" and a deadline of {limit:g} s"
+    seconds = limits.deadline_seconds
+    late = "" if seconds is None else f" and a deadline of {seconds:g} s"
     return f"no block and context fit {report.memory_bytes:,} bytes{late}"
 
 
@@ -175,41 +148,37 @@ def _ran_out(report: Capacity) -> str:
 
 
 def _time(
-    model: nn.Module, job: Job, device: Device, missing: Mapping[str, Part], pace: Pace
+    model: nn.Module, job: Job, device: Device, missing: Mapping[str, Part], limits: Limits
 ) -> Timed:
-    setup = setup_parts(job)
+    once, setup = setup_parts(job), limits.setup
+    layout = job_layout(job, setup.embedding_bits)
     needs = Needs(
-        sum(part.size_bytes for digest, part in missing.items() if digest not in setup),
+        sum(part.size_bytes for digest, part in missing.items() if digest not in once),
         payload_bytes(expected_shapes(model, job)),
-        step_flops(job, pace.sizes, pace.asked.length),
+        step_flops(layout, limits.sizes, job.training.step, setup.length),
     )
     return Timed(
-        device, needs, sum(p.size_bytes for digest, p in missing.items() if digest in setup)
+        device, needs, sum(p.size_bytes for digest, p in missing.items() if digest in once)
     )
 
 
-def _in_time(job: Job, report: Capacity, timed: Timed, pace: Pace) -> Job | str:
+def _in_time(job: Job, report: Capacity, timed: Timed, limits: Limits) -> Job | str:
     """Return the job with as many steps as are in time, or why there are too few."""
-    wanted = step_count(job, report.examples)
-    if pace.deadline_seconds is None:
+    wanted = job_steps(job, report.examples)
+    if limits.deadline_seconds is None:
         return job
-    steps = steps_within(timed.needs, timed.device, pace.deadline_seconds, wanted)
-    least = least_steps(wanted, pace.min_share)
+    steps = steps_within(timed.needs, timed.device, limits.deadline_seconds, wanted)
+    least = least_steps(wanted, limits.min_share)
     if steps < least:
         needed = round_seconds(timed.needs, timed.device, least).total
         return (
             f"{least} of {wanted} steps take {needed:.3g} s on a {timed.device.name}, "
-            f"the deadline is {pace.deadline_seconds:g} s"
+            f"the deadline is {limits.deadline_seconds:g} s"
         )
     return job if steps == wanted else with_steps(job, steps, report.examples)
 
 
-def least_steps(wanted: int, min_share: float) -> int:
-    """Return the fewest steps that a client takes part with, at least one if it has any."""
-    return math.ceil(round(min_share * wanted, 9))
-
-
 def with_steps(job: Job, steps: int, examples: int) -> Job:
     """Return the job with epochs that are so many steps of so many examples."""
-    epochs = steps / math.ceil(examples / job.training.batch_size)
+    epochs = steps / math.ceil(examples / job.training.step.batch_size)
     return replace(job, training=replace(job.training, epochs=epochs))

@@ -7,7 +7,7 @@ Operations are those of matrix products, a multiplication and an addition being 
 """
 
 import math
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,6 +118,11 @@ class Sizes:
             weights += sum(flops for i, flops in enumerate(linear) if i in trained)
         again = sum(above) + len(above) * attention if checkpointing else 0
         return forward + inputs + weights + again
+
+
+def count(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return the number of values in tensors of these shapes."""
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def model_sizes(model: Any, kind: str) -> Sizes:

@@ -79,7 +79,7 @@ def plan(
     from leff.capacity.fleet_file import asked_classes
     from leff.report.plans import print_choice, print_device_plans, print_plan
     from leff.runs.config import load_config
-    from leff.runs.plans import check_used, chosen, predicted
+    from leff.runs.plans import check_used, choose_plan, predicted
     from leff.units import parse_seconds
 
     given = {"context.name": context, "context.rate": rate, "context.bits": bits}
@@ -105,18 +105,18 @@ def plan(
     values = {"memory": memory, "speed": speed, "down": down, "up": up}
     timed = {"--time": time, "--speed": speed, "--down": down, "--up": up, "--examples": examples}
     if fleet or device or device_class or any(value is not None for value in timed.values()):
-        from leff.runs import device_plans as plans
+        from leff.runs import plans
 
         if flops is not None:
             raise ConfigError("--flops says what --time and --speed say; leave it out")
         if method == "leff" and not given and not counts:
-            fixed = None
+            asked = None
         else:
-            fixed = plans.Fixed(method, counts)
+            asked = plans.Asked(method, counts)
         seconds = None if time is None else parse_seconds(time)
         limit = plans.round_time(checked, seconds, examples)
         classes = asked_classes(fleet, device, device_class, values)
-        result = plans.fleet_plan(model, checked, classes, limit, fixed, labelled)
+        result = plans.fleet_plan(model, checked, classes, limit, asked, labelled)
         if fleet is None:
             ((name, only),) = result.pop("classes").items()
             result |= {"class": name, **only}
@@ -129,7 +129,7 @@ def plan(
             "--memory and --flops choose layers and context of leff; leave out --method, --layers, "
             "--context, --rate, --bits, --rank and --base-bits"
         )
-    choice = chosen(model, checked, memory, flops, labelled)
+    choice = choose_plan(model, checked, memory, flops, labelled)
     return print_json(choice) if as_json else print_choice(out, choice)
 
 

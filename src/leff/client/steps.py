@@ -22,7 +22,7 @@ from leff.models.losses import label_count, mean_loss
 from leff.models.optimizer import make_optimizer
 from leff.seeds import numpy_rng
 from leff.tasks.encode import Example, collate
-from leff.wire.messages import Job, LocalTraining
+from leff.wire.messages import Job, Step
 
 WINDOW = 8  # batches whose examples are sorted by length together (our choice)
 
@@ -52,22 +52,22 @@ def local_steps(
     if not examples:
         return Steps(failure="the client has no examples")
     optimizer = make_optimizer(
-        settings.optimizer, trained, settings.learning_rate, settings.weight_decay
+        settings.step.optimizer, trained, settings.learning_rate, settings.weight_decay
     )
-    if settings.checkpointing:
+    if settings.step.checkpointing:
         recompute(model)
     log_prior = _log_prior(model, job, examples, device)
-    start = [parameter.detach().clone() for parameter in trained] if settings.proximal else []
+    start = [parameter.detach().clone() for parameter in trained] if settings.step.proximal else []
     layers = [list(blocks(model)[layer].parameters()) for layer in trained_layers(job)]
     losses: list[float] = []
     scores = np.zeros(len(layers))
     for batch in batches(examples, job, device):
         optimizer.zero_grad(set_to_none=True)
-        losses.append(_add_gradients(model, batch, settings, log_prior))
+        losses.append(_add_gradients(model, batch, settings.step, log_prior))
         if not math.isfinite(losses[-1]):
             return Steps(losses, failure=f"the loss was {losses[-1]} at step {len(losses)}")
         scores += _step_scores(layers)
-        _pull_back(trained, start, settings.proximal)
+        _pull_back(trained, start, settings.step.proximal)
         nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
         optimizer.step()
     means = tuple((scores / len(losses)).tolist()) if losses else ()
@@ -77,21 +77,21 @@ def local_steps(
 def _add_gradients(
     model: nn.Module,
     batch: Mapping[str, torch.Tensor],
-    settings: LocalTraining,
+    step: Step,
     log_prior: torch.Tensor | None,
 ) -> float:
     """Add the gradient of the batch's mean loss, and return that loss.
 
-    Part by part, where the settings ask for it: a part counts by its labels, so that the sum is
-    the whole batch's whatever number of labels its parts have.
+    The batch is done in as many parts as the step says.  A part counts by its labels, so the sum is
+    the whole batch's, however the labels are spread over the parts.
     """
     labels, total = label_count(batch["labels"]), 0.0
-    size = settings.batch_size // settings.accumulation
+    size = step.batch_size // step.accumulation
     for first in range(0, len(batch["labels"]), size):
         part = {name: value[first : first + size] for name, value in batch.items()}
         share = label_count(part["labels"]) / labels if labels else 1.0
         if share:  # a mean over no labels is NaN
-            loss = share * _loss(model, part, settings.precision == "bfloat16", log_prior)
+            loss = share * _loss(model, part, step.precision == "bfloat16", log_prior)
             loss.backward()
             total += float(loss.detach())
     return total
@@ -150,16 +150,21 @@ def batches(
     examples: Sequence[Example], job: Job, device: torch.device
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yield the local epochs' batches, each epoch in an order of its own."""
-    settings = job.training
-    epoch_steps = math.ceil(len(examples) / settings.batch_size)
-    steps = math.ceil(round(settings.epochs * epoch_steps, 9))  # 0.14 · 50 is above 7
+    batch_size = job.training.step.batch_size
+    epoch_steps = math.ceil(len(examples) / batch_size)
+    steps = step_count(job.training.epochs, batch_size, len(examples))
     lengths = np.array([len(example.input_ids) for example in examples])
     for epoch in range(math.ceil(steps / epoch_steps)):
         rng = numpy_rng(job.seed, "order", epoch)
-        orders = like_length_batches(lengths, settings.batch_size, rng)
+        orders = like_length_batches(lengths, batch_size, rng)
         for order in orders[: steps - epoch * epoch_steps]:
             batch = collate([examples[int(i)] for i in order], job.pad_id)
             yield {name: value.to(device) for name, value in batch.items()}
+
+
+def step_count(epochs: float, batch_size: int, examples: int) -> int:
+    """Return the number of steps in so many epochs of so many examples."""
+    return math.ceil(round(epochs * math.ceil(examples / batch_size), 9))  # 0.14 · 50 is above 7
 
 
 def like_length_batches(

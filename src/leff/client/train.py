@@ -1,4 +1,4 @@
-"""What a client does: report, train, evaluate.  Pure, and the same under every engine.
+"""What a client does: it trains.  Pure, and the same under every engine.
 
     update = train(job, store.get, examples, device)
 
@@ -7,28 +7,24 @@ Hugging Face model, of fewer layers with LEFF, trains what the job says (PAPER S
 5), and sends back those tensors alone.
 """
 
+import gc
+import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
+from leff.client.memory import asked_bytes, is_out_of_memory, resident_bytes
 from leff.client.model import Fetch, prepared
 from leff.client.steps import local_steps
+from leff.errors import LeffError
 from leff.seeds import forked
 from leff.tasks.encode import Example
-from leff.wire.messages import Capacity, Job, Update
+from leff.wire.messages import Job, Update
 from leff.wire.tensors import pack
 
-
-def report(
-    client: int,
-    layers: int,
-    examples: Sequence[Example],
-    memory_bytes: int | None = None,
-    step_flops: int | None = None,
-) -> Capacity:
-    """Return the client's capacity: what it can fine-tune, and its data's size."""
-    return Capacity(client, layers, len(examples), memory_bytes, step_flops)
+log = logging.getLogger("leff.client")
 
 
 def train(job: Job, fetch: Fetch, examples: Sequence[Example], device: torch.device) -> Update:
@@ -62,6 +58,33 @@ def train(job: Job, fetch: Fetch, examples: Sequence[Example], device: torch.dev
         state_bytes=done.state_bytes,
         failure=failure,
     )
+
+
+def train_or_fail(
+    job: Job, fetch: Fetch, examples: Sequence[Example], device: torch.device
+) -> Update:
+    """Train, and make of whatever goes wrong on the client an update that says so.
+
+    A LeffError is raised: it is a fault of the server or of the request.
+    """
+    before = resident_bytes(device)
+    try:
+        return train(job, fetch, examples, device)
+    except LeffError:
+        raise
+    except Exception as error:
+        failed = Update(job.round, job.client, job.block, len(examples))
+        if not is_out_of_memory(error):
+            log.warning("client %d failed in round %d", job.client, job.round + 1, exc_info=True)
+            return replace(failed, failure=f"{type(error).__name__}: {error}")
+        held = max(1, resident_bytes(device) - before + asked_bytes(error))
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    gc.collect()  # what the error held is free now
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    failure = f"out of memory: {held:,} bytes held and asked for ({reason})"
+    log.warning("client %d in round %d: %s", job.client, job.round + 1, failure)
+    return replace(failed, failure=failure, out_of_memory_bytes=held)
 
 
 def _ends(losses: Sequence[float]) -> tuple[float, float] | None:

@@ -1,30 +1,22 @@
 """Layer-wise aggregation (PAPER Sec. 3.5).
 
-    Θ^l = Σ_{i ∈ S_l} D_i · Θ_i^l / Σ_{j ∈ S_l} D_j ,   S_l the clients that trained layer l
+Θ^l = Σ_{i ∈ S_l} D_i · Θ_i^l / Σ_{j ∈ S_l} D_j ,   S_l the clients that trained layer l
 
-    merge_layers(model, updates)                                     # the paper's
-    Merge(relaxation=1.0, momentum=0.9).apply(model, updates)        # a shorter step, with momentum
-
-Every tensor has a sum of its own, so clients may bring different layers.  Sums are kept in
-float64 and added in the order given (callers give the order of client ids): identical inputs
-then come out to the bit, and the order of arrival does not matter.  One update is held at a time.
+merge_layers(model, add_up(updates))                          # the paper's
+Merge(relaxation=1.0, momentum=0.9).apply(model, sums)        # a shorter step, with momentum
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
-from leff.methods.sums import Mean, weighted_mean
-from leff.wire.messages import Update
-from leff.wire.tensors import unpack
+from leff.methods.sums import Mean, Sums
 
 
-def merge_layers(
-    model: nn.Module, updates: Iterable[Update], relaxation: float | None = None
-) -> None:
+def merge_layers(model: nn.Module, sums: Sums, relaxation: float | None = None) -> None:
     """Put the clients' layers and tails, averaged by D_i, into the model: see `Merge`."""
-    Merge(relaxation).apply(model, updates)
+    Merge(relaxation).apply(model, sums)
 
 
 class Merge:
@@ -57,19 +49,18 @@ class Merge:
         self._velocity: dict[str, torch.Tensor] = {}  # m
 
     @torch.no_grad()
-    def apply(self, model: nn.Module, updates: Iterable[Update]) -> None:
-        """Merge the updates into the model; a tensor that nobody trained keeps its bits.
+    def apply(self, model: nn.Module, sums: Sums) -> None:
+        """Merge the clients' sums into the model; a tensor that nobody trained keeps its bits.
 
-        Raises ValueError, and changes nothing, if an update has a tensor that is not the model's
-        by name and shape.
+        Raises ValueError, and changes nothing, if a sum is none of the model's parameters by name
+        and shape.
         """
-        means = weighted_mean((update.examples, unpack(update.payload)) for update in updates)
         parameters = dict(model.named_parameters())
-        for name, mean in means.items():
-            shape = tuple(mean.tensor.shape)
+        for name, tensor in sums.tensors.items():
+            shape = tuple(tensor.shape)
             if name not in parameters or shape != parameters[name].shape:
                 raise ValueError(f"{name} is {shape} in the updates, not in the model")
-        for name, mean in means.items():
+        for name, mean in sums.means():
             start = parameters[name].to(mean.tensor)
             target = self._relaxed(start, mean)
             if self._momentum:

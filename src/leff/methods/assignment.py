@@ -1,10 +1,10 @@
-"""How many layers each client trains, and in which context: as configured, or by its budget.
+"""How many layers each client trains, and in which context.
 
-    fits = Fixed(make_context("quantise", bits=8)).fit(model, reports)
-    fits[3].layers, fits[3].context
+    assigned = AsReported(make_context("quantise", bits=8)).assign(model, reports)
+    assigned[3].layers, assigned[3].context
 
-`Auto` takes for each device what is nearest to the full model within its memory and time, see
-`capacity.choose`.  A block that is larger, or a context that is truer, is all that a budget buys.
+`AsReported` goes by the layers that clients report.  `capacity.choose.ByBudget` takes for each
+device what is nearest to the full model within its memory and time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from leff.wire.messages import Capacity
 
 
 @dataclass(frozen=True)
-class Fit:
+class Assigned:
     """What one client gets: a block of `layers` layers in a context; `name` is for the record."""
 
     layers: int
@@ -27,10 +27,10 @@ class Fit:
     name: str = ""
 
 
-class Fitting(Protocol):
-    """Fits block and context to clients."""
+class Assignment(Protocol):
+    """Assigns block size and context to clients."""
 
-    def fit(self, model: nn.Module, reports: Sequence[Capacity]) -> dict[int, Fit]:
+    def assign(self, model: nn.Module, reports: Sequence[Capacity]) -> dict[int, Assigned]:
         """Return what every client gets that can do anything; the model stays as it is."""
         ...
 
@@ -44,13 +44,13 @@ class Fitting(Protocol):
 
 
 @dataclass(frozen=True)
-class Fixed:
+class AsReported:
     """The number of layers that each client reports, and one context for all."""
 
     context: Context
 
-    def fit(self, model: nn.Module, reports: Sequence[Capacity]) -> dict[int, Fit]:
-        return {report.client: Fit(report.layers, self.context) for report in reports}
+    def assign(self, model: nn.Module, reports: Sequence[Capacity]) -> dict[int, Assigned]:
+        return {report.client: Assigned(report.layers, self.context) for report in reports}
 
     def state(self) -> dict[str, torch.Tensor]:
         return {}

@@ -3,7 +3,7 @@
 It is the upper mark that LEFF is measured against, not what a small device could do.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -11,8 +11,9 @@ from torch import nn
 from leff.methods.aggregate import merge_layers
 from leff.methods.jobs import JobWriter
 from leff.methods.method import Plan, RoundContext
+from leff.methods.sums import Sums
 from leff.models import blocks
-from leff.wire.messages import Capacity, Update
+from leff.wire.messages import Capacity
 
 
 class FedAvg:
@@ -31,8 +32,8 @@ class FedAvg:
         segments = {report.client: everything for report in reports}
         return Plan(self._writer.jobs(self._writer.frame(model), context, segments))
 
-    def merge(self, model: nn.Module, updates: Iterable[Update]) -> None:
-        merge_layers(model, updates)
+    def merge(self, model: nn.Module, sums: Sums) -> None:
+        merge_layers(model, sums)
 
     def state(self) -> dict[str, torch.Tensor]:
         return {}

@@ -4,16 +4,17 @@ BitFit (Zaken et al., ACL 2022) with FedAvg's mean, as in FedPETuning (Zhang et 
 2023).  What counts as a bias is PAPER's Table 5; a classifier trains whole.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from leff.methods.aggregate import merge_layers
 from leff.methods.method import Plan, RoundContext
+from leff.methods.sums import Sums
 from leff.methods.whole import WholeModel, own_parameters, shapes_of
 from leff.models import bitfit_names
-from leff.wire.messages import Capacity, Tuned, Update
+from leff.wire.messages import Capacity, Tuned
 
 
 class FedBitFit:
@@ -35,8 +36,8 @@ class FedBitFit:
         tuned = Tuned(shapes_of(tensors), self._base.store.put(tensors))
         return Plan(self._base.jobs(context, {report.client: tuned for report in reports}))
 
-    def merge(self, model: Any, updates: Iterable[Update]) -> None:
-        merge_layers(model, updates)
+    def merge(self, model: Any, sums: Sums) -> None:
+        merge_layers(model, sums)
 
     def state(self) -> dict[str, torch.Tensor]:
         return {}

@@ -6,16 +6,17 @@ FedIT (Zhang et al., ICASSP 2024).  The product of the means is not the mean of 
 and FlexLoRA were made for that.  A classifier trains whole beside the adapters.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from leff.methods.adapters import merge_adapters
 from leff.methods.method import Plan, RoundContext
+from leff.methods.sums import Sums
 from leff.methods.whole import WholeModel, own_parameters, shapes_of
 from leff.models import lora
-from leff.wire.messages import Capacity, Tuned, Update
+from leff.wire.messages import Capacity, Tuned
 
 
 class FedLora:
@@ -36,8 +37,8 @@ class FedLora:
         tuned = Tuned(shapes_of(tensors), self._base.store.put(tensors), self._scale)
         return Plan(self._base.jobs(context, {report.client: tuned for report in reports}))
 
-    def merge(self, model: Any, updates: Iterable[Update]) -> None:
-        self._adapters = merge_adapters(model, self._adapters, self._scale, updates)
+    def merge(self, model: Any, sums: Sums) -> None:
+        self._adapters = merge_adapters(model, self._adapters, self._scale, sums)
 
     def state(self) -> dict[str, torch.Tensor]:
         return self._adapters

@@ -56,7 +56,7 @@ class FlexLora:
             tensors[f"{module}.{lora.A}"][:kept] = a[:kept]
         return tensors
 
-    def merge(self, model: Any, updates: Iterable[Update]) -> None:
+    def merge_updates(self, model: Any, updates: Iterable[Update]) -> None:
         stack, tail = stacked_updates(updates, self._ranks, self._alpha)
         if not stack:
             return

@@ -57,7 +57,7 @@ class FLora:
         ranks = {str(report.client): self._ranks[report.client] for report in reports}
         return Plan(self._base.jobs(context, tuned), {"ranks": ranks})
 
-    def merge(self, model: Any, updates: Iterable[Update]) -> None:
+    def merge_updates(self, model: Any, updates: Iterable[Update]) -> None:
         stack, tail = stacked_updates(updates, self._ranks, self._alpha)
         if not stack:
             return

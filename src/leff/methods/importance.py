@@ -13,7 +13,7 @@ The scores come from the server's own gradient on proxy data (`layer_scores`), o
 clients measured while training (`RunningScores`).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -24,7 +24,6 @@ from leff.models import blocks
 from leff.models.forward import undisturbed
 from leff.models.losses import mean_loss
 from leff.seeds import forked
-from leff.wire.messages import Update
 
 Scale = Literal["literal", "standardised"]
 Sampling = Literal["importance", "round_robin", "random", "fixed"]
@@ -73,41 +72,22 @@ def _proxy_loss(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Te
 class RunningScores:
     """The server's running mean, per layer, of the importance that clients measured.
 
-    A round's score of a layer is the mean over the clients that measured it, weighted by D_i; the
-    running mean is exponential, the newest round having the weight `newest`.  A score is used if
-    it is finite and not negative; an update whose scores are not all so, or not one for each of
-    its layers, is passed over.
+    A round's score of a layer is the mean over the clients that measured it, weighted by D_i.  The
+    running mean is exponential, and the newest round has the weight `newest`.
     """
 
     def __init__(self, layers: int, newest: float = 0.5) -> None:
         self._means = np.full(layers, np.nan)  # (L,), NaN where nobody has measured yet
         self._newest = newest
 
-    def watch(self, updates: Iterable[Update]) -> Iterator[Update]:
-        """Pass a round's updates on as they come; after the last, take in what they measured.
-
-        If the one who reads them stops before the end, nothing is taken in.
-        """
-        found: dict[int, tuple[float, float]] = {}  # layer -> weight and mean so far
-        for update in updates:
-            if self._usable(update):
-                for layer, score in zip(update.layers, update.layer_scores, strict=True):
-                    weight, mean = found.get(layer, (0.0, 0.0))
-                    weight += update.examples
-                    found[layer] = weight, mean + (score - mean) * (update.examples / weight)
-            yield update
-        for layer, (_, mean) in found.items():
-            before = self._means[layer]
+    def take_in(self, scores: Mapping[int, tuple[float, float]]) -> None:
+        """Take in what a round's clients measured: `Sums.scores`."""
+        for layer, (weighted, weight) in scores.items():
+            if not 0 <= layer < len(self._means):
+                continue
+            mean, before = weighted / weight, self._means[layer]
             known = np.isfinite(before)
             self._means[layer] = before + self._newest * (mean - before) if known else mean
-
-    def _usable(self, update: Update) -> bool:
-        return (
-            update.failure is None
-            and len(update.layers) == len(update.layer_scores)
-            and all(0 <= layer < len(self._means) for layer in update.layers)
-            and all(np.isfinite(score) and score >= 0 for score in update.layer_scores)
-        )
 
     def scores(self) -> np.ndarray:
         """Return the scores, shape (L,).

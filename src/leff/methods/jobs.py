@@ -5,17 +5,27 @@ jobs = writer.jobs(writer.frame(model), context, {client: segments})
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from leff.methods.method import RoundContext
-from leff.models import config_to_json, half_words, layer_state, shell_state, tail_state
+from leff.methods.setup import Layout
+from leff.models import blocks, config_to_json, half_words, layer_state, shell_state, tail_state
+from leff.models.quantised import quantised
 from leff.seeds import derive_seed
-from leff.wire.messages import Job, Part, Segment, Tuned
-from leff.wire.parts import PartStore
+from leff.wire.messages import Job, LocalTraining, Part, Segment, Tuned
+
+
+class Store(Protocol):
+    """Where parts are put: `wire.parts.PartStore`, or a stand-in for it that keeps shapes alone."""
+
+    def put(self, tensors: Mapping[str, torch.Tensor]) -> Part:
+        """Keep tensors, and return the part that they are."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class JobWriter:
     With 16 `shell_bits` the frozen word embeddings are sent, kept and read as float16.
     """
 
-    store: PartStore
+    store: Store
     kind: str
     pad_id: int
     shell_bits: int = 32
@@ -43,6 +53,17 @@ class JobWriter:
         """Return these layers of the full model as a segment that trains."""
         parts = tuple(self.store.put(layer_state(model, layer)) for layer in layers)
         return Segment(tuple(layers), parts, trains=True)
+
+    def segment(self, model: Any, segment: Segment) -> Segment:
+        """Return a layout's segment with its parts.
+
+        In place of a stand-in's layers stand those of the model that they answer to.
+        """
+        if segment.trains:
+            return self.block(model, segment.sources)
+        layers = (blocks(model)[source] for source in segment.sources)
+        parts = tuple(self.store.put(quantised(layer, segment.bits)) for layer in layers)
+        return replace(segment, parts=parts)
 
     def frame(self, model: Any) -> Frame:
         """Store what is around the layers of `model`, and return where."""
@@ -74,3 +95,17 @@ class JobWriter:
             )
             for client in sorted(segments)
         )
+
+
+def layout_job(writer: JobWriter, model: Any, layout: Layout, training: LocalTraining) -> Job:
+    """Return a job of this layout, as client 0 has in the first round; what trains has no values.
+
+    For rehearsals and calibration: bytes and operations are those of any other job like it.
+    """
+    tuned: dict[int, Tuned] = {}
+    if layout.tuned is not None:
+        values = {name: torch.zeros(shape) for name, shape in layout.tuned}
+        tuned[0] = Tuned(dict(layout.tuned), writer.store.put(values))
+    segments = tuple(writer.segment(model, segment) for segment in layout.segments)
+    context = RoundContext(0, 0, training)
+    return writer.jobs(writer.frame(model), context, {0: segments}, tuned)[0]

@@ -1,8 +1,8 @@
 """LEFF (PAPER Sec. 3): each client trains a block of layers inside a model of stand-ins.
 
-method = Leff(writer, sampler, Fixed(context), bank, Merge(relaxation=2.0), proxy)
+method = Leff(writer, sampler, AsReported(context), bank, Merge(relaxation=2.0), proxy)
 plan = method.plan(model, round_context, reports)     # steps 2 and 3 of the round
-method.merge(model, updates)                          # step 5
+method.merge(model, add_up(updates))                  # step 5
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from leff.methods.aggregate import Merge
-from leff.methods.assignment import Fitting
+from leff.methods.assignment import Assignment
 from leff.methods.jobs import JobWriter
 from leff.methods.method import Plan, RoundContext
 from leff.methods.sampling import BlockSampler, in_turn
 from leff.methods.stand_ins import Bank, Batch, Span, StandIn
+from leff.methods.sums import Sums
 from leff.models import blocks, layer_state
-from leff.wire.messages import Capacity, Part, Segment, Update
+from leff.wire.messages import Capacity, Part, Segment
 
 
 class Leff:
@@ -33,25 +34,25 @@ class Leff:
         self,
         writer: JobWriter,
         sampler: BlockSampler,
-        fitting: Fitting,
+        assignment: Assignment,
         bank: Bank,
         merge: Merge,
         proxy: Sequence[Batch],
     ) -> None:
-        self._writer, self._sampler, self._fitting = writer, sampler, fitting
+        self._writer, self._sampler, self._assignment = writer, sampler, assignment
         self._bank, self._merge, self._proxy = bank, merge, proxy
 
     def begin(self, model: nn.Module) -> None:
         pass
 
     def plan(self, model: nn.Module, context: RoundContext, reports: Sequence[Capacity]) -> Plan:
-        fits, layers = self._fitting.fit(model, reports), len(blocks(model))
-        if not fits:  # nobody has the memory and the time
+        assigned, layers = self._assignment.assign(model, reports), len(blocks(model))
+        if not assigned:  # nobody has the memory and the time
             return Plan(())
-        wanted = {client: fit.layers for client, fit in fits.items()}
+        wanted = {client: own.layers for client, own in assigned.items()}
         drawn = self._sampler.draw(model, context, wanted)  # Sec. 3.2
         around = {
-            client: fits[client].context.spans(block, layers)
+            client: assigned[client].context.spans(block, layers)
             for client, block in drawn.blocks.items()
         }
         stand_ins = self._compress(model, context, around.values())  # Sec. 3.3
@@ -62,12 +63,13 @@ class Leff:
             for client, block in drawn.blocks.items()
         }
         facts = {**drawn.facts, "context_error": _errors(stand_ins.values())}
-        if any(fit.name for fit in fits.values()):
-            facts["contexts"] = {str(client): fit.name for client, fit in fits.items()}
+        if any(own.name for own in assigned.values()):
+            facts["contexts"] = {str(client): own.name for client, own in assigned.items()}
         return Plan(self._writer.jobs(self._writer.frame(model), context, segments), facts)
 
-    def merge(self, model: nn.Module, updates: Iterable[Update]) -> None:
-        self._merge.apply(model, self._sampler.watch(updates))  # Sec. 3.5
+    def merge(self, model: nn.Module, sums: Sums) -> None:
+        self._merge.apply(model, sums)  # Sec. 3.5
+        self._sampler.take_in(sums)
 
     def _compress(
         self, model: nn.Module, context: RoundContext, around: Iterable[tuple[Span, ...]]
@@ -97,7 +99,7 @@ class Leff:
     def _parts(self) -> dict[str, Any]:
         return {
             "bank": self._bank,
-            "fitting": self._fitting,
+            "assignment": self._assignment,
             "merge": self._merge,
             "sampler": self._sampler,
         }

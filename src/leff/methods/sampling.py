@@ -7,7 +7,7 @@
 The layers' scores and the probabilities made from them are in `leff.methods.importance`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,8 +28,8 @@ from leff.methods.importance import (
 )
 from leff.methods.method import RoundContext
 from leff.methods.stand_ins import Batch
+from leff.methods.sums import Sums
 from leff.seeds import derive_seed, numpy_rng
-from leff.wire.messages import Update
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ class BlockSampler:
         }
         return Drawn(blocks, facts)
 
-    def watch(self, updates: Iterable[Update]) -> Iterator[Update]:
-        """Pass the round's updates on, taking in what their clients measured."""
-        return self._measured.watch(updates)
+    def take_in(self, sums: Sums) -> None:
+        """Take in what the round's clients measured."""
+        self._measured.take_in(sums.scores)
 
     def _scores(self, model: nn.Module, context: RoundContext) -> np.ndarray | None:
         if self._rule.sampling != "importance":

@@ -6,17 +6,17 @@ adapters their start, s · B · A = the best approximation of ΔW of rank R (by 
 weights that the run started with.  Stage two: FedLoRA.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from leff.methods.adapters import merge_adapters, payloads
+from leff.methods.adapters import merge_adapters
 from leff.methods.method import Plan, RoundContext
-from leff.methods.sums import weighted_mean
+from leff.methods.sums import Sums
 from leff.methods.whole import WholeModel, own_parameters, put_parameters, shapes_of
 from leff.models import lora, sparse
-from leff.wire.messages import Capacity, Tuned, Update
+from leff.wire.messages import Capacity, Tuned
 
 
 class SLora:
@@ -44,23 +44,22 @@ class SLora:
         jobs = self._base.jobs(context, {report.client: tuned for report in reports})
         return Plan(jobs, {"slora_stage": stage})
 
-    def merge(self, model: Any, updates: Iterable[Update]) -> None:
+    def merge(self, model: Any, sums: Sums) -> None:
         if self._round >= self._sparse_rounds:
-            self._trained = merge_adapters(model, self._trained, self._scale, updates)
+            self._trained = merge_adapters(model, self._trained, self._scale, sums)
             return
-        self._merge_sparse(model, updates)
+        self._merge_sparse(model, sums)
         if self._round == self._sparse_rounds - 1:
             self._trained = self._adapters(model)
 
-    def _merge_sparse(self, model: Any, updates: Iterable[Update]) -> None:
-        means = {n: mean.tensor.float() for n, mean in weighted_mean(payloads(updates)).items()}
-        if not means:
+    def _merge_sparse(self, model: Any, sums: Sums) -> None:
+        if not sums.tensors:
             return
-        new = {name: means[name] for name in self._trained}
+        new = {name: sums.mean(name).tensor.float() for name in self._trained}
         sparse.add_sparse(
             model, {name: new[name] - own for name, own in self._trained.items()}, self._seed
         )
-        put_parameters(model, means)
+        put_parameters(model, sums)
         self._trained = new
 
     @torch.no_grad()

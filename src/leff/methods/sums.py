@@ -1,9 +1,21 @@
-"""."""
+"""Sums over clients: all that most methods need of a round.
 
-from collections.abc import Iterable, Mapping
+    sums = add_up(updates)             # in the order of client ids
+    sums.mean("transformer.h.0.attn.c_attn.weight")
+
+Every tensor has a sum of its own, so clients may bring different layers.  Sums are kept in
+float64 and added in the order given.  Callers give the order of client ids, so that the order of
+arrival does not matter, and identical inputs come out to the bit.  One update is held at a time.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+
+from leff.wire.messages import Update
+from leff.wire.tensors import unpack
 
 
 @dataclass(frozen=True)
@@ -14,15 +26,52 @@ class Mean:
     share: float  # in (0, 1]
 
 
-def weighted_mean(
+@dataclass(frozen=True)
+class Sums:
+    """Σ D_i · Θ_i of every tensor over the clients that trained it, and what they measured.
+
+    `tensors` are float64; `weights` has Σ D_i of the same clients by the same names, and `total`
+    that of all clients.  `scores` has, by layer, Σ D_i · I_l of the importance that clients
+    measured, and their Σ D_i.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    weights: Mapping[str, float]
+    total: float
+    scores: Mapping[int, tuple[float, float]]
+
+    def mean(self, name: str) -> Mean:
+        """Return the mean of one tensor, weighted by D_i."""
+        return Mean(self.tensors[name] / self.weights[name], self.weights[name] / self.total)
+
+    def means(self) -> Iterator[tuple[str, Mean]]:
+        """Yield every tensor's name and mean, one in memory at a time."""
+        return ((name, self.mean(name)) for name in self.tensors)
+
+
+def add_up(updates: Iterable[Update]) -> Sums:
+    """Return the sums of a round's updates; empty without updates.
+
+    Raises ValueError as `weighted_sums`.
+    """
+    scores: dict[int, tuple[float, float]] = {}
+
+    def weighed() -> Iterator[tuple[float, Mapping[str, torch.Tensor]]]:
+        for update in updates:
+            _add_scores(scores, update)
+            yield update.examples, unpack(update.payload)
+
+    tensors, weights, total = weighted_sums(weighed())
+    return Sums(tensors, weights, total, scores)
+
+
+def weighted_sums(
     updates: Iterable[tuple[float, Mapping[str, torch.Tensor]]],
-) -> dict[str, Mean]:
-    """Return the weighted mean of each tensor over the updates that hold it.
+) -> tuple[dict[str, torch.Tensor], dict[str, float], float]:
+    """Return Σ weight · tensor by name, the sum of weights by name, and that of all updates.
 
-    Weights are positive numbers of any scale (D_i).  A tensor that no update holds is not in the
-    result, so the caller leaves it as it was.  Shapes must agree.
-
-    Raises ValueError for a weight that is not positive, and for shapes that differ.
+    Weights are positive numbers of any scale (D_i).  Raises ValueError for a weight that is not
+    positive, and for shapes that differ.
     """
     sums: dict[str, torch.Tensor] = {}
     weights: dict[str, float] = {}
@@ -43,4 +92,15 @@ def weighted_mean(
                     "those before"
                 )
             weights[name] = weights.get(name, 0.0) + weight
-    return {n: Mean(sums[n].div_(weights[n]), weights[n] / total) for n in sums}
+    return sums, weights, total
+
+
+def _add_scores(scores: dict[int, tuple[float, float]], update: Update) -> None:
+    """Add what a client measured: finite and not negative for each of its layers, or nothing."""
+    if len(update.layers) != len(update.layer_scores) or not all(
+        np.isfinite(score) and score >= 0 for score in update.layer_scores
+    ):
+        return
+    for layer, score in zip(update.layers, update.layer_scores, strict=True):
+        weighted, weight = scores.get(layer, (0.0, 0.0))
+        scores[layer] = weighted + update.examples * score, weight + update.examples

@@ -7,24 +7,26 @@
 The frozen model goes to a client once: its parts are the same in every round.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from leff.methods.jobs import Frame, JobWriter
+from leff.methods.jobs import Frame, JobWriter, Store
 from leff.methods.method import RoundContext
+from leff.methods.setup import shell_bits
+from leff.methods.sums import Sums
 from leff.models import blocks, full_tail_names
 from leff.models.quantised import quantised
 from leff.wire.messages import Job, Segment, Tuned
-from leff.wire.parts import PartStore
 
 
 class WholeModel:
     """The model that the run starts with, linear weights of its layers in 32, 16, 8 or 4 bits."""
 
     def __init__(self, writer: JobWriter, bits: int = 32) -> None:
-        self._writer, self._bits = writer, bits
+        self._writer, self._bits = replace(writer, shell_bits=shell_bits(bits)), bits
         self._frame: Frame | None = None
         self._segments: tuple[Segment, ...] = ()
 
@@ -35,7 +37,7 @@ class WholeModel:
         self._segments = (Segment(tuple(range(len(parts))), parts, bits=self._bits),)
 
     @property
-    def store(self) -> PartStore:
+    def store(self) -> Store:
         return self._writer.store
 
     def jobs(self, context: RoundContext, tuned: Mapping[int, Tuned]) -> tuple[Job, ...]:
@@ -45,7 +47,7 @@ class WholeModel:
         return self._writer.jobs(self._frame, context, segments, tuned)
 
 
-def own_parameters(model: Any, names: list[str] | None = None) -> dict[str, torch.Tensor]:
+def own_parameters(model: Any, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
     """Return these parameters of the model, by default the classifier, which trains whole."""
     parameters = dict(model.named_parameters())
     return {n: parameters[n].data for n in (full_tail_names(model) if names is None else names)}
@@ -56,8 +58,8 @@ def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]
 
 
 @torch.no_grad()
-def put_parameters(model: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write those of the tensors into the model that are its parameters."""
+def put_parameters(model: Any, sums: Sums) -> None:
+    """Write the means of those tensors into the model that are its parameters."""
     parameters = dict(model.named_parameters())
-    for name in tensors.keys() & parameters.keys():
-        parameters[name].copy_(tensors[name])
+    for name in sums.tensors.keys() & parameters.keys():
+        parameters[name].copy_(sums.mean(name).tensor)

@@ -5,13 +5,10 @@ product_dtype(hidden)      # torch.bfloat16 inside autocast to it, else hidden's
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 
 from leff.errors import ConfigError
-
-Precision = Literal["float32", "bfloat16"]
 
 
 def product_dtype(inputs: torch.Tensor) -> torch.dtype:

@@ -4,12 +4,11 @@ make_optimizer("adamw8bit", parameters, learning_rate=1e-4, weight_decay=0.01)
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import nn
 
-Optimizer = Literal["adamw", "adamw8bit"]
+from leff.wire.messages import Optimizer
 
 
 def make_optimizer(

@@ -14,9 +14,9 @@ from leff.errors import ConfigError
 from leff.paper.captions import caption
 from leff.paper.cells import Selection, chosen
 from leff.paper.experiment import Common, Experiment
-from leff.paper.layout import NOTHING, markdown_head, markdown_row, print_blocks, title
 from leff.paper.published import MEMORY_GB, TRAINABLE
 from leff.paper.study import Study
+from leff.paper.tables import NOTHING, markdown_head, markdown_row, print_blocks, title
 from leff.runs.config import RunConfig, load_config
 from leff.runs.plans import planned, predicted
 

@@ -12,6 +12,7 @@ from typing import Any
 from leff.paper.captions import averages_line, caption
 from leff.paper.study import Study
 from leff.paper.values import Value
+from leff.report.picture import save_figure
 
 COLUMNS_MOST = 3  # panels in a row
 APART = 0.012  # rows' whiskers at a point, of the axis
@@ -51,9 +52,7 @@ def draw(study: Study, values: Sequence[Value], path: Path) -> None:
         axis.set_axis_off()
     _around(figure, study, values, axes, across)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    figure.savefig(unfinished, dpi=110, format="png")
-    unfinished.replace(path)
+    save_figure(figure, path)
 
 
 def _around(

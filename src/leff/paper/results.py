@@ -139,7 +139,7 @@ def collect(folder: Path, wall_seconds: float | None, operations: float | None) 
 
     run = RunFolder(folder)
     result, records, environment = run.result() or {}, run.records(), run.environment()
-    clients = [client for record in records[1:] for client in record["clients"]]
+    clients = [client for record in records[1:] for client in record.clients]
     kept = ("task", "method", "metric", "failures", "download_bytes", "upload_bytes")
     facts = ("kind", "device", "python", "system", "versions", "split_moved", "split_redraws")
     return {
@@ -147,11 +147,11 @@ def collect(folder: Path, wall_seconds: float | None, operations: float | None) 
         "before": _without_texts(result["before"]),
         "after": _without_texts(result["after"]),
         "rounds": [
-            {name: record.get(name) for name in ("round", "loss", "metric", "train_loss")}
+            {name: getattr(record, name) for name in ("round", "loss", "metric", "train_loss")}
             for record in records
         ],
-        "client_bytes": max(client["state_bytes"] or 0 for client in clients),
-        "round_seconds": sum(record["seconds"] for record in records[1:]),
+        "client_bytes": max(client.state_bytes for client in clients),
+        "round_seconds": sum(record.seconds or 0.0 for record in records[1:]),
         "wall_seconds": wall_seconds,
         "operations": operations,
         "finished": time.strftime("%Y-%m-%d", time.gmtime()),

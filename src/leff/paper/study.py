@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from leff.errors import ConfigError, LeffError, nearest
+from leff.errors import ConfigError, LeffError
 from leff.paper.cells import Cell, PaperRun, Selection, cells
 from leff.paper.experiment import (
     Common,
@@ -132,12 +132,13 @@ class Study:
 
 def check_methods(runs: list[PaperRun]) -> None:
     """Raise ConfigError for a method that cannot be run."""
-    from leff.runs.build_method import METHODS
+    from leff.methods.registry import spec_of
 
     for run in runs:
-        name = run.config.method.name
-        if name not in METHODS:
-            raise ConfigError(f"{run.row}: no method {name!r}{nearest(name, METHODS)}")
+        try:
+            spec_of(run.config.method.name)
+        except ConfigError as error:
+            raise ConfigError(f"{run.row}: {error}") from None
 
 
 def check_data(runs: list[PaperRun]) -> None:
@@ -145,12 +146,12 @@ def check_data(runs: list[PaperRun]) -> None:
 
     Raises DataError or ConfigError, naming the cell, the file and where it was looked for.
     """
-    from leff.runs.build_method import METHODS
+    from leff.methods.registry import spec_of
 
     seen: set[str] = set()
     for run in runs:
         wanted = [_data_arguments(run.config)]
-        if METHODS[run.config.method.name].uses_proxy:
+        if spec_of(run.config.method.name).trains_blocks:
             wanted.append(_proxy_arguments(run.config))
         for arguments in wanted:
             key = json.dumps(arguments, sort_keys=True, default=str)

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from leff.record import ClientRecord, RoundRecord
 from leff.wire.messages import Update
 
 if TYPE_CHECKING:
@@ -71,13 +72,13 @@ class LiveTable:
         self._now = f"round {index + 1}: {self._trained} of {self._jobs} clients done"
         self._refresh()
 
-    def measured(self, record: dict[str, Any]) -> None:
-        if record["round"]:
-            self._seconds.append(record["seconds"])
-        left = self._rounds - record["round"]
+    def measured(self, record: RoundRecord) -> None:
+        if record.seconds is not None:
+            self._seconds.append(record.seconds)
+        left = self._rounds - record.round
         clock = (_simulated(record),) if self._clock else ()
         self._rows.append((*_row(record), *clock, self._time_left(left)))
-        upcoming = f"round {record['round'] + 1}: scoring layers, making stand-ins"
+        upcoming = f"round {record.round + 1}: scoring layers, making stand-ins"
         self._now = upcoming if left else "measuring the model with every metric"
         self._refresh()
         if not self._console.is_terminal:
@@ -134,7 +135,7 @@ def _heading(federation: "Federation") -> str:
     model, folder = escape(config.model.name), escape(str(federation.folder.path))
     return (
         f"[bold]{federation.task.name}[/bold] with {model}: {what}\n"
-        f"{federation.fleet.size} clients, {min(sizes)} to {max(sizes)} examples each, "
+        f"{len(federation.capacities)} clients, {min(sizes)} to {max(sizes)} examples each, "
         f"{split}{moved}; {_what_they_can(config, federation.capacities, federation.devices)}\n"
         f"run folder {folder}"
     )
@@ -142,23 +143,23 @@ def _heading(federation: "Federation") -> str:
 
 def _what_they_can(config: "RunConfig", layers: Sequence[int], devices: Sequence["Device"]) -> str:
     """Return how the clients differ, as far as the method goes by it."""
-    method, clients = config.method, config.clients
+    from leff.methods.registry import spec_of
+
+    spec, clients = spec_of(config.method.name), config.clients
     if devices:
         counts = ", ".join(f"{n} {name}" for name, n in Counter(d.name for d in devices).items())
         return counts + (f", deadline {clients.deadline}" if clients.deadline else "")
     memory = f"memory {' '.join(clients.memory)}" if clients.memory else ""
-    if method.name == "leff" and config.context.name == "auto":
+    if spec.trains_blocks and config.context.name == "auto":
         flops = f"a step's operations {' '.join(clients.flops)}" if clients.flops else ""
         return ", ".join(filter(None, (memory, flops)))
-    if method.name == "leff":
+    if spec.trains_blocks:
         return ", ".join(filter(None, (f"capacities {_capacities(layers)} layers", memory)))
-    if method.name == "fedavg":
-        return "every client trains all layers, whatever its capacity"
-    if method.name in ("flora", "flexlora"):
-        ranks = " ".join(map(str, clients.ranks or [method.rank]))
+    if spec.ranks_by_client:
+        ranks = " ".join(map(str, clients.ranks or [config.method.rank]))
         by_memory = clients.memory and not clients.ranks
         return f"adapters of rank {ranks}{' at most, by memory' if by_memory else ''}"
-    return "every client holds the whole model, whatever its capacity"
+    return spec.clients
 
 
 def _capacities(layers: Sequence[int]) -> str:
@@ -167,46 +168,46 @@ def _capacities(layers: Sequence[int]) -> str:
     return ", ".join(f"{n} x {layer}" for layer, n in sorted(Counter(layers).items()))
 
 
-def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(record: RoundRecord) -> tuple[str, ...]:
     return (
-        str(record["round"]),
-        _number(record.get("train_loss")),
-        _number(record.get("loss")),
-        _number(record.get("metric")),
-        trained_layers(record.get("clients", ())),
-        bytes_text(record["download_bytes"]) if "download_bytes" in record else "",
-        bytes_text(record["upload_bytes"]) if "upload_bytes" in record else "",
-        f"{record['seconds']:.1f}" if "seconds" in record else "",
+        str(record.round),
+        _number(record.train_loss),
+        _number(record.loss),
+        _number(record.metric),
+        trained_layers(record.clients),
+        "" if record.download_bytes is None else bytes_text(record.download_bytes),
+        "" if record.upload_bytes is None else bytes_text(record.upload_bytes),
+        "" if record.seconds is None else f"{record.seconds:.1f}",
     )
 
 
-def _simulated(record: Mapping[str, Any]) -> str:
+def _simulated(record: RoundRecord) -> str:
     """Return the virtual clock's line: ``9.8 s, 40 % idle, 2 sat out``."""
-    if "sat_out" not in record and "round_seconds_simulated" not in record:
+    if record.sat_out is None and record.round_seconds_simulated is None:
         return ""
-    said = [f"{record.get('round_seconds_simulated', 0.0):.1f} s"]
-    if record.get("idle_share") is not None:
-        said.append(f"{record['idle_share']:.0%} idle")
-    if record.get("sat_out"):
-        said.append(f"{len(record['sat_out'])} sat out")
-    return ", ".join(said)
+    parts = [f"{record.round_seconds_simulated or 0.0:.1f} s"]
+    if record.idle_share is not None:
+        parts.append(f"{record.idle_share:.0%} idle")
+    if record.sat_out:
+        parts.append(f"{len(record.sat_out)} sat out")
+    return ", ".join(parts)
 
 
-def trained_layers(clients: Sequence[Mapping[str, Any]]) -> str:
+def trained_layers(clients: Sequence[ClientRecord]) -> str:
     """Return who trained what: ``0:3 1:4-5``, or for many clients how many trained each layer."""
-    failed = sum(client["failure"] is not None for client in clients)
+    failed = sum(client.failure is not None for client in clients)
     note = f" ({failed} refused)" if failed else ""
     if len(clients) <= LISTED_CLIENTS:
-        return " ".join(f"{c['client']}:{_span(c)}" for c in clients) + note
-    counts = Counter(layer for c in clients if not c["failure"] for layer in c["layers"])
+        return " ".join(f"{c.client}:{_span(c)}" for c in clients) + note
+    counts = Counter(layer for c in clients if c.failure is None for layer in c.layers)
     listed = " ".join(str(counts[layer]) for layer in range(max(counts, default=-1) + 1))
     return f"{len(clients)} clients; by layer {listed}{note}"
 
 
-def _span(client: Mapping[str, Any]) -> str:
-    if client["failure"]:
+def _span(client: ClientRecord) -> str:
+    if client.failure is not None:
         return "refused"
-    first, last = client["layers"][0], client["layers"][-1]
+    first, last = client.layers[0], client.layers[-1]
     return str(first) if first == last else f"{first}-{last}"
 
 

@@ -3,16 +3,21 @@
 draw_run(records, "BLEU", Path("rounds.png"))
 """
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-Record = dict[str, Any]
+from leff.files import write_atomically
+from leff.record import RoundRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def draw_run(records: Sequence[Record], metric: str, path: Path) -> None:
+def draw_run(records: Sequence[RoundRecord], metric: str, path: Path) -> None:
     """Draw loss and metric by round, how often each layer was trained, and its importance.
 
     `records` are those of ``rounds.jsonl``; round 0 is the model before the first.
@@ -20,13 +25,13 @@ def draw_run(records: Sequence[Record], metric: str, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rounds = [record for record in records if record["round"] > 0]
-    scores = [record["layer_scores"] for record in rounds if record.get("layer_scores")]
+    rounds = [record for record in records if record.round > 0]
+    scores = [record.layer_scores for record in rounds if record.layer_scores]
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     loss, measure, trained, importance = figure.subplots(2, 2).ravel()
     _draw_losses(loss, records)
-    measured = [(r["round"], r["metric"]) for r in records if r.get("metric") is not None]
+    measured = [(r.round, r.metric) for r in records if r.metric is not None]
     measure.plot(*zip(*measured, strict=True), marker="o", color="tab:green")
     measure.set(title=f"{metric} (validation)", xlabel="round", ylabel=metric)
     _draw_trained(trained, rounds, layers=len(scores[0]) if scores else 0)
@@ -34,25 +39,29 @@ def draw_run(records: Sequence[Record], metric: str, path: Path) -> None:
     for axis in (loss, measure):
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-    unfinished = path.with_name(f".{path.name}")
-    figure.savefig(unfinished, dpi=110, format="png")
-    unfinished.replace(path)
+    save_figure(figure, path)
 
 
-def _draw_losses(axis: Any, records: Sequence[Record]) -> None:
+def save_figure(figure: "Figure", path: Path, dpi: int = 110) -> None:
+    """Write a figure as PNG so that a reader sees the old one or the new one, whole."""
+    payload = io.BytesIO()
+    figure.savefig(payload, dpi=dpi, format="png")
+    write_atomically(path, payload.getvalue())
+
+
+def _draw_losses(axis: Any, records: Sequence[RoundRecord]) -> None:
     for key, label in (("loss", "full model, validation"), ("train_loss", "clients, training")):
-        points = [(r["round"], r[key]) for r in records if r.get(key) is not None]
+        points = [(r.round, getattr(r, key)) for r in records if getattr(r, key) is not None]
         if points:
             axis.plot(*zip(*points, strict=True), marker="o", label=label)
     axis.set(title="Loss", xlabel="round", ylabel="nats per label")
     axis.legend()
 
 
-def _draw_trained(axis: Any, rounds: Sequence[Record], layers: int) -> None:
+def _draw_trained(axis: Any, rounds: Sequence[RoundRecord], layers: int) -> None:
     """Bars: in how many client rounds each layer was trained, of `layers` or more."""
-    drawn = [
-        layer for r in rounds for c in r["clients"] if not c["failure"] for layer in c["layers"]
-    ]
+    clients = (client for record in rounds for client in record.clients)
+    drawn = [layer for c in clients if c.failure is None for layer in c.layers]
     counts = np.bincount(np.array(drawn, dtype=int), minlength=max(layers, 1))
     axis.bar(range(len(counts)), counts, color="tab:orange")
     axis.set(title="How often each layer was trained", xlabel="layer", ylabel="client rounds")

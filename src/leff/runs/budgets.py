@@ -1,7 +1,8 @@
-"""From a configuration to its devices: budgets, what fits their time, what jobs are weighed by.
+"""From a configuration to its clients: setups, devices, budgets, what jobs are weighed by.
 
+setup_of(config, spec, layers=2).context
 devices = client_devices(config.clients)
-pace = make_pace(config, kind, model)
+limits = make_limits(config, kind, model)
 """
 
 import itertools
@@ -11,21 +12,43 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from leff.capacity.candidates import Candidate, leaner_too
+from leff.capacity.candidates import Candidate, Setting, with_checkpointing
 from leff.capacity.clock import Needs
 from leff.capacity.deadline import TimeLimit, candidate_needs, footprint_needs
 from leff.capacity.fleet_file import fleet_devices, read_classes
-from leff.capacity.peak import fitted
-from leff.capacity.peaks import peaks_of
-from leff.capacity.plan import METHODS as FOOTPRINTS
-from leff.capacity.schedule import Pace
+from leff.capacity.peak import fitted, peaks_of
+from leff.capacity.plan import client_plan
+from leff.capacity.schedule import Limits
 from leff.capacity.sizes import model_sizes
 from leff.errors import ConfigError
-from leff.runs.config import RunConfig
-from leff.runs.options import ClientsConfig
-from leff.runs.setups import choice_of, fixed_setting
+from leff.methods.registry import MethodSpec, spec_of
+from leff.methods.setup import ClientSetup
+from leff.methods.stand_ins import EXACT
+from leff.runs.options import ClientsConfig, ContextConfig, RunConfig
 from leff.units import BYTES, FLOPS, parse_amount, parse_seconds
 from leff.wire.messages import Device
+
+
+def setup_of(config: RunConfig, spec: MethodSpec, **numbers: int) -> ClientSetup:
+    """Return the configuration's own setup but for `numbers`: layers, rank, base_bits.
+
+    Where the context is to be chosen (auto), the layers around the block are as they are.
+    """
+    context, clients = config.context, config.clients
+    return ClientSetup(
+        **{"rank": config.method.rank, "base_bits": config.method.base_bits, **numbers},
+        context=EXACT if context.name == "auto" else fixed_setting(context).context,
+        clients=max(1, round(clients.count * clients.per_round)),
+        embedding_bits=context.embedding_bits if spec.trains_blocks else 32,
+        step=config.training.step,
+        length=config.data.max_length,
+    )
+
+
+def fixed_setting(context: ContextConfig) -> Setting:
+    """Return the setting of a configuration whose context is not auto."""
+    rate = 1.0 if {context.name, context.suffix} <= {"quantise", ""} else context.rate
+    return Setting(context.name, rate, context.bits, context.suffix)
 
 
 def client_devices(clients: ClientsConfig) -> tuple[Device, ...]:
@@ -58,35 +81,33 @@ def client_budgets(clients: ClientsConfig) -> list[tuple[int | None, int | None]
         return [(device.memory_bytes, None) for device in client_devices(clients)]
     memory = [parse_amount(text, BYTES) for text in clients.memory] or [None]
     flops = [parse_amount(text, FLOPS) for text in clients.flops] or [None]
-    return list(
-        itertools.islice(
-            zip(itertools.cycle(memory), itertools.cycle(flops), strict=False), clients.count
-        )
-    )
+    pairs = zip(itertools.cycle(memory), itertools.cycle(flops), strict=False)
+    return list(itertools.islice(pairs, clients.count))
 
 
 def timed_candidates(config: RunConfig, kind: str, model: Any) -> tuple[list[Candidate], TimeLimit]:
     """Return what LEFF's clients choose from, one context or all, and the time that it takes."""
     context, training = config.context, config.training
-    asked = choice_of(config, "leff")
+    asked = setup_of(config, spec_of("leff"))
     contexts = () if context.name == "auto" else (fixed_setting(context),)
     sizes = model_sizes(model, kind)
-    found = leaner_too(sizes, asked, contexts)
+    candidates = with_checkpointing(sizes, asked, contexts)
     seconds = deadline_seconds(config.clients)
-    needs = {} if seconds is None else candidate_needs(sizes, found, asked)
+    needs = {} if seconds is None else candidate_needs(sizes, candidates, asked)
     share = config.clients.min_steps_share
-    return found, TimeLimit(seconds, share, needs, training.epochs, training.batch_size)
+    limit = TimeLimit(seconds, share, needs, training.epochs, training.batch_size)
+    return candidates, limit
 
 
 def deadline_seconds(clients: ClientsConfig) -> float | None:
     return parse_seconds(clients.deadline) if clients.deadline else None
 
 
-def make_pace(config: RunConfig, kind: str, model: Any) -> Pace:
+def make_limits(config: RunConfig, kind: str, model: Any) -> Limits:
     """Return what a run's jobs are weighed by."""
-    return Pace(
+    return Limits(
         model_sizes(model, kind),
-        choice_of(config, config.method.name),
+        setup_of(config, spec_of(config.method.name)),
         deadline_seconds(config.clients),
         config.clients.min_steps_share,
     )
@@ -100,10 +121,10 @@ def check_deadline(config: RunConfig, kind: str, model: Any, examples: Sequence[
     seconds, devices = deadline_seconds(config.clients), client_devices(config.clients)
     if seconds is None:
         return
-    found, limit = timed_candidates(config, kind, model)
+    candidates, limit = timed_candidates(config, kind, model)
     least = math.inf
     for device, count in set(zip(devices, examples, strict=True)):
-        for needs in _needs_within(config, kind, model, device, found, limit):
+        for needs in _needs_within(config, kind, model, device, candidates, limit):
             least = min(least, limit.least_seconds(needs, device, count))
             if least <= seconds:
                 return
@@ -120,25 +141,19 @@ def _needs_within(
     kind: str,
     model: Any,
     device: Device,
-    found: Sequence[Candidate],
+    candidates: Sequence[Candidate],
     limit: TimeLimit,
 ) -> Iterator[Needs]:
     """Yield what a round takes of whatever has room on the device, what is quick first."""
-    name = config.method.name
-    if name == "leff":
-        peaks = peaks_of(model.config, kind, choice_of(config, name))
-        for candidate in sorted(found, key=lambda c: limit.needs[c].step_flops):
+    spec = spec_of(config.method.name)
+    if spec.trains_blocks:
+        peaks = peaks_of(model.config, kind, spec, setup_of(config, spec))
+        for candidate in sorted(candidates, key=lambda c: limit.needs[c].step_flops):
             if peaks.estimate(candidate) <= device.memory_bytes:
                 yield limit.needs[candidate]
         return
-    asked = choice_of(config, name, rank=_least_rank(config))
+    ranks = {"rank": min(config.clients.ranks, default=1)} if spec.ranks_by_client else {}
     with suppress(ConfigError):
-        choice = fitted(model.config, kind, name, asked, device.memory_bytes)
-        yield footprint_needs(FOOTPRINTS[name](model, model_sizes(model, kind), choice))
-
-
-def _least_rank(config: RunConfig) -> int:
-    """Return the smallest rank that a client may have."""
-    if config.method.name in ("flora", "flexlora"):
-        return min(config.clients.ranks, default=1)
-    return config.method.rank
+        asked = setup_of(config, spec, **ranks)
+        setup = fitted(model.config, kind, spec, asked, device.memory_bytes)
+        yield footprint_needs(client_plan(model.config, kind, spec, setup).footprint)

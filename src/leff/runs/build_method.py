@@ -1,6 +1,6 @@
-"""From a configuration to a method: how each is built, and what clients can afford.
+"""From a configuration to a method, and to what its clients can afford.
 
-    method = METHODS["leff"].build(config, writer, proxy_batches, model)
+    method = build_method(config, writer, proxy_batches, model)
 
 Options end here: methods, contexts and merges take values.
 """
@@ -8,53 +8,62 @@ Options end here: methods, contexts and merges take values.
 import functools
 import itertools
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-import torch
-
-from leff.capacity.choose import Auto, choose
+from leff.capacity.choose import ByBudget, choose
 from leff.capacity.deadline import TimeLimit
-from leff.capacity.footprint import shell_bits
-from leff.capacity.peak import least_peak
-from leff.capacity.peaks import peaks_of
+from leff.capacity.peak import least_peak, peaks_of
 from leff.errors import ConfigError
 from leff.methods.aggregate import Merge
-from leff.methods.assignment import Fitting, Fixed
-from leff.methods.fedavg import FedAvg
-from leff.methods.fedbitfit import FedBitFit
-from leff.methods.fedlora import FedLora
-from leff.methods.flexlora import FlexLora
-from leff.methods.flora import FLora
+from leff.methods.assignment import AsReported, Assignment
 from leff.methods.jobs import JobWriter
-from leff.methods.leff import Leff
 from leff.methods.method import Method
-from leff.methods.sampling import BlockSampler, Rule
-from leff.methods.slora import SLora
-from leff.methods.stand_ins import Bank, Distillation
-from leff.methods.whole import WholeModel
-from leff.models import blocks
+from leff.methods.registry import BlockParts, Ingredients, MethodSpec, spec_of, users_of
+from leff.methods.sampling import Rule
+from leff.methods.stand_ins import Bank, Batch, Distillation
 from leff.models.lora import check_rank, target_shapes
-from leff.runs.budgets import client_budgets, timed_candidates
-from leff.runs.config import RunConfig
-from leff.runs.setups import choice_of, fixed_setting
-from leff.runs.unused import ADAPTER_OPTIONS
+from leff.runs.budgets import client_budgets, fixed_setting, setup_of, timed_candidates
+from leff.runs.options import RunConfig
 from leff.wire.messages import Capacity
 
-Batches = Sequence[Mapping[str, torch.Tensor]]
 
+def build_method(
+    config: RunConfig, writer: JobWriter, proxy: Sequence[Batch], model: Any
+) -> Method:
+    """Return the configuration's method.
 
-@dataclass(frozen=True)
-class MethodRecipe:
-    """How a method is built, and whether it needs public proxy data."""
-
-    build: Callable[[RunConfig, JobWriter, Batches, Any], Method]  # the last: the model
-    uses_proxy: bool = False
-
-
-def _leff(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
+    Raises ConfigError for a rank that the model has no room for, memory that has none for a
+    client's work, and options that promise what the method does not do.
+    """
+    spec, kind = spec_of(config.method.name), writer.kind
     _refuse_promises(config)
+    ranks: tuple[int, ...] = (config.method.rank,)
+    if spec.ranks_by_client:
+        ranks = client_ranks(config, spec, model, kind)
+    elif not spec.trains_blocks:
+        if "method.rank" in spec.options:
+            check_rank(target_shapes(model), config.method.rank, "method.rank")
+        _check_memory(config, spec, model, kind)
+    return spec.build(
+        Ingredients(
+            writer=writer,
+            model=model,
+            seed=config.seed,
+            rounds=config.training.rounds,
+            ranks=ranks,
+            lora_alpha=config.method.lora_alpha,
+            base_bits=config.method.base_bits,
+            sparse_share=config.method.sparse_share,
+            parts=_block_parts(config, spec, kind, proxy, model) if spec.trains_blocks else None,
+        )
+    )
+
+
+def _block_parts(
+    config: RunConfig, spec: MethodSpec, kind: str, proxy: Sequence[Batch], model: Any
+) -> BlockParts:
     context, method = config.context, config.method
     distillation = Distillation(
         steps=context.steps,
@@ -73,19 +82,24 @@ def _leff(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> M
         stratified=method.stratified,
         batches=config.proxy.importance_batches,
     )
-    return Leff(
-        replace(writer, shell_bits=context.embedding_bits),
-        BlockSampler(rule, proxy, len(blocks(model))),
-        _fitting(config, writer.kind, proxy, model, distillation),
-        Bank(distillation),
-        Merge(method.relaxation or None, method.momentum),
-        proxy,
+    return BlockParts(
+        assignment=_assignment(config, spec, kind, proxy, model, distillation),
+        rule=rule,
+        distillation=distillation,
+        merge=Merge(method.relaxation or None, method.momentum),
+        proxy=proxy,
+        embedding_bits=context.embedding_bits,
     )
 
 
-def _fitting(
-    config: RunConfig, kind: str, proxy: Batches, model: Any, distillation: Distillation
-) -> Fitting:
+def _assignment(
+    config: RunConfig,
+    spec: MethodSpec,
+    kind: str,
+    proxy: Sequence[Batch],
+    model: Any,
+    distillation: Distillation,
+) -> Assignment:
     """Return what says how many layers each client trains, and in which context.
 
     Raises ConfigError for a budget that nothing fits.
@@ -96,84 +110,27 @@ def _fitting(
         given = zip(itertools.cycle(clients.layers), budgets, strict=False)
         for layers, (memory_bytes, _) in set(given):
             if memory_bytes is not None:
-                asked = choice_of(config, "leff", layers=layers)
-                needed = least_peak(model.config, kind, "leff", asked)
+                asked = setup_of(config, spec, layers=layers)
+                needed = least_peak(model.config, kind, spec, asked)
                 _refuse_memory(config, [memory_bytes], needed)
-        return Fixed(fixed_setting(context).context)
-    found, limit = timed_candidates(config, kind, model)
-    peaks = peaks_of(model.config, kind, choice_of(config, "leff"))
+        return AsReported(fixed_setting(context).context)
+    candidates, limit = timed_candidates(config, kind, model)
+    peaks = peaks_of(model.config, kind, spec, setup_of(config, spec))
     if clients.fleet is not None:  # devices with less than the least sit out
         budgets = [max(budgets, key=lambda budget: budget[0] or 0)]
     for budget in set(budgets):
-        choose(
-            found, lambda c: dict.fromkeys(c, 0.0), Capacity(0, 1, 0, *budget), TimeLimit(), peaks
-        )
+        report = Capacity(0, 1, 0, *budget)
+        choose(candidates, lambda c: dict.fromkeys(c, 0.0), report, TimeLimit(), peaks)
     bank = Bank(replace(distillation, seconds=0.0))  # no clock: resumable
-    return Auto(found, bank, proxy, peaks, limit, measured=context.name == "auto")
+    return ByBudget(candidates, bank, proxy, peaks, limit, measured=context.name == "auto")
 
 
-def _fedavg(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
-    _check_memory(config, model, writer.kind)
-    return FedAvg(writer)
-
-
-def _fedbitfit(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
-    _check_memory(config, model, writer.kind)
-    return FedBitFit(WholeModel(writer), model)
-
-
-def _fedlora(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
-    method = config.method
-    check_rank(target_shapes(model), method.rank, "method.rank")
-    _check_memory(config, model, writer.kind)
-    return FedLora(_base(config, writer), model, method.rank, method.lora_alpha, config.seed)
-
-
-def _slora(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
-    method, rounds = config.method, config.training.rounds
-    check_rank(target_shapes(model), method.rank, "method.rank")
-    _check_memory(config, model, writer.kind)
-    if rounds < 2:
-        raise ConfigError("slora has two stages, so training.rounds must be at least 2, got 1")
-    sparse_rounds = min(max(1, round(method.sparse_share * rounds)), rounds - 1)
-    base = WholeModel(writer)
-    return SLora(base, model, method.rank, method.lora_alpha, sparse_rounds, config.seed)
-
-
-def _flora(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
-    ranks = client_ranks(config, model, writer.kind)
-    return FLora(WholeModel(writer), model, ranks, config.method.lora_alpha, config.seed)
-
-
-def _flexlora(config: RunConfig, writer: JobWriter, proxy: Batches, model: Any) -> Method:
-    ranks = client_ranks(config, model, writer.kind)
-    base = _base(config, writer)
-    return FlexLora(base, model, ranks, config.method.lora_alpha, config.seed)
-
-
-def _base(config: RunConfig, writer: JobWriter) -> WholeModel:
-    bits = config.method.base_bits
-    return WholeModel(replace(writer, shell_bits=shell_bits(bits)), bits)
-
-
-METHODS = {
-    "leff": MethodRecipe(_leff, uses_proxy=True),
-    "fedavg": MethodRecipe(_fedavg),
-    "fedbitfit": MethodRecipe(_fedbitfit),
-    "fedlora": MethodRecipe(_fedlora),
-    "slora": MethodRecipe(_slora),
-    "flora": MethodRecipe(_flora),
-    "flexlora": MethodRecipe(_flexlora),
-}
-
-
-def client_ranks(config: RunConfig, model: Any, kind: str) -> tuple[int, ...]:
+def client_ranks(config: RunConfig, spec: MethodSpec, model: Any, kind: str) -> tuple[int, ...]:
     """Return R_i of every client: as given, or the largest to method.rank that its memory allows.
 
     Raises ConfigError for a rank that the model has no room for, and memory that has none for the
     client's rank, or for 1.
     """
-    _refuse_promises(config)
     clients, targets = config.clients, target_shapes(model)
     given = clients.ranks or [config.method.rank]
     for rank in given:
@@ -184,8 +141,7 @@ def client_ranks(config: RunConfig, model: Any, kind: str) -> tuple[int, ...]:
 
     @functools.cache
     def needed(rank: int) -> int:
-        asked = choice_of(config, config.method.name, rank=rank)
-        return least_peak(model.config, kind, config.method.name, asked)
+        return least_peak(model.config, kind, spec, setup_of(config, spec, rank=rank))
 
     budgets = [memory or 0 for memory, _ in client_budgets(clients)]  # all are limited
     if clients.ranks:
@@ -216,22 +172,19 @@ def _refuse_promises(config: RunConfig) -> None:
     """Raise ConfigError for what would spare clients memory and that the method does not do."""
     values = {"clients.ranks": config.clients.ranks, "method.base_bits": config.method.base_bits}
     for key, value in values.items():
-        methods = ADAPTER_OPTIONS[key]
-        if value not in ([], 32) and config.method.name not in methods:
+        names = users_of(key)
+        if value not in ([], 32) and config.method.name not in names:
             raise ConfigError(
-                f"{key} cannot be used by {config.method.name}; use {' or '.join(methods)}, or "
+                f"{key} cannot be used by {config.method.name}; use {' or '.join(names)}, or "
                 "leave it out"
             )
 
 
-def _check_memory(config: RunConfig, model: Any, kind: str) -> None:
-    """Raise ConfigError for what clients cannot do with this method, in which all are alike."""
-    _refuse_promises(config)
-    if not (config.clients.memory or config.clients.fleet):
-        return
-    name = config.method.name
-    needed = least_peak(model.config, kind, name, choice_of(config, name))
-    _refuse_memory(config, [memory for memory, _ in client_budgets(config.clients)], needed)
+def _check_memory(config: RunConfig, spec: MethodSpec, model: Any, kind: str) -> None:
+    """Raise ConfigError for what clients cannot do with a method in which all are alike."""
+    if config.clients.memory or config.clients.fleet:
+        needed = least_peak(model.config, kind, spec, setup_of(config, spec))
+        _refuse_memory(config, [memory for memory, _ in client_budgets(config.clients)], needed)
 
 
 def _refuse_memory(config: RunConfig, budgets: Sequence[int | None], needed: int) -> None:

@@ -1,7 +1,6 @@
 """Configurations read, checked and written.  The options themselves are in `options.py`.
 
 config = load_config(Path("experiments/e2e.toml"), {"training.rounds": 5})
-print(commented_toml(config))
 """
 
 import tomllib
@@ -14,18 +13,6 @@ from pydantic import ValidationError
 
 from leff.errors import ConfigError, nearest
 from leff.runs.options import RunConfig
-from leff.runs.toml import commented_toml
-from leff.runs.unused import ADAPTER_OPTIONS, unused_options
-
-__all__ = [
-    "ADAPTER_OPTIONS",
-    "RunConfig",
-    "commented_toml",
-    "full_key",
-    "load_config",
-    "parse_config",
-    "unused_options",
-]
 
 
 def parse_config(values: Mapping[str, Any], origin: str = "the configuration") -> RunConfig:

@@ -10,28 +10,28 @@ import logging
 import os
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any, Protocol
 
 from torch import nn
 
-from leff.capacity.schedule import Pace
 from leff.errors import DataError, RunError
 from leff.methods.method import Method, Plan, RoundContext
 from leff.models import full_state
 from leff.models.hardware import pinned_threads, torch_device
-from leff.round import Fleet, run_round
+from leff.record import RoundRecord
+from leff.round import Fleet, Watcher, run_round
 from leff.runs.config import RunConfig
 from leff.runs.folder import Checkpoint, RunFolder, config_digest
 from leff.runs.gap import measure_clients
 from leff.runs.trained import restore, save_model
 from leff.seeds import numpy_rng
+from leff.server import Server
 from leff.tasks.evaluator import Evaluator
 from leff.tasks.partition import Partition
 from leff.tasks.task import Task
-from leff.wire.messages import Device, LocalTraining, Update
-from leff.wire.parts import PartStore
+from leff.wire.messages import Device, Update
 from leff.wire.spool import Spool
 
 log = logging.getLogger("leff")
@@ -41,7 +41,7 @@ class Progress(Protocol):
     """Who watches a run.  Every method may do nothing."""
 
     def started(self, federation: "Federation") -> None: ...
-    def measured(self, record: dict[str, Any]) -> None: ...
+    def measured(self, record: RoundRecord) -> None: ...
     def planned(self, index: int, plan: Plan) -> None: ...
     def trained(self, index: int, update: Update) -> None: ...
 
@@ -50,7 +50,7 @@ class Silent:
     """A `Progress` that shows nothing."""
 
     def started(self, federation: "Federation") -> None: ...
-    def measured(self, record: dict[str, Any]) -> None: ...
+    def measured(self, record: RoundRecord) -> None: ...
     def planned(self, index: int, plan: Plan) -> None: ...
     def trained(self, index: int, update: Update) -> None: ...
 
@@ -68,10 +68,9 @@ class Federation:
     capacities: tuple[int, ...]
     method: Method
     fleet: Fleet
-    store: PartStore
+    server: Server
     evaluator: Evaluator
     digests: dict[str, str]  # of what the run learns from, starts from and is measured on
-    pace: Pace | None = None
     devices: tuple[Device, ...] = ()  # of the clients, with a fleet file
     done: int = 0
 
@@ -124,77 +123,57 @@ class Federation:
             return
         restore(self.model, checkpoint)
         self.method.load_state(checkpoint.method)
-        self.fleet.load_state(checkpoint.fleet)
+        self.server.load_state(checkpoint.server)
         self.folder.cut_back(checkpoint.round)
         self.done = checkpoint.round
 
     def _measure_before(self, progress: Progress) -> None:
         settings = self.config.evaluation
         before = self.evaluator.full(self.model, settings.final_examples, settings.beams)
-        record = {"round": 0, **self._quick(), "before": before}
+        record = self._measured(RoundRecord(0, before=before))
         self.folder.append(record)
         progress.measured(record)
 
-    def _quick(self) -> dict[str, Any]:
+    def _measured(self, record: RoundRecord) -> RoundRecord:
+        """Return the record with the full model's loss and metric on validation examples."""
         started = time.perf_counter()
-        found = self.evaluator.quick(self.model, self.config.evaluation.examples)
-        return found | {"evaluation_seconds": time.perf_counter() - started}
+        quick = self.evaluator.quick(self.model, self.config.evaluation.examples)
+        return replace(record, **quick, evaluation_seconds=time.perf_counter() - started)
 
     def _round(self, index: int, progress: Progress) -> None:
-        started = time.perf_counter()
-
-        def watch(plan: Plan, update: Update | None) -> None:
-            if update is None:
-                progress.planned(index, plan)
-            else:
-                progress.trained(index, update)
-
+        started, evaluation = time.perf_counter(), self.config.evaluation
+        training, last = self.config.training, index + 1 == self.config.training.rounds
+        decided = self.folder.decisions(index)
         record = run_round(
             self.model,
             self.method,
             self.fleet,
-            RoundContext(
-                index,
-                self.config.seed,
-                self._local_training(index),
-                self.folder.decisions(index),
-            ),
-            Spool(self.folder.path / "updates"),
+            RoundContext(index, self.config.seed, training.local(index), decided),
+            self.server,
             self.config.clients.per_round,
-            watch,
-            lambda plan, spool: self._observe(index, plan, spool),
-            self.pace,
+            _Watch(self, index, progress),
         )
-        failures = [client["failure"] for client in record["clients"] if client["failure"]]
-        ran_out = sum("out_of_memory_bytes" in client for client in record["clients"])
-        if len(failures) == len(record["clients"]) > 1 and len(failures) > ran_out:
-            raise RunError(
-                f"round {index + 1}: no client's update could be used (the first: {failures[0]}); "
-                "if it is the loss, lower training.learning_rate"
-            )
-        if failures:
-            log.warning("round %d: refused %d updates (%s)", index + 1, len(failures), failures[0])
-        for client, reason in record.get("sat_out", {}).items():
-            log.info("round %d: client %s sits out: %s", index + 1, client, reason)
-        last = index + 1 == self.config.training.rounds
-        if last or (index + 1) % self.config.evaluation.every == 0:
-            record |= self._quick()
-        self.folder.append(record | {"seconds": time.perf_counter() - started})
+        _check_failures(record)
+        if last or (index + 1) % evaluation.every == 0:
+            record = self._measured(record)
+        record = replace(record, seconds=time.perf_counter() - started)
+        self.folder.append(record)
+        state = self.method.state(), self.server.state()
         self.folder.save_checkpoint(
-            Checkpoint(index + 1, full_state(self.model), self.method.state(), self.fleet.state()),
+            Checkpoint(index + 1, full_state(self.model), *state),
             self.folder.digest(),
             self.config.engine.checkpoints,
         )
-        progress.measured(record | {"seconds": time.perf_counter() - started})
+        progress.measured(replace(record, seconds=time.perf_counter() - started))
 
-    def _observe(self, index: int, plan: Plan, spool: Spool) -> dict[str, Any]:
+    def observe(self, index: int, plan: Plan, spool: Spool) -> dict[str, Any]:
         """Measure what some clients' training is worth in the full model."""
         settings = self.config.evaluation
         return measure_clients(
             self.model,
             plan.jobs,
             spool.accepted(),
-            self.store.get,
+            self.server.store.get,
             self.evaluator.examples("validation", settings.gap_examples),
             clients=settings.gap_clients,
             batch_size=settings.batch_size,
@@ -202,34 +181,15 @@ class Federation:
             gradients=settings.gradient_error,
         )
 
-    def _local_training(self, index: int) -> LocalTraining:
-        settings = self.config.training
-        rate = settings.learning_rate
-        if settings.schedule == "linear":  # from the full rate to a tenth of it in the last round
-            rate *= 1 - 0.9 * index / max(1, settings.rounds - 1)
-        return LocalTraining(
-            settings.epochs,
-            settings.batch_size,
-            rate,
-            settings.weight_decay,
-            settings.max_grad_norm,
-            settings.calibrated,
-            settings.proximal,
-            settings.precision,
-            settings.accumulation,
-            settings.checkpointing,
-            settings.optimizer,
-        )
-
     def _finish(self) -> dict[str, Any]:
         settings, records = self.config.evaluation, self.folder.records()
-        clients = [client for record in records[1:] for client in record["clients"]]
-        failures = [client["failure"] for client in clients if client["failure"]]
+        clients = [client for record in records[1:] for client in record.clients]
+        failures = [client.failure for client in clients if client.failure is not None]
         if len(failures) == len(clients):
-            sat_out = [why for r in records[1:] for why in r.get("sat_out", {}).values()]
+            sat_out = [why for record in records[1:] for why in (record.sat_out or {}).values()]
             reason = [*failures, *sat_out][0]
             raise RunError(f"no client's update could be used in any round ({reason})")
-        before = records[0]["before"]
+        before = records[0].before
         after = self.evaluator.full(self.model, settings.final_examples, settings.beams)
         save_model(self.model, self.tokenizer, self.folder.path / "model")
         result = {
@@ -241,12 +201,44 @@ class Federation:
             "before": before,
             "after": after,
             "failures": len(failures),
-            "download_bytes": sum(client["download_bytes"] for client in clients),
-            "upload_bytes": sum(client["upload_bytes"] for client in clients),
+            "download_bytes": sum(client.download_bytes for client in clients),
+            "upload_bytes": sum(client.upload_bytes for client in clients),
         }
         self.folder.clear_scratch()
         self.folder.write_result(result)
         return self.folder.result() or {}
+
+
+class _Watch(Watcher):
+    """Passes on what happens in a round, and has clients measured before the merge."""
+
+    def __init__(self, federation: Federation, index: int, progress: Progress) -> None:
+        self._federation, self._index, self._progress = federation, index, progress
+
+    def planned(self, plan: Plan) -> None:
+        self._progress.planned(self._index, plan)
+
+    def trained(self, update: Update) -> None:
+        self._progress.trained(self._index, update)
+
+    def observe(self, plan: Plan, spool: Spool) -> dict[str, Any]:
+        return self._federation.observe(self._index, plan, spool)
+
+
+def _check_failures(record: RoundRecord) -> None:
+    """Say who failed or sat out.  Raises RunError if nobody's update could be used."""
+    failed = [client for client in record.clients if client.failure is not None]
+    ran_out = sum(client.out_of_memory_bytes is not None for client in failed)
+    if len(failed) == len(record.clients) > 1 and len(failed) > ran_out:
+        raise RunError(
+            f"round {record.round}: no client's update could be used (the first: "
+            f"{failed[0].failure}); if it is the loss, lower training.learning_rate"
+        )
+    if failed:
+        first = failed[0].failure
+        log.warning("round %d: refused %d updates (%s)", record.round, len(failed), first)
+    for client, reason in (record.sat_out or {}).items():
+        log.info("round %d: client %s sits out: %s", record.round, client, reason)
 
 
 def environment(

@@ -4,7 +4,7 @@
         environment.json   versions, the machine's size, digests of config and split
         split.json         how the examples were divided over the clients
         rounds.jsonl       one record a round; round 0 is the model before the first
-        checkpoints/       round-0003/: model, method state, fleet state, SHA-256 of each
+        checkpoints/       round-0003/: model, method state, server state, SHA-256 of each
         decisions.json     what clocks decided in the rounds since (`decisions`), if any did
         rounds.png         loss and metric, layers trained, importance
         result.json        metrics before and after, texts; written last
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from leff.errors import CheckpointError, ConfigError, LeffError, RunError
 from leff.files import finite, read_json, sync_folder, write_atomically, write_json, write_synced
+from leff.record import RoundRecord
 from leff.runs.config import RunConfig, load_config
 from leff.runs.decisions import Decisions, forget_decisions
 from leff.runs.toml import commented_toml
@@ -49,7 +50,7 @@ class Checkpoint:
     round: int
     model: "dict[str, torch.Tensor]"
     method: "dict[str, torch.Tensor]"
-    fleet: dict[str, Any]
+    server: dict[str, Any]
 
 
 class RunFolder:
@@ -150,39 +151,39 @@ class RunFolder:
 
     # Rounds
 
-    def append(self, record: Mapping[str, Any]) -> None:
+    def append(self, record: RoundRecord) -> None:
         """Add a round's record; it is on the disk when this returns."""
         with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(record), allow_nan=False) + "\n")
+            file.write(_line(record))
             file.flush()
             os.fsync(file.fileno())
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[RoundRecord]:
         """Return the records of whole lines, in order.  Raises CheckpointError for a bad one."""
         path = self.path / "rounds.jsonl"
         if not path.exists():
             return []
-        found = []
+        records: list[RoundRecord] = []
         for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
             try:
-                found.append(json.loads(line))
-            except ValueError:
+                records.append(RoundRecord.from_dict(json.loads(line)))
+            except (ValueError, LookupError, TypeError, AttributeError):
                 raise CheckpointError(
                     f"{path}, line {number} is damaged; cut the file before that line and resume "
                     "from a checkpoint as early, or start the run again"
                 ) from None
-        return found
+        return records
 
     def cut_back(self, rounds: int) -> None:
         """Keep the records up to round `rounds`.  Raises CheckpointError if some are missing."""
-        kept = [record for record in self.records() if record["round"] <= rounds]
-        if rounds >= 0 and [record["round"] for record in kept] != list(range(rounds + 1)):
+        kept = [record for record in self.records() if record.round <= rounds]
+        if rounds >= 0 and [record.round for record in kept] != list(range(rounds + 1)):
             raise CheckpointError(
                 f"{self.path / 'rounds.jsonl'} lacks records of rounds 0 to {rounds}, which the "
                 "checkpoint has done; remove the folder checkpoints and resume, which starts "
                 "again from the first round"
             )
-        lines = "".join(json.dumps(record) + "\n" for record in kept)
+        lines = "".join(map(_line, kept))
         write_atomically(self.path / "rounds.jsonl", lines.encode())
 
     def decisions(self, round_index: int) -> Decisions:
@@ -205,7 +206,7 @@ class RunFolder:
         payloads = {
             "model.safetensors": pack(checkpoint.model),
             "method.safetensors": pack(checkpoint.method),
-            "fleet.json": json.dumps(checkpoint.fleet).encode(),
+            "server.json": json.dumps(checkpoint.server).encode(),
         }
         for name, payload in payloads.items():
             write_synced(unfinished / name, payload)
@@ -258,6 +259,10 @@ class RunFolder:
         return sorted(named, key=_round_of, reverse=True)
 
 
+def _line(record: RoundRecord) -> str:
+    return json.dumps(finite(record.to_dict()), allow_nan=False) + "\n"
+
+
 def _round_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("round-"))
 
@@ -276,7 +281,7 @@ def _read_checkpoint(path: Path) -> tuple[Checkpoint, str]:
         state["round"],
         unpack(payloads["model.safetensors"]),
         unpack(payloads["method.safetensors"]),
-        json.loads(payloads["fleet.json"]),
+        json.loads(payloads["server.json"]),
     )
     return checkpoint, state["config_digest"]
 
@@ -306,7 +311,7 @@ def _summary(run: RunFolder) -> dict[str, Any]:
         found |= {"task": values["data"]["task"], "method": values["method"]["name"]}
         found["of"] = values["training"]["rounds"]
         records, result = run.records(), run.result()
-        found["rounds"] = records[-1]["round"] if records else 0
+        found["rounds"] = records[-1].round if records else 0
         if result is not None:
             metric = found["metric"] = result["metric"]
             found |= {when: result[when]["metrics"][metric] for when in ("before", "after")}

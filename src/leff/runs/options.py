@@ -7,6 +7,7 @@ leaves out says where its default comes from.  Config stops here: functions take
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from pydantic import (
 from leff.errors import ConfigError
 from leff.runs.presets import PRESETS
 from leff.units import BYTES, FLOPS, parse_amount, parse_seconds
+from leff.wire.messages import LocalTraining, Optimizer, Precision, Step
 
 Positive = Annotated[int, Field(ge=1)]
 AboveZero = Annotated[float, Field(gt=0)]
@@ -279,9 +281,7 @@ class TrainingConfig(Section):
     proximal: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="μ of FedProx: pulls weights back to where the round started"
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="of a client's matrix products"
-    )
+    precision: Precision = Field(default="float32", description="of a client's matrix products")
     accumulation: Positive = Field(
         default=1,
         description="parts in which a step's batch is done, one after the other, for less memory; "
@@ -292,13 +292,27 @@ class TrainingConfig(Section):
         description="run the trained layers and those after them again in the backward pass, for "
         "less memory; same results",
     )
-    optimizer: Literal["adamw", "adamw8bit"] = Field(
+    optimizer: Optimizer = Field(
         default="adamw",
         description="adamw8bit: its state in 8 bits for tensors of 4096 values or more, a quarter "
         "of the memory (bitsandbytes; slow on a CPU)",
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.01, description="AdamW's default")
     max_grad_norm: AboveZero = Field(default=1.0, description="gradients are clipped to this norm")
+
+    @property
+    def step(self) -> Step:
+        """How a step is done."""
+        return Step(**{each.name: getattr(self, each.name) for each in fields(Step)})
+
+    def local(self, index: int) -> LocalTraining:
+        """Return the settings of a client's work in a round, by its index from 0."""
+        rate = self.learning_rate
+        if self.schedule == "linear":  # from the full rate to a tenth of it in the last round
+            rate *= 1 - 0.9 * index / max(1, self.rounds - 1)
+        return LocalTraining(
+            self.epochs, rate, self.weight_decay, self.max_grad_norm, self.calibrated, self.step
+        )
 
 
 class EvaluationConfig(Section):

@@ -1,121 +1,94 @@
-"""Plans by name, without weights: what a method costs a client, and what a budget has room for.
+"""The planner: what a method costs a client, what a budget has room for, what a fleet can train.
 
-planned("gpt2", "leff", RunConfig(), layers=2)["total_bytes"]
-chosen("gpt2", RunConfig(), memory="1GB")["layers"]
+    planned("gpt2", "leff", RunConfig(), layers=2)["total_bytes"]
+    choose_plan("gpt2", RunConfig(), memory="1GB")["layers"]
+    fleet_plan("gpt2", RunConfig(), classes, RoundTime(30.0, 160))["classes"]["phone"]["layers"]
+
+Models are named, and no weights are loaded.  Results are JSON values, made from a `ClientPlan`.
 """
 
 import logging
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from transformers import PretrainedConfig
 
-from leff.capacity.candidates import Setting, assumed_errors
-from leff.capacity.choose import within
-from leff.capacity.footprint import Choice
-from leff.capacity.peak import logits_bytes, predict
-from leff.capacity.plan import METHODS, plan
+from leff.capacity.candidates import Candidate, Setting, assumed_errors, with_checkpointing
+from leff.capacity.choose import choose
+from leff.capacity.clock import round_seconds, steps_within
+from leff.capacity.deadline import TimeLimit, candidate_needs, footprint_needs, least_steps
+from leff.capacity.fleet_file import DeviceClass
+from leff.capacity.peak import fitted, logits_bytes, peaks_of, predict
+from leff.capacity.plan import ClientPlan, client_plan
+from leff.capacity.sizes import model_sizes
+from leff.client.steps import step_count
 from leff.errors import ConfigError
+from leff.methods.registry import methods, spec_of, users_of
+from leff.methods.setup import ClientSetup
 from leff.models import empty_model, freeze_head
 from leff.models.known import KNOWN_CONFIGS, load_config
-from leff.runs.config import RunConfig
-from leff.runs.setups import choice_of
+from leff.runs.budgets import fixed_setting, setup_of
+from leff.runs.options import RunConfig
 from leff.runs.sources import model_source
-from leff.runs.unused import ADAPTER_OPTIONS
 from leff.units import BYTES, FLOPS, parse_amount
+from leff.wire.messages import Capacity, Device
 
 log = logging.getLogger("leff")
 
-STEP = (
-    "batch_size",
-    "length",
-    "labelled",
-    "precision",
-    "accumulation",
-    "checkpointing",
-    "optimizer",
-)  # of `Choice`: what a step's bytes are for
 
-OPTIONS = {  # of a run
-    "batch_size": "training.batch_size",
-    "length": "data.max_length",
-    "precision": "training.precision",
-    "accumulation": "training.accumulation",
-    "checkpointing": "training.checkpointing",
-    "optimizer": "training.optimizer",
-}
+@dataclass(frozen=True)
+class Asked:
+    """A method, and its numbers (layers, rank, base_bits), to be costed instead of chosen."""
+
+    method: str
+    numbers: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class RoundTime:
+    """A round's time in seconds, None without limit, and the examples that a client has."""
+
+    seconds: float | None
+    examples: int
 
 
 def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[str, Any]:
-    """Return `capacity.plan` of a model by its name, in the configuration's context and batches.
+    """Return the plan of a method, in the configuration's context and batches.
 
     `numbers` are `layers`, `rank` and `base_bits`, which is the configuration's unless given.
+    Raises ConfigError as `client_plan`, and for an unknown method; ModelError for the model.
     """
-    return plan_of(model, method, config, choice_of(config, method, **numbers))
-
-
-def check_used(method: str, given: Iterable[str]) -> None:
-    """Say which options of a plan (layers, context.bits, ...) mean nothing to the method.
-
-    Raises ConfigError for base_bits, which promise memory.  An unknown method passes: it is refused
-    where it is looked up.
-    """
-    for option in given:
-        methods = ADAPTER_OPTIONS.get(f"method.{option}", ("leff",))
-        if method not in METHODS or method in methods:
-            continue
-        flag = option.removeprefix("context.").replace("_", "-").replace("name", "context")
-        said = f"--{flag} means nothing to {method}, only to {', '.join(methods)}"
-        if option == "base_bits":
-            raise ConfigError(f"{said}; leave it out")
-        log.info("%s", said)
-
-
-def plan_of(model: str, method: str, config: RunConfig, asked: Choice) -> dict[str, Any]:
-    """Return `planned` of a choice."""
-    found = plan(
-        *shape_of(model, config),
-        method,
-        asked.layers,
-        context=asked.context,
-        rank=asked.rank,
-        base_bits=asked.base_bits,
-        clients=asked.clients,
-        embedding_bits=asked.embedding_bits,
-        batch_size=asked.batch_size,
-        length=asked.length,
-        checkpointing=asked.checkpointing,
-    ).to_dict()
-    context = config.context.name if found["stand_in_layers"] else None
-    return {**found, "model": model, "context": context}
+    spec = spec_of(method)
+    plan = client_plan(*shape_of(model, config), spec, setup_of(config, spec, **numbers))
+    return _costs(model, config, plan)
 
 
 def predicted(
     model: str, method: str, config: RunConfig, labelled: float = 1.0, **numbers: int
 ) -> dict[str, Any]:
-    """Return `planned`, and what a training step holds: `prediction.predict`, with its settings.
+    """Return `planned`, and what a training step holds.
 
     `predicted_bytes` is the largest sum at any moment; `activations`, `logits` and the rest are
     not all there at once.  `labelled` is the share of a text's tokens that have a label.
     """
-    asked = replace(choice_of(config, method, **numbers), labelled=labelled)
-    costs = planned(model, method, config, **numbers)
-    shape, kind = shape_of(model, config)
-    found = predict(shape, kind, method, asked)
-    if asked.optimizer != "adamw":
-        costs["total_bytes"] += found.optimizer - costs["optimizer"]
-        costs["optimizer"] = found.optimizer
+    spec = spec_of(method)
+    setup = replace(setup_of(config, spec, **numbers), labelled=labelled)
+    plan = client_plan(*shape_of(model, config), spec, setup)
+    costs, rehearsal = _costs(model, config, plan), plan.rehearsal
+    if setup.step.optimizer != "adamw":
+        costs["total_bytes"] += rehearsal.optimizer - costs["optimizer"]
+        costs["optimizer"] = rehearsal.optimizer
     return {
         **costs,
-        "activations": found.activations,
-        "logits": logits_bytes(shape, kind, asked),
-        "predicted_bytes": found.peak,
-        "step": step_of(asked),
+        "activations": rehearsal.activations,
+        "logits": logits_bytes(plan.config, plan.kind, setup),
+        "predicted_bytes": rehearsal.peak,
+        "step": _step(setup),
     }
 
 
-def chosen(
+def choose_plan(
     model: str,
     config: RunConfig,
     memory: str | None = None,
@@ -125,48 +98,113 @@ def chosen(
     """Return the layers and the context of least error that fit budgets such as 64MB and 50G.
 
     `memory` bounds a step's peak, `predicted_bytes`.  Without weights nothing can be measured:
-    errors are `assumed_errors`.  `options` are those of a run that does this, of `step` its own.
+    errors are `assumed_errors`.  `options` are those of a run that does this, `step` its own.
     ConfigError if nothing fits.
     """
     memory_bytes = None if memory is None else parse_amount(memory, BYTES)
     step_flops = None if flops is None else parse_amount(flops, FLOPS)
-    asked = replace(choice_of(config, "leff"), labelled=labelled)
-    shape, kind = shape_of(model, config)
-    found, choice = within(shape, kind, asked, memory_bytes, step_flops)
+    report = Capacity(0, 1, 0, memory_bytes, step_flops)
+    best, setup, shape = _chosen(model, config, report, RoundTime(None, 0), labelled)
     return {
         "model": model,
-        "layers": found.layers,
-        "context": str(found.setting),
-        "predicted_bytes": predict(shape, kind, "leff", choice).peak,
-        "state_bytes": found.state_bytes,
-        "step_flops": found.step_flops,
-        "assumed_error": assumed_errors([found])[found],
-        "step": step_of(choice),
-        "options": block_options(config, found.layers, found.setting, choice),
+        "layers": best.candidate.layers,
+        "context": str(best.candidate.setting),
+        "predicted_bytes": predict(*shape, spec_of("leff"), setup).peak,
+        "state_bytes": best.candidate.state_bytes,
+        "step_flops": best.candidate.step_flops,
+        "assumed_error": best.error,
+        "step": _step(setup),
+        "options": _block_options(config, best.candidate.layers, best.candidate.setting, setup),
     }
 
 
-def step_of(choice: Choice) -> dict[str, Any]:
-    """Return how a step is done: what its peak is for."""
-    return {name: getattr(choice, name) for name in STEP}
-
-
-def block_options(
-    config: RunConfig, layers: int, setting: Setting, choice: Choice
+def fleet_plan(
+    model: str,
+    config: RunConfig,
+    classes: Mapping[str, DeviceClass],
+    time: RoundTime,
+    asked: Asked | None = None,
+    labelled: float = 1.0,
 ) -> dict[str, Any]:
-    """Return the options of a run whose clients all train such a block."""
-    return {"clients.layers": [layers], **setting.options(), **step_options(config, choice)}
+    """Return a plan for every class by its name; ``problem`` says why one cannot take part.
+
+    `labelled` is the share of a text's tokens that have a label.  Raises ConfigError for a class
+    with values that are missing or wrong, and if no class can take part.
+    """
+    plans: dict[str, dict[str, Any]] = {}
+    for name, each in classes.items():
+        device = each.device()
+        try:
+            plans[name] = device_plan(model, config, device, time, asked, labelled)
+        except ConfigError as error:
+            plans[name] = {"problem": str(error)}
+        plans[name]["count"] = each.count
+    if all("problem" in plan for plan in plans.values()):
+        raise ConfigError(next(iter(plans.values()))["problem"])
+    return {"model": model, "classes": plans}
 
 
-def step_options(config: RunConfig, choice: Choice) -> dict[str, Any]:
-    """Return the options of a run that does its steps so, where they are not the defaults."""
-    plain = choice_of(RunConfig(), "leff")
-    options: dict[str, Any] = {} if config.model.train_head else {"model.train_head": False}
-    return options | {
-        key: getattr(choice, name)
-        for name, key in OPTIONS.items()
-        if getattr(choice, name) != getattr(plain, name)
+def device_plan(
+    model: str,
+    config: RunConfig,
+    device: Device,
+    time: RoundTime,
+    asked: Asked | None = None,
+    labelled: float = 1.0,
+) -> dict[str, Any]:
+    """Return what a device trains in a round, its bytes and seconds, and the options of such a run.
+
+    Without `asked` LEFF's block and context are chosen, by `assumed_errors`.  ConfigError if
+    nothing fits the memory and the time.
+    """
+    if asked is None:
+        plan = _best_on(model, config, device, time, labelled)
+    else:
+        plan = _asked_on(model, config, device, time, labelled, asked)
+    needs = plan.pop("needs")
+    spent = round_seconds(needs, device, plan["steps"])
+    return {
+        **plan,
+        **asdict(needs),
+        "memory_bytes": device.memory_bytes,
+        "examples": time.examples,
+        "setup_seconds": plan["setup_bytes"] / device.down_bytes_per_second,
+        "download_seconds": spent.download,
+        "compute_seconds": spent.compute,
+        "upload_seconds": spent.upload,
+        "round_seconds": spent.total,
     }
+
+
+def round_time(config: RunConfig, seconds: float | None, examples: int | None) -> RoundTime:
+    """Return the time asked about; the examples are a run's own number if not given.
+
+    Raises ConfigError for a number below 1, and where a run's own is not known.
+    """
+    if examples is None:
+        if config.data.train_examples is None:
+            raise ConfigError("data.train_examples is 'all'; give --examples, those of a client")
+        examples = max(1, config.data.train_examples // config.clients.count)
+    if examples < 1:
+        raise ConfigError(f"--examples must be at least 1, got {examples}")
+    return RoundTime(seconds, examples)
+
+
+def check_used(method: str, given: Iterable[str]) -> None:
+    """Say which options of a plan (layers, context.bits, ...) mean nothing to the method.
+
+    Raises ConfigError for base_bits, which promise memory.  An unknown method passes: it is refused
+    where it is looked up.
+    """
+    for option in given:
+        names = users_of(f"method.{option}") or ("leff",)
+        if method not in methods() or method in names:
+            continue
+        flag = option.removeprefix("context.").replace("_", "-").replace("name", "context")
+        message = f"--{flag} means nothing to {method}, only to {', '.join(names)}"
+        if option == "base_bits":
+            raise ConfigError(f"{message}; leave it out")
+        log.info("%s", message)
 
 
 def shape_of(model: str, config: RunConfig) -> tuple[PretrainedConfig, str]:
@@ -180,3 +218,142 @@ def shape_of(model: str, config: RunConfig) -> tuple[PretrainedConfig, str]:
         freeze_head(made)
         shape = made.config
     return shape, kind
+
+
+@dataclass(frozen=True)
+class _Best:
+    """What was chosen, its steps, and what it is taken to err."""
+
+    candidate: Candidate
+    steps: int
+    wanted: int
+    error: float
+    limit: TimeLimit
+
+
+def _chosen(
+    model: str, config: RunConfig, report: Capacity, time: RoundTime, labelled: float
+) -> tuple[_Best, ClientSetup, tuple[PretrainedConfig, str]]:
+    """Return what is nearest to the full model for a report, and the setup that fits it."""
+    spec, training = spec_of("leff"), config.training
+    shape, kind = shape_of(model, config)
+    asked = replace(setup_of(config, spec), labelled=labelled)
+    sizes = model_sizes(empty_model(shape, kind), kind)
+    candidates = with_checkpointing(sizes, asked)
+    needs = {} if report.device is None else candidate_needs(sizes, candidates, asked)
+    share = config.clients.min_steps_share
+    limit = TimeLimit(time.seconds, share, needs, training.epochs, training.batch_size)
+    chosen = choose(candidates, assumed_errors, report, limit, peaks_of(shape, kind, spec, asked))
+    best = chosen.candidate
+    setup = fitted(shape, kind, spec, best.setup(asked), report.memory_bytes)
+    error = assumed_errors([best])[best]
+    return _Best(best, chosen.steps, chosen.wanted, error, limit), setup, (shape, kind)
+
+
+def _best_on(
+    model: str, config: RunConfig, device: Device, time: RoundTime, labelled: float
+) -> dict[str, Any]:
+    report = Capacity(0, 1, time.examples, device.memory_bytes, None, device)
+    best, setup, shape = _chosen(model, config, report, time, labelled)
+    candidate = best.candidate
+    return {
+        "method": "leff",
+        "layers": candidate.layers,
+        "context": str(candidate.setting),
+        "predicted_bytes": predict(*shape, spec_of("leff"), setup).peak,
+        "assumed_error": best.error,
+        "setup_bytes": client_plan(*shape, spec_of("leff"), setup).footprint.setup_bytes,
+        "needs": best.limit.needs[candidate],
+        "steps": best.steps,
+        "all_steps": best.wanted,
+        "step": _step(setup),
+        "options": _block_options(config, candidate.layers, candidate.setting, setup),
+    }
+
+
+def _asked_on(
+    model: str, config: RunConfig, device: Device, time: RoundTime, labelled: float, asked: Asked
+) -> dict[str, Any]:
+    spec, training = spec_of(asked.method), config.training
+    shape = shape_of(model, config)
+    wished = replace(setup_of(config, spec, **asked.numbers), labelled=labelled)
+    client_plan(*shape, spec, wished)  # refuses what cannot be
+    plan = client_plan(*shape, spec, fitted(*shape, spec, wished, device.memory_bytes))
+    needs = footprint_needs(plan.footprint)
+    wanted = step_count(training.epochs, training.batch_size, time.examples)
+    steps, least = wanted, least_steps(wanted, config.clients.min_steps_share)
+    if time.seconds is not None:
+        steps = steps_within(needs, device, time.seconds, wanted)
+    if steps < least:
+        needed = round_seconds(needs, device, least).total
+        raise ConfigError(
+            f"{least} of {wanted} steps with {spec.name} take {needed:.3g} s on a "
+            f"{device.name}, there are {time.seconds:g} s"
+        )
+    setting = fixed_setting(config.context) if spec.trains_blocks else None
+    given = {f"method.{name}": n for name, n in asked.numbers.items() if name != "layers"}
+    options = {"method.name": spec.name, **given, **_step_options(config, plan.setup)}
+    if setting is not None:
+        options = _block_options(config, wished.layers, setting, plan.setup)
+    return {
+        "method": spec.name,
+        "layers": plan.footprint.block_layers,
+        "context": None if setting is None else str(setting),
+        "predicted_bytes": plan.rehearsal.peak,
+        "setup_bytes": plan.footprint.setup_bytes,
+        "needs": needs,
+        "steps": steps,
+        "all_steps": wanted,
+        "step": _step(plan.setup),
+        "options": options,
+    }
+
+
+def _costs(model: str, config: RunConfig, plan: ClientPlan) -> dict[str, Any]:
+    """Return a plan's counts and bytes; the bytes of the weights by role and in total."""
+    found = plan.footprint
+    return {
+        "model": model,
+        "kind": plan.kind,
+        "method": plan.spec.name,
+        "model_layers": plan.model_layers,
+        "block_layers": found.block_layers,
+        "stand_in_layers": found.stand_in_layers,
+        "trainable_parameters": found.trainable_parameters,
+        "model_bytes": plan.model_bytes,
+        "weights": {**asdict(found.weights), "total": found.weights.total},
+        "gradients": plan.gradients,
+        "optimizer": plan.optimizer,
+        "setup_bytes": found.setup_bytes,
+        "download_bytes": found.download_bytes,
+        "upload_bytes": found.upload_bytes,
+        "step_flops": found.step_flops,
+        "total_bytes": found.state_bytes,
+        "context": config.context.name if found.stand_in_layers else None,
+    }
+
+
+def _step(setup: ClientSetup) -> dict[str, Any]:
+    """Return how a step is done: what its peak is for."""
+    step = asdict(setup.step)
+    del step["proximal"]
+    return {"length": setup.length, "labelled": setup.labelled, **step}
+
+
+def _block_options(
+    config: RunConfig, layers: int, setting: Setting, setup: ClientSetup
+) -> dict[str, Any]:
+    """Return the options of a run whose clients all train such a block."""
+    return {"clients.layers": [layers], **setting.options(), **_step_options(config, setup)}
+
+
+def _step_options(config: RunConfig, setup: ClientSetup) -> dict[str, Any]:
+    """Return the options of a run that does its steps so, where they are not the defaults."""
+    plain = RunConfig()
+    options: dict[str, Any] = {} if config.model.train_head else {"model.train_head": False}
+    if setup.length != plain.data.max_length:
+        options["data.max_length"] = setup.length
+    default = asdict(plain.training.step)
+    own = {name: value for name, value in asdict(setup.step).items() if name != "proximal"}
+    options |= {f"training.{n}": value for n, value in own.items() if value != default[n]}
+    return options

@@ -13,29 +13,34 @@ from typing import Any
 import torch
 
 from leff.engines.local import LocalFleet, worker_count
-from leff.errors import ConfigError, DataError, nearest
+from leff.errors import ConfigError, DataError
 from leff.methods.jobs import JobWriter
+from leff.methods.registry import spec_of
+from leff.methods.stand_ins import Batch
 from leff.models import blocks, full_state, positions
 from leff.models.hardware import check_precision, torch_device
 from leff.runs.budgets import (
     check_deadline,
     client_budgets,
     client_devices,
-    make_pace,
+    make_limits,
     with_fleet_count,
 )
-from leff.runs.build_method import METHODS, Batches, client_capacities
+from leff.runs.build_method import build_method, client_capacities
 from leff.runs.config import RunConfig
 from leff.runs.federation import Federation
 from leff.runs.folder import RunFolder
 from leff.runs.sources import evaluator_for, load_start, task_of
 from leff.runs.unused import unused_options
+from leff.server import Server
 from leff.tasks.encode import Example, encode
 from leff.tasks.generation import MIN_PROMPT
 from leff.tasks.partition import Partition, partition
 from leff.tasks.proxy import proxy_batches, proxy_texts
 from leff.tasks.task import Kind, Task, draw_rows
+from leff.wire.messages import Capacity
 from leff.wire.parts import PartStore
+from leff.wire.spool import Spool
 
 log = logging.getLogger("leff")
 
@@ -45,8 +50,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
 
     Raises ConfigError, DataError or ModelError for whatever does not fit together.
     """
-    if config.method.name not in METHODS:
-        raise ConfigError(f"no method {config.method.name!r}{nearest(config.method.name, METHODS)}")
+    spec = spec_of(config.method.name)
     config = with_fleet_count(config)
     device = torch_device(config.engine.device)
     check_precision(config.training.precision, device)
@@ -64,7 +68,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     model, tokenizer = load_start(config, task)
     _check_positions(config, model, task.kind)
     devices, total = client_devices(config.clients), len(blocks(model))
-    by_layers = config.method.name == "leff" and not devices  # a fleet's go by memory and time
+    by_layers = spec.trains_blocks and not devices  # a fleet's go by memory and time
     layers = config.clients.layers if by_layers else [total]
     capacities = client_capacities(layers, config.clients.count, total)
     examples = _client_examples(train, split, tokenizer, task.kind, data.max_length)
@@ -84,12 +88,11 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     }
     if devices:
         digests["fleet_digest"] = hashlib.sha256(repr(devices).encode()).hexdigest()
-    recipe = METHODS[config.method.name]
-    proxy = _proxy(config, tokenizer, task, device) if recipe.uses_proxy else []
-    if recipe.uses_proxy:
+    proxy = _proxy(config, tokenizer, task, device) if spec.trains_blocks else []
+    if spec.trains_blocks:
         digests["proxy_digest"] = _digest_tensors(proxy)
     model = model.to(device)
-    method = recipe.build(config, writer, proxy, model)
+    method = build_method(config, writer, proxy, model)
     if unused := unused_options(config):
         log.info("without effect in this run: %s", ", ".join(unused))
     workers = worker_count(config.engine.workers, device, config.engine.threads)
@@ -102,15 +105,24 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         split=split,
         capacities=capacities,
         method=method,
-        fleet=LocalFleet(
-            examples, capacities, store, device, workers, client_budgets(config.clients), devices
-        ),
-        pace=make_pace(config, task.kind, model),
+        fleet=LocalFleet(examples, _reports(config, capacities, examples), store, device, workers),
+        server=Server(store, Spool(folder.path / "updates"), make_limits(config, task.kind, model)),
         devices=devices,
-        store=store,
         evaluator=evaluator_for(config, task, tokenizer),
         digests=digests,
     )
+
+
+def _reports(
+    config: RunConfig, layers: Sequence[int], examples: Sequence[Sequence[Example]]
+) -> list[Capacity]:
+    """Return what each client reports in every round."""
+    devices = client_devices(config.clients) or itertools.repeat(None)
+    each = zip(layers, examples, client_budgets(config.clients), devices, strict=False)
+    return [
+        Capacity(client, count, len(own), memory_bytes, step_flops, device)
+        for client, (count, own, (memory_bytes, step_flops), device) in enumerate(each)
+    ]
 
 
 def _split_column(config: RunConfig, task: Task) -> str | None:
@@ -179,7 +191,7 @@ def _digest_rows(task: Task) -> str:
     return sha.hexdigest()
 
 
-def _proxy(config: RunConfig, tokenizer: Any, task: Task, device: torch.device) -> Batches:
+def _proxy(config: RunConfig, tokenizer: Any, task: Task, device: torch.device) -> list[Batch]:
     proxy = config.proxy
     if proxy.task == "sample" != config.data.task:
         log.warning(

@@ -1,4 +1,7 @@
-"""."""
+"""A configuration written as TOML, with what each option is.
+
+print(commented_toml(config))
+"""
 
 import json
 from typing import Any

@@ -1,8 +1,13 @@
-"""."""
+"""Which options of a configuration have no effect, given the others.
 
+unused_options(config)      # ["clients.alpha"]
+"""
+
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from leff.runs.options import RunConfig
+from leff.methods.registry import methods, spec_of
+from leff.runs.options import RunConfig, Section
 
 
 def unused_options(config: RunConfig) -> list[str]:
@@ -13,35 +18,21 @@ def unused_options(config: RunConfig) -> list[str]:
     return [key for key in unused if _value(config, key) != _value(default, key)]
 
 
-ADAPTER_OPTIONS = {  # of the methods with adapters
-    "method.rank": ("fedlora", "slora", "flora", "flexlora"),
-    "method.lora_alpha": ("fedlora", "slora", "flora", "flexlora"),
-    "method.base_bits": ("fedlora", "flexlora"),
-    "method.sparse_share": ("slora",),
-    "clients.ranks": ("flora", "flexlora"),
-}
-
-
 def _unused_by_method(config: RunConfig) -> list[str]:
-    name = config.method.name
-    unused = [key for key, methods in ADAPTER_OPTIONS.items() if name not in methods]
+    own = set(_expanded(spec_of(config.method.name).options))
+    special = (key for spec in methods().values() for key in _expanded(spec.options))
+    unused = [key for key in dict.fromkeys(special) if key not in own]
     if config.clients.ranks:  # they say it all
         unused += ["method.rank"]
-    return unused + (_unused_by_leff(config) if name == "leff" else _of_leff())
+    return unused + (_unused_by_leff(config) if config.method.name == "leff" else [])
 
 
-def _of_leff() -> list[str]:
-    """Return the options that only LEFF uses."""
-    sections = {"method": RunConfig().method, "context": RunConfig().context}
-    sections["proxy"] = RunConfig().proxy
-    every = [f"{key}.{name}" for key, s in sections.items() for name in type(s).model_fields]
-    every += [
-        "clients.layers",
-        "clients.flops",
-        "evaluation.gap_clients",
-        "evaluation.gradient_error",
-    ]
-    return [key for key in every if key not in ("method.name", *ADAPTER_OPTIONS)]
+def _expanded(options: Iterable[str]) -> Iterator[str]:
+    """Yield the options by full name, a section's all."""
+    for key in options:
+        section = getattr(RunConfig(), key, None)
+        names = type(section).model_fields if isinstance(section, Section) else ()
+        yield from (f"{key}.{name}" for name in names) if names else (key,)
 
 
 def _unused_by_leff(config: RunConfig) -> list[str]:

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+Precision = Literal["float32", "bfloat16"]
+Optimizer = Literal["adamw", "adamw8bit"]
+
 
 @dataclass(frozen=True)
 class Device:
@@ -89,26 +92,35 @@ class Tuned:
 
 
 @dataclass(frozen=True)
+class Step:
+    """How one training step is done.
+
+    A batch is done in `accumulation` parts, which divides its size.  With `checkpointing` layers
+    run again in the backward pass.  Neither changes the result, and both save memory.
+    """
+
+    batch_size: int = 16
+    accumulation: int = 1
+    checkpointing: bool = False
+    precision: Precision = "float32"  # of the matrix products
+    optimizer: Optimizer = "adamw"
+    proximal: float = 0.0  # μ of FedProx
+
+
+@dataclass(frozen=True)
 class LocalTraining:
     """Settings of one client's work in one round (PAPER Sec. 3.4).
 
     `calibrated` classifiers add the log frequencies of the client's own labels to the logits in
-    training; `proximal` is FedProx's μ; `precision` is that of the matrix products.  A step's batch
-    is done in `accumulation` parts, which divides its size; with `checkpointing` layers run again
-    in the backward pass.
+    training.
     """
 
     epochs: float
-    batch_size: int
     learning_rate: float
     weight_decay: float
     max_grad_norm: float
     calibrated: bool = False
-    proximal: float = 0.0
-    precision: Literal["float32", "bfloat16"] = "float32"
-    accumulation: int = 1
-    checkpointing: bool = False
-    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    step: Step = field(default_factory=Step)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ stand_ins = bank.make(model, context.spans(block, layers), proxy_batches, decide
 from leff.methods.stand_ins.bank import Bank
 from leff.methods.stand_ins.distil import Distillation
 from leff.methods.stand_ins.error import block_errors
-from leff.methods.stand_ins.stand_in import Batch, Context, Recipe, Span, StandIn
+from leff.methods.stand_ins.stand_in import EXACT, Batch, Context, Recipe, Span, StandIn
 
 __all__ = [
+    "EXACT",
     "Bank",
     "Batch",
     "Context",

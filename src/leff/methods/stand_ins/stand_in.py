@@ -108,6 +108,9 @@ class Context:
         return tuple(span for span in spans if span.stop > span.start)
 
 
+EXACT = Context(Recipe(), Recipe())  # the other layers as they are
+
+
 def compressed_layers(unselected: int, rate: float) -> int:
     """Return ⌈n·r⌉ (PAPER Sec. 3.3), safe against n·r being a hair above a whole number."""
     return math.ceil(round(unselected * rate, 9))

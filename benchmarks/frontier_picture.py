@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leff.report.picture import save_figure
+
 Row = Mapping[str, Any]  # context ("drop 0.5, 8 bits"), layers, state_bytes, step_flops, error
 
 MARKERS = {"32 bits": "o", "8 bits": "s", "4 bits": "^"}
@@ -47,9 +49,7 @@ def draw_frontier(rows: Sequence[Row], model: str, path: Path) -> None:
     figure.canvas.draw()
     for axis in (memory, work):
         _spread(axis, figure)
-    unfinished = path.with_name(f".{path.name}")
-    figure.savefig(unfinished, dpi=110, format="png")
-    unfinished.replace(path)
+    save_figure(figure, path)
 
 
 def _draw(axis: Any, rows: Sequence[Row], costs: Sequence[float]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from leff.report.frontier import draw_frontier, front
+from benchmarks.frontier_picture import draw_frontier, front
 
 
 def row(context, layers, state_bytes, step_flops, error):

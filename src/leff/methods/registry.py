@@ -1,0 +1,267 @@
+"""The table of methods: all that is known of one outside its own file.
+
+    spec_of("fedlora").options                  # ("method.rank", "method.lora_alpha", ...)
+    register(MethodSpec(name="mine", build=..., stages=...))
+
+A method of one's own is registered by this call, or by an entry point of the group `leff.methods`
+that names a `MethodSpec` (docs/methods.md has an example).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+
+from torch import nn
+
+from leff.errors import ConfigError, nearest
+from leff.methods.aggregate import Merge
+from leff.methods.assignment import Assignment
+from leff.methods.fedavg import FedAvg
+from leff.methods.fedbitfit import FedBitFit
+from leff.methods.fedlora import FedLora
+from leff.methods.flexlora import FlexLora
+from leff.methods.flora import FLora
+from leff.methods.jobs import JobWriter
+from leff.methods.leff import Leff
+from leff.methods.method import Method
+from leff.methods.sampling import BlockSampler, Rule
+from leff.methods.setup import (
+    ClientSetup,
+    Layout,
+    Shapes,
+    block_layout,
+    block_layouts,
+    whole_layout,
+)
+from leff.methods.slora import SLora
+from leff.methods.stand_ins import EXACT, Bank, Batch, Distillation
+from leff.methods.whole import WholeModel, own_parameters, shapes_of
+from leff.models import bitfit_names, blocks, lora, sparse
+
+GROUP = "leff.methods"  # of entry points
+ADAPTERS = ("method.rank", "method.lora_alpha")
+BLOCK_OPTIONS = (
+    "method.sampling",
+    "method.scale",
+    "method.temperature",
+    "method.source",
+    "method.exploration",
+    "method.stratified",
+    "method.relaxation",
+    "method.momentum",
+    "context",
+    "proxy",
+    "clients.layers",
+    "clients.flops",
+    "evaluation.gap_clients",
+    "evaluation.gradient_error",
+)
+
+
+@dataclass(frozen=True)
+class BlockParts:
+    """What a method that trains blocks among stand-ins is made of: see `Leff`."""
+
+    assignment: Assignment
+    rule: Rule
+    distillation: Distillation
+    merge: Merge
+    proxy: Sequence[Batch]
+    embedding_bits: int = 32
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What a method is built from.  `parts` is there for a method that `trains_blocks`."""
+
+    writer: JobWriter
+    model: nn.Module  # that the run starts with
+    seed: int
+    rounds: int
+    ranks: Sequence[int]  # R_i by client
+    lora_alpha: float
+    base_bits: int
+    sparse_share: float
+    parts: BlockParts | None = None
+
+
+Stages = Sequence[Sequence[Layout]]
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method by its name.
+
+    `build` makes it.  `stages` says what its clients' models are made of (`Layout`), from a model
+    without weights and a `ClientSetup`: for each stage of a run every place that a client's block
+    may have.  Plans are those of the last stage; memory is that of the worst.  `options` are the
+    options of a run, or whole sections, that mean something to some methods only, and to this one.
+    """
+
+    name: str
+    build: Callable[[Ingredients], Method]
+    stages: Callable[[nn.Module, ClientSetup], Stages]
+    options: tuple[str, ...] = ()
+    trains_blocks: bool = False  # of as many layers as a client can afford, among stand-ins
+    ranks_by_client: bool = False  # each client's adapters have a rank of its own
+    gets_all_adapters: bool = False  # every client is sent every client's adapters
+    clients: str = "every client holds the whole model, whatever its capacity"
+
+
+def register(spec: MethodSpec) -> None:
+    """Add a method to the table.  Raises ConfigError if its name is taken."""
+    if spec.name in _METHODS:
+        raise ConfigError(f"there is a method {spec.name!r} already; give yours another name")
+    _METHODS[spec.name] = spec
+
+
+def spec_of(name: str) -> MethodSpec:
+    """Return a method's entry.  Raises ConfigError for a name that is not in the table."""
+    known = methods()
+    if name not in known:
+        raise ConfigError(f"no method {name!r}{nearest(name, known)}")
+    return known[name]
+
+
+def methods() -> dict[str, MethodSpec]:
+    """Return the table by name, with the methods that installed packages add.
+
+    Raises ConfigError for an entry point that cannot be loaded, or names no `MethodSpec`.
+    """
+    for entry in entry_points(group=GROUP):
+        if entry.name in _METHODS:
+            continue
+        try:
+            spec = entry.load()
+        except Exception as error:
+            raise ConfigError(
+                f"the method {entry.name!r} ({entry.value}) cannot be loaded: {error}"
+            ) from error
+        if not isinstance(spec, MethodSpec) or spec.name != entry.name:
+            raise ConfigError(f"{entry.value} is no MethodSpec with the name {entry.name!r}")
+        register(spec)
+    return dict(_METHODS)
+
+
+def users_of(option: str) -> tuple[str, ...]:
+    """Return the methods to which an option of a run means something."""
+    section = option.partition(".")[0]
+    return tuple(n for n, spec in methods().items() if {option, section} & set(spec.options))
+
+
+def _leff(given: Ingredients) -> Method:
+    parts = given.parts
+    assert parts is not None
+    return Leff(
+        replace(given.writer, shell_bits=parts.embedding_bits),
+        BlockSampler(parts.rule, parts.proxy, len(blocks(given.model))),
+        parts.assignment,
+        Bank(parts.distillation),
+        parts.merge,
+        parts.proxy,
+    )
+
+
+def _slora(given: Ingredients) -> Method:
+    if given.rounds < 2:
+        raise ConfigError("slora has two stages, so training.rounds must be at least 2, got 1")
+    sparse_rounds = min(max(1, round(given.sparse_share * given.rounds)), given.rounds - 1)
+    base = WholeModel(given.writer)
+    rank, alpha = given.ranks[0], given.lora_alpha
+    return SLora(base, given.model, rank, alpha, sparse_rounds, given.seed)
+
+
+def _by_rank(kind: type[FLora] | type[FlexLora], bits: int, given: Ingredients) -> Method:
+    base = WholeModel(given.writer, bits)
+    return kind(base, given.model, given.ranks, given.lora_alpha, given.seed)
+
+
+def _fedlora(given: Ingredients) -> Method:
+    base = WholeModel(given.writer, given.base_bits)
+    return FedLora(base, given.model, given.ranks[0], given.lora_alpha, given.seed)
+
+
+def _blocks(model: nn.Module, setup: ClientSetup) -> Stages:
+    return [block_layouts(setup, len(blocks(model)))]
+
+
+def _all_layers(model: nn.Module, setup: ClientSetup) -> Stages:
+    total = len(blocks(model))
+    return [[block_layout(EXACT, range(total), total)]]
+
+
+def _biases(model: nn.Module, setup: ClientSetup) -> Stages:
+    return [[_whole(model, _shapes(model, bitfit_names(model)))]]
+
+
+def _adapters(model: nn.Module, setup: ClientSetup) -> Stages:
+    return [[_whole(model, _adapter_shapes(model, setup.rank), setup.base_bits)]]
+
+
+def _adapters_beside_fp32(model: nn.Module, setup: ClientSetup) -> Stages:
+    return _adapters(model, replace(setup, base_bits=32))
+
+
+def _sparse_then_adapters(model: nn.Module, setup: ClientSetup) -> Stages:
+    single = sparse.sparse_shapes(lora.target_shapes(model), setup.rank)
+    first = _whole(model, {**single, **_shapes(model)})
+    return [[first], *_adapters_beside_fp32(model, setup)]
+
+
+def _whole(model: nn.Module, tuned: Shapes, bits: int = 32) -> Layout:
+    return whole_layout(len(blocks(model)), tuned, bits)
+
+
+def _adapter_shapes(model: nn.Module, rank: int) -> Shapes:
+    """Return the shapes of adapters on every target, and of what trains whole beside them."""
+    targets = lora.target_shapes(model)
+    lora.check_rank(targets, rank, "rank")
+    return {**lora.adapter_shapes(targets, rank), **_shapes(model)}
+
+
+def _shapes(model: nn.Module, names: Iterable[str] | None = None) -> Shapes:
+    return shapes_of(own_parameters(model, names))
+
+
+_METHODS = {
+    spec.name: spec
+    for spec in (
+        MethodSpec(
+            "leff",
+            _leff,
+            _blocks,
+            options=BLOCK_OPTIONS,
+            trains_blocks=True,
+        ),
+        MethodSpec(
+            "fedavg",
+            lambda given: FedAvg(given.writer),
+            _all_layers,
+            clients="every client trains all layers, whatever its capacity",
+        ),
+        MethodSpec(
+            "fedbitfit",
+            lambda given: FedBitFit(WholeModel(given.writer), given.model),
+            _biases,
+        ),
+        MethodSpec("fedlora", _fedlora, _adapters, options=(*ADAPTERS, "method.base_bits")),
+        MethodSpec(
+            "slora", _slora, _sparse_then_adapters, options=(*ADAPTERS, "method.sparse_share")
+        ),
+        MethodSpec(
+            "flora",
+            lambda given: _by_rank(FLora, 32, given),
+            _adapters_beside_fp32,
+            options=(*ADAPTERS, "clients.ranks"),
+            ranks_by_client=True,
+            gets_all_adapters=True,
+        ),
+        MethodSpec(
+            "flexlora",
+            lambda given: _by_rank(FlexLora, given.base_bits, given),
+            _adapters,
+            options=(*ADAPTERS, "method.base_bits", "clients.ranks"),
+            ranks_by_client=True,
+        ),
+    )
+}
