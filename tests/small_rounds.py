@@ -1,7 +1,7 @@
 """Rounds on tiny models: random examples, proxy batches, jobs, and a helper that runs n rounds."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from tiny_models import LAYERS, tiny
 
 from leff.engines.local import LocalFleet
 from leff.methods.aggregate import Merge
-from leff.methods.assignment import Fixed
+from leff.methods.assignment import AsReported
 from leff.methods.fedavg import FedAvg
 from leff.methods.jobs import JobWriter
 from leff.methods.leff import Leff
@@ -20,10 +20,11 @@ from leff.methods.sampling import BlockSampler, Rule
 from leff.methods.stand_ins import Bank, Distillation, make_context
 from leff.models import config_to_json, layer_state, shell_state, tail_state
 from leff.round import run_round
-from leff.runs.build_method import METHODS
+from leff.runs.build_method import build_method
 from leff.runs.config import load_config
+from leff.server import Server
 from leff.tasks.encode import Example, collate
-from leff.wire.messages import Job, LocalTraining, Segment, Update
+from leff.wire.messages import Capacity, Device, Job, LocalTraining, Segment, Step, Update
 from leff.wire.parts import PartStore
 from leff.wire.spool import Spool
 from leff.wire.tensors import pack
@@ -31,8 +32,9 @@ from leff.wire.tensors import pack
 CPU = torch.device("cpu")
 PAD = 0
 TRAINING = LocalTraining(
-    epochs=1, batch_size=4, learning_rate=1e-2, weight_decay=0.01, max_grad_norm=1.0
+    epochs=1, learning_rate=1e-2, weight_decay=0.01, max_grad_norm=1.0, step=Step(batch_size=4)
 )
+STEP = {each.name for each in fields(Step)}
 CASES = [
     ("gpt2", "generation"),
     ("bert", "classification"),
@@ -42,7 +44,9 @@ CASES = [
 
 
 def with_settings(**changes: Any) -> LocalTraining:
-    return replace(TRAINING, **changes)
+    """The settings above with these changes, a step's among them."""
+    step = replace(TRAINING.step, **{n: value for n, value in changes.items() if n in STEP})
+    return replace(TRAINING, step=step, **{n: v for n, v in changes.items() if n not in STEP})
 
 
 def random_examples(kind: str, count: int, seed: int = 0) -> list[Example]:
@@ -112,7 +116,7 @@ def make_method(name: str, kind: str, store: PartStore, context: str = "drop", *
     bank = Bank(Distillation(steps, 1e-3, 0.1, seconds=seconds))
     sampler = BlockSampler(Rule(**{"stratified": False, **settings}), proxy(kind), LAYERS)
     return Leff(
-        writer, sampler, Fixed(make_context(context, **options)), bank, Merge(), proxy(kind)
+        writer, sampler, AsReported(make_context(context, **options)), bank, Merge(), proxy(kind)
     )
 
 
@@ -121,7 +125,7 @@ def recipe(name: str, model: Any, kind: str, store: PartStore, **options: Any) -
     given = {"clients.count": 3, "method.rank": 3, "training.rounds": 3}
     given |= {key.replace("__", "."): value for key, value in options.items()}
     config = load_config(None, {**given, "method.name": name})
-    made = METHODS[name].build(config, JobWriter(store, kind, PAD), proxy(kind), model)
+    made = build_method(config, JobWriter(store, kind, PAD), proxy(kind), model)
     made.begin(model)
     return made
 
@@ -144,18 +148,31 @@ def run_rounds(
     training: LocalTraining = TRAINING,
     share: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Run rounds in place and return their records."""
-    return [
-        run_round(
-            model,
-            method,
-            fleet,
-            RoundContext(index, seed, training),
-            Spool(folder / "updates"),
-            share,
-        )
-        for index in range(rounds)
+    """Run rounds in place and return their records, as JSON values."""
+    server = Server(PartStore(folder / "parts"), Spool(folder / "updates"))
+    contexts = (RoundContext(index, seed, training) for index in range(rounds))
+    return [run_round(model, method, fleet, c, server, share).to_dict() for c in contexts]
+
+
+def fleet_of(
+    examples: Sequence[Sequence[Example]],
+    layers: Sequence[int],
+    store: PartStore,
+    device: torch.device = CPU,
+    workers: int = 1,
+    budgets: Sequence[tuple[int | None, int | None]] = (),
+    devices: Sequence[Device] = (),
+) -> LocalFleet:
+    """A local fleet whose clients report these layers, budgets and devices."""
+    none = [None] * len(examples)
+    each = zip(
+        layers, examples, budgets or [(None, None)] * len(examples), devices or none, strict=True
+    )
+    reports = [
+        Capacity(client, count, len(own), *budget, where)
+        for client, (count, own, budget, where) in enumerate(each)
     ]
+    return LocalFleet(examples, reports, store, device, workers)
 
 
 def federate(
@@ -174,7 +191,7 @@ def federate(
     name, kind = case
     store = PartStore(folder / "parts")
     model = tiny(name, kind)
-    fleet = LocalFleet(clients_of(kind, sizes), capacities, store, CPU, workers)
+    fleet = fleet_of(clients_of(kind, sizes), capacities, store, CPU, workers)
     made = make_method(method, kind, store, context, **(settings or {}))
     return model, run_rounds(model, made, fleet, folder, **rounds)
 

@@ -16,10 +16,9 @@ from small_rounds import CPU, TRAINING, clients_of, make_method
 from transformers import GPT2Config
 
 from leff.capacity.footprint import Choice
-from leff.capacity.schedule import Pace
+from leff.capacity.schedule import Limits
 from leff.capacity.sizes import model_sizes
 from leff.client import train as client
-from leff.engines.local import LocalFleet
 from leff.methods.method import RoundContext
 from leff.models import model_class
 from leff.round import run_round
@@ -47,11 +46,11 @@ def starving(job, *arguments):
 
 def fleet_of(folder):
     store = PartStore(folder / "parts")
-    return LocalFleet(clients_of("generation", (4, 4)), (3, 1), store, CPU)
+    return fleet_of(clients_of("generation", (4, 4)), (3, 1), store, CPU)
 
 
 def round_of(model, fleet, folder, index):
-    pace = Pace(model_sizes(model, "generation"), Choice(batch_size=4, length=12))
+    pace = Limits(model_sizes(model, "generation"), Choice(batch_size=4, length=12))
     method = make_method("leff", "generation", PartStore(folder / "parts"))
     context = RoundContext(index, 0, TRAINING)
     return run_round(model, method, fleet, context, Spool(folder / "updates"), pace=pace)

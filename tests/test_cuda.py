@@ -26,7 +26,6 @@ from tiny_models import tiny
 from tiny_runs import Killed, options, raises
 
 import leff
-from leff.engines.local import LocalFleet
 from leff.methods.importance import layer_scores
 from leff.methods.method import RoundContext
 from leff.runs import federation
@@ -81,7 +80,7 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 def trained_on(device, name, folder, make, training=TRAINING) -> tuple[Any, list[dict[str, Any]]]:
     """Return a model after two rounds, and the records."""
     model, store = model_on(name, device), PartStore(folder / str(device) / "parts")
-    fleet = LocalFleet(clients_of(MODELS[name], SIZES), CAPACITIES, store, device)
+    fleet = fleet_of(clients_of(MODELS[name], SIZES), CAPACITIES, store, device)
     method = make(model, store, device)
     records = run_rounds(model, method, fleet, folder / str(device), training=training)
     failures = [client["failure"] for record in records for client in record["clients"]]
@@ -195,7 +194,7 @@ def test_a_client_that_runs_out_of_memory_says_so(tmp_path):
     """A step that asks for more than any card has fails on the client, and the round goes on."""
     store = PartStore(tmp_path / "parts")
     model = model_on("gpt2", GPU)
-    fleet = LocalFleet(clients_of("generation", SIZES), CAPACITIES, store, GPU)
+    fleet = fleet_of(clients_of("generation", SIZES), CAPACITIES, store, GPU)
     method = recipe("fedavg", model, "generation", store)
     jobs = method.plan(model, RoundContext(0, 0, TRAINING), fleet.report([0, 1])).jobs
     with pytest.MonkeyPatch.context() as patch:

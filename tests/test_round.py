@@ -57,7 +57,7 @@ def test_one_client_is_central_training(case, tmp_path):
     (examples,) = clients_of(kind, (11,))
     store = PartStore(tmp_path / "parts")
     found, central = dropping(*case), dropping(*case)
-    fleet = LocalFleet([examples], (1,), store, CPU)
+    fleet = fleet_of([examples], (1,), store, CPU)
     run_rounds(found, make_method("fedavg", kind, store), fleet, tmp_path, rounds)
     frozen = set(shell_state(central))
     parameters = [p for n, p in central.named_parameters() if n not in frozen]
@@ -208,7 +208,7 @@ def test_a_failed_update_is_refused_and_counted_and_the_others_merge(tmp_path):
             clients[1] = [Example(e.input_ids, label=float("nan")) for e in clients[1]]
         store = PartStore(tmp_path / folder / "parts")
         model = tiny("bert", "regression")
-        fleet = LocalFleet(clients, (2, 2, 2), store, CPU)
+        fleet = fleet_of(clients, (2, 2, 2), store, CPU)
         if not poisoned:
             everyone = fleet.train
             fleet.train = lambda jobs: everyone([j for j in jobs if j.client in ids])
@@ -229,7 +229,7 @@ def test_a_round_in_which_everyone_fails_changes_nothing(tmp_path):
         [Example(e.input_ids, label=float("nan")) for e in clients_of("regression", (5,))[0]]
     ]
     model, store = tiny("bert", "regression"), PartStore(tmp_path / "parts")
-    fleet = LocalFleet(clients, (2,), store, CPU)
+    fleet = fleet_of(clients, (2,), store, CPU)
     method = make_method("fedavg", "regression", store)
     (record,) = run_rounds(model, method, fleet, tmp_path, 1)
     assert same(state_of(model), state_of(tiny("bert", "regression")))
@@ -265,7 +265,7 @@ def test_progress_sees_the_plan_then_every_update(tmp_path):
     from leff.wire.spool import Spool
 
     store = PartStore(tmp_path / "parts")
-    fleet = LocalFleet(clients_of("generation", (5, 5)), (1, 1), store, CPU)
+    fleet = fleet_of(clients_of("generation", (5, 5)), (1, 1), store, CPU)
     calls = []
     run_round(
         tiny(*GPT2),

@@ -127,7 +127,9 @@ class RoundRecord:
 
 
 def _measured(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None or name in ALWAYS}
+    """Return the fields that are there, as JSON has them."""
+    kept = {name: value for name, value in values.items() if value is not None or name in ALWAYS}
+    return {n: list(value) if isinstance(value, tuple) else value for n, value in kept.items()}
 
 
 def round_record(

@@ -12,10 +12,10 @@ from leff.capacity.candidates import (
     Setting,
     assumed_errors,
     candidates,
-    leaner_too,
     measure,
     places,
     settings,
+    with_checkpointing,
 )
 from leff.capacity.footprint import Choice, block_footprint
 from leff.capacity.sizes import model_sizes
@@ -63,8 +63,8 @@ def test_the_grid_is_every_block_size_in_every_context(model):
 def test_the_same_ones_checkpointed_come_after():
     sizes = model_sizes(tiny("gpt2", KIND), KIND)
     plain, again = candidates(sizes), candidates(sizes, Choice(checkpointing=True))
-    assert leaner_too(sizes, Choice()) == [*plain, *again]
-    assert leaner_too(sizes, Choice(checkpointing=True)) == again
+    assert with_checkpointing(sizes, Choice()) == [*plain, *again]
+    assert with_checkpointing(sizes, Choice(checkpointing=True)) == again
     for one, two in zip(plain, again, strict=True):
         assert (one.layers, one.setting, one.state_bytes) == (
             two.layers,

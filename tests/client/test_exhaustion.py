@@ -15,11 +15,10 @@ from tiny_models import LAYERS, tiny
 
 from leff.capacity.footprint import Choice
 from leff.capacity.peak import predict, predict_job
-from leff.capacity.schedule import Pace
+from leff.capacity.schedule import Limits
 from leff.capacity.sizes import model_sizes
 from leff.client.memory import asked_bytes, is_out_of_memory
 from leff.engines import local
-from leff.engines.local import LocalFleet
 from leff.methods.method import RoundContext
 from leff.round import run_round
 from leff.wire.spool import Spool
@@ -86,7 +85,7 @@ ASKED = Choice(batch_size=4, length=12, rank=3)
 
 
 def rounds(method, fleet, tmp_path, model, count, training=TRAINING):
-    pace = Pace(model_sizes(model, KIND), ASKED)
+    pace = Limits(model_sizes(model, KIND), ASKED)
     return [
         run_round(
             model, method, fleet, RoundContext(i, 0, training), Spool(tmp_path / "u"), pace=pace
@@ -119,7 +118,7 @@ def test_a_client_without_a_budget_loses_layers_then_is_lean_then_sits_out(
 ):
     model = tiny("gpt2", KIND)
     made = recipe("leff", model, KIND, store, context__bits=8, clients__count=2)
-    fleet = LocalFleet(clients_of(KIND, (5, 5)), (3, 1), store, CPU)
+    fleet = fleet_of(clients_of(KIND, (5, 5)), (3, 1), store, CPU)
     limited["bytes"] = 0
     records = rounds(made, fleet, tmp_path, model, 8, with_settings(batch_size=2))
     seen = capacities(records)
@@ -138,7 +137,7 @@ def test_a_budget_falls_below_what_failed_and_survives_a_restart(store, tmp_path
     budget = {"clients__memory": ["1GB"], "context__name": "auto", "context__steps": 1}
     budget |= {"context__embedding_bits": 32, "training__batch_size": 4, "data__max_length": 12}
     made = recipe("leff", model, KIND, store, clients__count=2, **budget)
-    make = lambda: LocalFleet(  # noqa: E731
+    make = lambda: fleet_of(  # noqa: E731
         clients_of(KIND, (5, 5)), (4, 4), store, CPU, budgets=[(10**9, None), (10**9, None)]
     )
     fleet = make()
@@ -160,7 +159,7 @@ def test_a_budget_falls_below_what_failed_and_survives_a_restart(store, tmp_path
 def test_a_method_with_one_size_of_job_is_done_leaner_first(name, store, tmp_path, limited):
     model = tiny("gpt2", KIND)
     made = recipe(name, model, KIND, store, clients__count=2)
-    fleet = LocalFleet(clients_of(KIND, (5, 5)), (3, 1), store, CPU)
+    fleet = fleet_of(clients_of(KIND, (5, 5)), (3, 1), store, CPU)
     limited["bytes"] = predict(model.config, KIND, name, replace(ASKED, accumulation=4)).peak
     records = rounds(made, fleet, tmp_path, model, 3)
     assert capacities(records, "accumulation") == [1, 2, 4]
@@ -170,7 +169,7 @@ def test_a_method_with_one_size_of_job_is_done_leaner_first(name, store, tmp_pat
 
 def test_another_failure_lowers_nothing(store, monkeypatch):
     model = tiny("gpt2", KIND)
-    fleet = LocalFleet(clients_of(KIND, (5, 5, 5, 5)), (3,) * 4, store, CPU)
+    fleet = fleet_of(clients_of(KIND, (5, 5, 5, 5)), (3,) * 4, store, CPU)
     before = fleet.report([3])
 
     def train(job, *arguments):

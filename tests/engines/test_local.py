@@ -19,7 +19,7 @@ from small_rounds import (
 from tiny_models import tiny
 
 from leff.engines import local
-from leff.engines.local import LocalFleet, worker_count
+from leff.engines.local import worker_count
 from leff.errors import RunError
 from leff.wire.messages import Capacity
 
@@ -27,7 +27,7 @@ GPT2 = ("gpt2", "generation")
 
 
 def fleet_of(store, sizes=(5, 6), capacities=(1, 2), workers=1):
-    return LocalFleet(clients_of("generation", sizes), capacities, store, CPU, workers)
+    return fleet_of(clients_of("generation", sizes), capacities, store, CPU, workers)
 
 
 def test_report_says_capacity_and_examples(store):

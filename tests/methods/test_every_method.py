@@ -228,7 +228,7 @@ def test_rounds_without_local_steps_keep_every_bit(method, model, tmp_path):
     kind, served = MODELS[model][1], small(model)
     store = PartStore(tmp_path / "parts")
     made = build(method, served, kind, store)
-    fleet = LocalFleet(clients_of(kind, SIZES), CAPACITIES, store, CPU)
+    fleet = fleet_of(clients_of(kind, SIZES), CAPACITIES, store, CPU)
     records = run_rounds(served, made, fleet, tmp_path, 2, training=with_settings(epochs=0))
     assert all(c["steps"] == 0 and not c["failure"] for r in records for c in r["clients"])
     assert same(state_of(served), state_of(small(model)))
@@ -245,7 +245,7 @@ def test_a_later_round_without_local_steps_changes_nothing(method, model, tmp_pa
         pytest.skip("see test_flexlora.py")
     kind, store = MODELS[model][1], PartStore(tmp_path / "parts")
     served, made = at_round(method, model, 2, tmp_path)
-    fleet = LocalFleet(clients_of(kind, SIZES), CAPACITIES, store, CPU)
+    fleet = fleet_of(clients_of(kind, SIZES), CAPACITIES, store, CPU)
     context = RoundContext(2, 0, with_settings(epochs=0))
     run_round(served, made, fleet, context, Spool(tmp_path / "u"))
     assert same(state_of(served), whole(method, model).models[2])
@@ -379,7 +379,7 @@ def test_one_client_is_central_training(method, model, tmp_path):
     changes = {"clients__ranks": [RANK]} if "mixed" in method else {}
     made = recipe(METHODS[method][0], served, kind, store, **{**METHODS[method][1], **changes})
     before = state_of(served)
-    run_rounds(served, made, LocalFleet([examples], (LAYERS,), store, CPU), tmp_path, 2)
+    run_rounds(served, made, fleet_of([examples], (LAYERS,), store, CPU), tmp_path, 2)
     changed = central(method, undropped(small(model)), examples, 2)
     for tensor, found in state_of(served).items():
         expected = changed.get(tensor, before[tensor])

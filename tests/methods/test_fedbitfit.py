@@ -5,7 +5,6 @@ import torch
 from small_rounds import CPU, TRAINING, clients_of, invented, recipe, run_rounds, same, state_of
 from tiny_models import tiny
 
-from leff.engines.local import LocalFleet
 from leff.methods.method import RoundContext
 from leff.wire.messages import Capacity
 from leff.wire.tensors import unpack
@@ -17,7 +16,7 @@ KINDS = [("gpt2", "generation"), ("deberta-v3", "classification"), ("bert", "reg
 def test_only_biases_and_the_classifier_change(name, kind, store, tmp_path):
     model, before = tiny(name, kind), state_of(tiny(name, kind))
     made = recipe("fedbitfit", model, kind, store)
-    run_rounds(model, made, LocalFleet(clients_of(kind, (5, 6, 4)), (4,) * 3, store, CPU), tmp_path)
+    run_rounds(model, made, fleet_of(clients_of(kind, (5, 6, 4)), (4,) * 3, store, CPU), tmp_path)
     after = state_of(model)
     changed = {n for n in before if not same({n: before[n]}, {n: after[n]})}
     inside = {n for n in before if n.endswith("bias") and (".layer." in n or ".h." in n)}

@@ -5,7 +5,6 @@ import torch
 from small_rounds import CPU, TRAINING, clients_of, invented, recipe, run_rounds, state_of
 from tiny_models import tiny
 
-from leff.engines.local import LocalFleet
 from leff.methods.method import RoundContext
 from leff.models.lora import products, target_shapes
 from leff.wire.messages import Capacity
@@ -82,7 +81,7 @@ def test_nothing_is_lost_where_the_rank_suffices(ranks, store, tmp_path):
     """One client trains, then does nothing: back comes what went out, to rounding."""
     model = tiny(*CASES[0])
     made = recipe("flexlora", model, "generation", store, clients__ranks=list(ranks))
-    fleet = LocalFleet(clients_of("generation", (6,)), (4,), store, CPU)
+    fleet = fleet_of(clients_of("generation", (6,)), (4,), store, CPU)
     run_rounds(model, made, fleet, tmp_path, 1)
     before = state_of(model)
     (job,) = made.plan(model, RoundContext(1, 0, TRAINING), [Capacity(0, 1, 6)]).jobs

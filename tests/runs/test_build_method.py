@@ -24,7 +24,7 @@ def ranks(name="flora", count=5, **given):
 
 
 def needed(rank, name="flora", **given):
-    """The peak of a step done the leanest way, of a run's own size."""
+    """The peak of a step done the smallest way, of a run's own size."""
     asked = Choice(rank=rank, batch_size=4, length=12, **given)
     asked = replace(asked, accumulation=4, checkpointing=True)
     return predict(tiny(*GPT2).config, "generation", name, asked).peak

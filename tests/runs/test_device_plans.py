@@ -3,10 +3,10 @@
 import json
 
 import pytest
+from leff.runs.device_plans import Time, device_plan, round_time
 
 from leff.errors import ConfigError
 from leff.runs.config import RunConfig, load_config
-from leff.runs.device_plans import Fixed, Time, device_plan, round_time
 from leff.runs.plans import planned
 from leff.wire.messages import Device
 
@@ -107,7 +107,7 @@ def test_a_step_is_counted_as_asked_for(cli, tiny_gpt2, fleet):
 
 
 def test_less_time_takes_fewer_steps_then_sits_out(tiny_gpt2):
-    fixed = Fixed("leff", {"layers": 1})
+    fixed = AsReported("leff", {"layers": 1})
 
     def plan(seconds):
         return device_plan(str(tiny_gpt2), SMALL, PHONE, Time(seconds, 80), fixed)

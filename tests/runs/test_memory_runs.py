@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from leff.runs.setups import setup_of
 from tiny_runs import options, write_table
 
 import leff
@@ -14,7 +15,6 @@ from leff.errors import ConfigError
 from leff.models import load_config as load_model_config
 from leff.runs.config import load_config
 from leff.runs.plans import chosen
-from leff.runs.setups import choice_of
 
 KIND = "generation"
 
@@ -63,7 +63,7 @@ def peak_of(settings, way, **numbers):
     config = load_config(None, settings)
     shape, _ = load_model_config(config.model.name)
     method = config.method.name
-    asked = choice_of(config, method, **numbers)
+    asked = setup_of(config, method, **numbers)
     return predict(shape, KIND, method, replace(asked, **vars(ways(asked)[way]))).peak
 
 
@@ -98,7 +98,7 @@ def test_a_byte_decides(settings, tmp_path):
     config = load_config(None, settings)
     shape, _ = load_model_config(config.model.name)
     block = range(first["layers"][0], first["layers"][-1] + 1)
-    asked = choice_of(config, "leff", layers=2)
+    asked = setup_of(config, "leff", layers=2)
     plain, two = (
         rehearse(shape, KIND, "leff", replace(asked, accumulation=n), block).peak for n in (1, 2)
     )
