@@ -31,6 +31,7 @@ import numpy as np
 
 import leff
 from leff.files import read_json, write_json
+from leff.record import RoundRecord
 from leff.report.picture import save_figure
 from leff.runs.config import RunConfig, load_config
 from leff.runs.federation import Silent
@@ -69,7 +70,7 @@ class Norms(Silent):
     def started(self, federation: Any) -> None:
         self._federation = federation
 
-    def measured(self, record: dict[str, Any]) -> None:
+    def measured(self, record: RoundRecord) -> None:
         federation = self._federation
         config, evaluator = federation.config, federation.evaluator
         examples = evaluator.examples("train", config.data.train_examples)
@@ -104,14 +105,14 @@ def _measured(config: RunConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         run = leff.run(config, out=Path(folder) / "run", progress=norms)
         records = run.records()[1:]
-    errors = [error for record in records for error in record["context_error"].values()]
-    plugged = [each for record in records for each in record.get("plug_in", ())]
+    errors = [error for record in records for error in record.facts["context_error"].values()]
+    plugged = [each for record in records for each in record.plug_in or ()]
     return {
         "smallest": min(norms.squared),
         "norms": norms.squared,
         "context_error": statistics.mean(errors) if errors else 0.0,
         "gradient_error": statistics.mean(each["gradient_error"] for each in plugged),
-        "loss": records[-1]["loss"],
+        "loss": records[-1].loss,
     }
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import leff
 from benchmarks.fidelity import RATES
 from benchmarks.processes import spread
-from leff.capacity.job_cost import steps_of
+from leff.client.steps import step_count
 
 FLEET = """
 [phone]
@@ -71,17 +71,17 @@ def one_run(
             },
         )
         records = run.records()[1:]
-    clients = [client for record in records for client in record["clients"]]
-    wanted = sum(steps_of(1.0, BATCH, client["examples"]) for client in clients)
-    seconds = [record["round_seconds_simulated"] for record in records]
+    clients = [client for record in records for client in record.clients]
+    wanted = sum(step_count(1.0, BATCH, client.examples) for client in clients)
+    seconds = [record.round_seconds_simulated for record in records]
     return {
         "method": method,
         "deadline": deadline or None,
         "round_seconds": spread(seconds),
-        "idle_share": statistics.mean(record["idle_share"] for record in records),
-        "sat_out": statistics.mean(len(record.get("sat_out", {})) for record in records),
-        "steps_share": sum(client["steps"] for client in clients) / wanted,
-        "all_seconds": sum(r["setup_seconds_simulated"] for r in records) + sum(seconds),
+        "idle_share": statistics.mean(record.idle_share for record in records),
+        "sat_out": statistics.mean(len(record.sat_out or {}) for record in records),
+        "steps_share": sum(client.steps for client in clients) / wanted,
+        "all_seconds": sum(r.setup_seconds_simulated for r in records) + sum(seconds),
         "metric": run.result["metric"],
         "after": run.after[run.result["metric"]],
     }

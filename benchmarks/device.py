@@ -40,12 +40,15 @@ from transformers import PretrainedConfig
 from benchmarks.processes import in_process, spread
 from benchmarks.random_job import write
 from leff.capacity.candidates import ASSUMED_ERRORS, Setting, settings
-from leff.capacity.footprint import Choice
+from leff.capacity.leaner_steps import smallest
 from leff.capacity.rehearsal import Rehearsal, rehearse
 from leff.errors import LeffError
-from leff.models import layer_count, short_config
+from leff.methods.registry import MethodSpec, spec_of
+from leff.methods.setup import ClientSetup, Layout
+from leff.models import empty_model, layer_count, short_config
 from leff.runs.config import load_config
 from leff.runs.plans import shape_of
+from leff.wire.messages import Step
 
 LEANEST = "leff-leanest"
 NAMES = (
@@ -72,14 +75,14 @@ class Side:
     """One row: a method as it is measured."""
 
     name: str
-    method: str
-    choice: Choice
+    spec: MethodSpec
+    setup: ClientSetup
     context: str = ""
     error: float | None = 0.0  # of the last hidden state before any training, relative
 
 
 def sides(
-    config: PretrainedConfig, kind: str, asked: Choice, wanted: Sequence[str] | None
+    config: PretrainedConfig, kind: str, asked: ClientSetup, wanted: Sequence[str] | None
 ) -> list[Side]:
     """Return the sides of these names, without names all.
 
@@ -89,46 +92,52 @@ def sides(
     return found + ([_leanest(config, kind, asked)] if not wanted or LEANEST in wanted else [])
 
 
-def _plain_sides(asked: Choice) -> Iterator[Side]:
-    yield Side("fedavg", "fedavg", asked)
-    yield Side("fedbitfit", "fedbitfit", asked)
+def _plain_sides(asked: ClientSetup) -> Iterator[Side]:
+    for name in ("fedavg", "fedbitfit"):
+        yield Side(name, spec_of(name), asked)
+    lora = spec_of("fedlora")
     for bits, name in ((32, "fedlora"), (16, "fedlora-bf16"), (4, "fedlora-nf4")):
         error = ERRORS.get(Setting("quantise", bits=bits))
-        yield Side(name, "fedlora", replace(asked, base_bits=bits), f"base of {bits} bits", error)
+        yield Side(name, lora, replace(asked, base_bits=bits), f"base of {bits} bits", error)
     yield _leff("leff-distil", Setting("distil", PAPER_RATE, 32), asked)
     yield _leff("leff", Setting("quantise", bits=8), replace(asked, embedding_bits=16))
 
 
-def _leff(name: str, setting: Setting, asked: Choice) -> Side:
-    choice = replace(asked, context=setting.context)
-    return Side(name, "leff", choice, str(setting), ERRORS.get(setting))
+def _leff(name: str, setting: Setting, asked: ClientSetup) -> Side:
+    setup = replace(asked, context=setting.context)
+    return Side(name, spec_of("leff"), setup, str(setting), ERRORS.get(setting))
 
 
-def _leanest(config: PretrainedConfig, kind: str, asked: Choice) -> Side:
-    lean = replace(asked, embedding_bits=16, checkpointing=True, accumulation=asked.batch_size)
+def _leanest(config: PretrainedConfig, kind: str, asked: ClientSetup) -> Side:
+    lean = replace(asked, embedding_bits=16, step=smallest(asked.step))
     tried = [
         s for s in (*settings(layer_count(config)), Setting("distil", PAPER_RATE, 4)) if s.bits == 4
     ]
     found = [_leff(LEANEST, setting, lean) for setting in tried]
-    peaks = [rehearse(config, kind, "leff", side.choice, range(1)).peak for side in found]
+    first = [layouts(side, config, kind)[0] for side in found]
+    peaks = [rehearse(config, kind, layout, lean).peak for layout in first]
     least = found[peaks.index(min(peaks))]
-    parts = f"checkpointed, {lean.accumulation} parts" if lean.accumulation > 1 else "checkpointed"
+    parts = lean.step.accumulation
+    parts = f"checkpointed, {parts} parts" if parts > 1 else "checkpointed"
     return replace(least, context=f"{least.context}, words 16 bits, {parts}")
 
 
-def places(side: Side, layers: int) -> list[range]:
-    """Return the blocks that a side is measured at: first, middle, last; the others have none."""
-    if side.method != "leff":
-        return [range(0)]
-    return [range(k, k + 1) for k in sorted({0, layers // 2, layers - 1})]
+def layouts(side: Side, config: PretrainedConfig, kind: str) -> list[Layout]:
+    """Return what a side is measured with: its block first, in the middle and last, if it has one.
+
+    Raises ConfigError for a method that the model does not allow.
+    """
+    places = side.spec.stages(empty_model(config, kind), side.setup)[0]
+    count = len(places)
+    return [places[k] for k in sorted({0, count // 2, count - 1})]
 
 
 def measure(
-    side: Side, config: PretrainedConfig, kind: str, block: range, given: argparse.Namespace
+    side: Side, config: PretrainedConfig, kind: str, layout: Layout, given: argparse.Namespace
 ) -> dict[str, Any]:
     """Train in a process of its own and return what `benchmarks.device_side` prints."""
     with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder), config, kind, side.method, side.choice, block, given.steps)
+        write(Path(folder), config, kind, side.spec, side.setup, layout, given.steps)
         arguments = (folder, given.device, str(given.threads))
         found = in_process("benchmarks.device_side", *arguments, environment=HEAPS[given.heap])
     if found["failure"]:
@@ -144,21 +153,19 @@ def compare(given: argparse.Namespace) -> list[dict[str, Any]]:
     """
     asks = {"model.train_head": not given.frozen_head}
     config, kind = shape_of(given.model, load_config(None, asks))
-    asked = Choice(
-        batch_size=given.batch,
+    asked = ClientSetup(
+        step=Step(given.batch, precision=given.precision, optimizer=given.optimizer),
         length=given.length,
         labelled=given.labelled,
-        precision=given.precision,
-        optimizer=given.optimizer,
     )
     chosen = sides(config, kind, asked, given.methods)
-    around = {side.name: places(side, layer_count(config)) for side in chosen}
     runs: dict[str, list[list[dict[str, Any]]]] = {side.name: [] for side in chosen}
     able = list(chosen)
     for repeat in range(given.repeats):
         for side in list(able):
             try:
-                done = [measure(side, config, kind, block, given) for block in around[side.name]]
+                around = layouts(side, config, kind)
+                done = [measure(side, config, kind, layout, given) for layout in around]
             except (LeffError, RuntimeError) as error:
                 able.remove(side)
                 print(f"{side.name} is left out from here on: {error}", file=sys.stderr)
@@ -170,19 +177,20 @@ def compare(given: argparse.Namespace) -> list[dict[str, Any]]:
     layer = layer_activations(config, kind, asked)
     rows = []
     for side in (side for side in chosen if runs[side.name]):
-        blocks = around[side.name]
-        rehearsed = [rehearse(config, kind, side.method, side.choice, block) for block in blocks]
+        around = layouts(side, config, kind)
+        rehearsed = [rehearse(config, kind, layout, side.setup) for layout in around]
         rows.append(_row(side, rehearsed, layer, runs[side.name], given))
     return _with_ratios(rows)
 
 
-def layer_activations(config: PretrainedConfig, kind: str, asked: Choice) -> int:
+def layer_activations(config: PretrainedConfig, kind: str, asked: ClientSetup) -> int:
     """Return what one layer that trains keeps for the backward pass of one example, in bytes."""
-    one = replace(asked, batch_size=1, accumulation=1)
-    kept = [
-        rehearse(short_config(config, range(layers)), kind, "fedavg", one).activations
-        for layers in (1, 2)
-    ]
+    one = replace(asked, step=replace(asked.step, batch_size=1, accumulation=1))
+    side, kept = Side("fedavg", spec_of("fedavg"), one), []
+    for layers in (1, 2):
+        short = short_config(config, range(layers))
+        (layout,) = layouts(side, short, kind)
+        kept.append(rehearse(short, kind, layout, one).activations)
     return kept[1] - kept[0]
 
 
@@ -223,8 +231,8 @@ def _row(
         "batch": given.batch,
         "length": given.length,
         "labelled": given.labelled,
-        "accumulation": side.choice.accumulation,
-        "checkpointing": side.choice.checkpointing,
+        "accumulation": side.setup.step.accumulation,
+        "checkpointing": side.setup.step.checkpointing,
         "device": given.device,
         "heap": given.heap,
         "threads": given.threads,

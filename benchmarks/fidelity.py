@@ -130,26 +130,26 @@ def one_run(side: str, options: Mapping[str, Any], keep: Path) -> dict[str, Any]
     there = (folder / "config.toml").exists()
     run = leff.resume(folder) if there else leff.run(config, out=folder)
     start, *records = run.records()
-    last = [100 * record["metric"] for record in records[-5:]]
-    clients = [client for record in records for client in record["clients"]]
+    last = [100 * record.metric for record in records[-5:]]
+    clients = [client for record in records for client in record.clients]
     names = ("download_bytes", "upload_bytes", "plan_seconds", "merge_seconds", "seconds")
-    means = {name: statistics.mean(record[name] for record in records) for name in names}
+    means = {name: statistics.mean(getattr(record, name) for record in records) for name in names}
     predicted = planned(
         config.model.name, config.method.name, config, layers=max(config.clients.layers)
     )
     return {
         "mean_last5": statistics.mean(last),
         "worst_last5": min(last),
-        "before": 100 * start["metric"],
-        "client_bytes": max(client["state_bytes"] for client in clients),
+        "before": 100 * start.metric,
+        "client_bytes": max(client.state_bytes for client in clients),
         "client_bytes_predicted": predicted["total_bytes"],
         "step_flops": predicted["step_flops"],
-        "round_steps": sum(client["steps"] for client in clients) / len(records),
+        "round_steps": sum(client.steps for client in clients) / len(records),
         "server_seconds": means["plan_seconds"] + means["merge_seconds"],
         "round_seconds": means["seconds"],
         "download_bytes": means["download_bytes"],
         "upload_bytes": means["upload_bytes"],
-        "curve": [100 * record["metric"] for record in records],
+        "curve": [100 * record.metric for record in records],
     }
 
 

@@ -21,10 +21,12 @@ from typing import Any
 import torch
 
 from benchmarks.frontier_picture import draw_frontier, front
-from leff.capacity.candidates import Candidate, candidates, measure, places
-from leff.capacity.footprint import Choice
+from leff.capacity.candidates import Candidate, candidates, measure
 from leff.capacity.sizes import model_sizes
+from leff.methods.registry import spec_of
+from leff.methods.setup import places
 from leff.methods.stand_ins import Bank, Distillation
+from leff.runs.budgets import setup_of
 from leff.runs.config import RunConfig, parse_config
 from leff.runs.sources import load_start, task_of
 from leff.tasks.proxy import proxy_batches, proxy_texts
@@ -64,11 +66,7 @@ def rows(config: RunConfig, block_sizes: Sequence[int]) -> list[dict[str, Any]]:
     batches = proxy_batches(texts, tokenizer, task.kind, batch_size=size, max_length=length)
     sizes = model_sizes(model, task.kind)
     total = len(sizes.layers)
-    asked = Choice(
-        embedding_bits=given.embedding_bits,
-        batch_size=config.training.batch_size,
-        length=length,
-    )
+    asked = setup_of(config, spec_of("leff"))
     found = candidates(sizes, asked, block_sizes or sorted({1, total // 2}))
     bank = TimedBank(Distillation(given.steps, given.learning_rate, given.attention_weight))
     errors = measure(model, bank, found, batches, {})

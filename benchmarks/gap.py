@@ -33,11 +33,12 @@ import torch
 
 from benchmarks.fidelity import GLUE, TASKS
 from leff.capacity.candidates import Setting
+from leff.capacity.job_cost import step_flops
 from leff.capacity.sizes import model_sizes
 from leff.client import train as client
-from leff.client.model import trained_layers
 from leff.methods.jobs import JobWriter
 from leff.methods.method import RoundContext
+from leff.methods.setup import job_layout
 from leff.methods.stand_ins import Bank, Distillation, Span, StandIn, block_errors
 from leff.models import blocks
 from leff.runs.config import RunConfig, load_config
@@ -46,7 +47,7 @@ from leff.runs.sources import load_start, task_of
 from leff.tasks.encode import Example, encode
 from leff.tasks.proxy import proxy_batches, proxy_texts
 from leff.tasks.task import draw_rows
-from leff.wire.messages import Job, LocalTraining, Segment
+from leff.wire.messages import Job, Segment
 from leff.wire.parts import PartStore
 
 CONTEXTS = {
@@ -87,23 +88,6 @@ class Start:
         pad_id = tokenizer.pad_token_id
         return cls(config, task.kind, model, pad_id, encoded["train"], encoded["gap"], proxy)
 
-    @property
-    def training(self) -> LocalTraining:
-        own = self.config.training
-        return LocalTraining(
-            own.epochs,
-            own.batch_size,
-            own.learning_rate,
-            own.weight_decay,
-            own.max_grad_norm,
-            own.calibrated,
-            own.proximal,
-            own.precision,
-            own.accumulation,
-            own.checkpointing,
-            own.optimizer,
-        )
-
 
 def write_job(
     start: Start, store: PartStore, made: Mapping[Span, StandIn], block: Sequence[int]
@@ -115,8 +99,8 @@ def write_job(
         for span, own in made.items()
     } | {Span(block[0], block[-1] + 1, len(block)): writer.block(start.model, block)}
     segments = tuple(pieces[span] for span in sorted(pieces))
-    round_context = RoundContext(0, start.config.seed, start.training)
-    return writer.jobs(start.model, round_context, {0: segments})[0]
+    round_context = RoundContext(0, start.config.seed, start.config.training.local(0))
+    return writer.jobs(writer.frame(start.model), round_context, {0: segments})[0]
 
 
 def measure(start: Start, setting: Setting, block: range, store: PartStore) -> dict[str, float]:
@@ -135,11 +119,11 @@ def measure(start: Start, setting: Setting, block: range, store: PartStore) -> d
         "context_error": block_errors(model, context, made, [block], start.proxy[0])[block],
         "gradient_error": gradient_error(model, job, *measured),
         "client_bytes": update.state_bytes,
-        "step_flops": model_sizes(model, start.kind).step_flops(
-            [source for segment in job.segments for source in segment.sources],
-            trained_layers(job),
-            batch_size=config.training.batch_size,
-            length=config.data.max_length,
+        "step_flops": step_flops(
+            job_layout(job, own.embedding_bits),
+            model_sizes(model, start.kind),
+            job.training.step,
+            config.data.max_length,
         ),
         "server_seconds": server_seconds,
         "client_seconds": update.train_seconds,

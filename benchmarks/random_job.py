@@ -1,6 +1,6 @@
 """A client's job at a model's real size, with random weights, in a folder.
 
-    write(Path("/tmp/side"), config, "generation", "leff", choice, range(0, 1), steps=3)
+    write(Path("/tmp/side"), config, "generation", spec, setup, layout, steps=3)
 
 Every layer has the same random weights, so that neither this process nor the disk holds more than
 one of them; a client fetches each anew, and cannot tell.
@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from leff.capacity.sample_job import layout, planned_job
 from torch import nn
 from transformers import PretrainedConfig
 
-from leff.capacity.footprint import Choice
 from leff.capacity.rehearsal import examples_of, training_of
-from leff.models import blocks, empty_model, layer_count, short_config
+from leff.methods.jobs import JobWriter, layout_job
+from leff.methods.registry import MethodSpec
+from leff.methods.setup import ClientSetup, Layout
+from leff.models import blocks, empty_model, short_config
 from leff.wire.messages import Job
 from leff.wire.parts import PartStore
 
@@ -30,28 +31,31 @@ def write(
     folder: Path,
     config: PretrainedConfig,
     kind: str,
-    method: str,
-    choice: Choice,
-    block: range,
+    spec: MethodSpec,
+    setup: ClientSetup,
+    layout: Layout,
     steps: int,
 ) -> Job:
     """Write parts and `job.pickle`: a tiny job, the job, and `steps` batches of examples.
 
-    Return the job.
+    Return the job, which is of this layout.  The tiny one is of the method's first.
     """
     store = PartStore(folder / "parts")
-    small_choice = replace(choice, rank=1, layers=1, batch_size=2, accumulation=1, length=8)
-    around = layout(choice.context, block, layer_count(config)) if method == "leff" else ()
-    small_around = layout(choice.context, range(1), 2) if method == "leff" else ()
-    small = (tiny_config(config), kind, method, small_choice, small_around)
+    step = replace(setup.step, batch_size=2, accumulation=1)
+    small_setup = replace(setup, rank=1, layers=1, step=step, length=8)
+    tiny = tiny_config(config)
+    small = spec.stages(empty_model(tiny, kind), small_setup)[0][0]
     jobs = [
-        planned_job(
-            random_model(shape, kind), kind, method, asked, training_of(asked), store, place
+        layout_job(
+            JobWriter(store, kind, pad_id=0, shell_bits=each.shell_bits),
+            random_model(shape, kind),
+            each,
+            training_of(asked.step),
         )
-        for shape, kind, method, asked, place in (small, (config, kind, method, choice, around))
+        for shape, each, asked in ((tiny, small, small_setup), (config, layout, setup))
     ]
     with (folder / "job.pickle").open("wb") as file:
-        pickle.dump((*jobs, examples_of(choice, kind, steps)), file)
+        pickle.dump((*jobs, examples_of(setup, kind, steps)), file)
     return jobs[1]
 
 

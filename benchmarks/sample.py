@@ -31,7 +31,7 @@ def one_run(method: str, context: str, seed: int, options: dict[str, Any]) -> di
             **{"training.learning_rate": RATES["sample"][method]},
             **{"method.name": method, "context.name": context, **options},
         )
-        last = [r["metric"] for r in run.records() if r.get("metric") is not None][-5:]
+        last = [r.metric for r in run.records() if r.metric is not None][-5:]
     return {
         "before": run.before["BLEU"] or 0.0,
         "after": run.after["BLEU"] or 0.0,

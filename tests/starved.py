@@ -3,7 +3,7 @@
     python tests/starved.py FOLDER
 
 Client 0 trains three layers of a GPT-2, 164 MB with AdamW's moments, where the process may take
-60 MB more of address space.  In the next round a resumed fleet has what was learnt of it.
+60 MB more of address space.  In the next round a resumed server has what was learnt of it.
 """
 
 import json
@@ -12,16 +12,18 @@ import sys
 from pathlib import Path
 
 import torch
-from small_rounds import CPU, TRAINING, clients_of, make_method
+from small_rounds import TRAINING, clients_of, fleet_of, make_method
 from transformers import GPT2Config
 
-from leff.capacity.footprint import Choice
 from leff.capacity.schedule import Limits
 from leff.capacity.sizes import model_sizes
 from leff.client import train as client
 from leff.methods.method import RoundContext
+from leff.methods.setup import ClientSetup
 from leff.models import model_class
 from leff.round import run_round
+from leff.server import Server
+from leff.wire.messages import Step
 from leff.wire.parts import PartStore
 from leff.wire.spool import Spool
 
@@ -44,16 +46,16 @@ def starving(job, *arguments):
         resource.setrlimit(resource.RLIMIT_AS, FREE)
 
 
-def fleet_of(folder):
-    store = PartStore(folder / "parts")
-    return fleet_of(clients_of("generation", (4, 4)), (3, 1), store, CPU)
+def server_of(model, folder):
+    setup = ClientSetup(step=Step(batch_size=4), length=12)
+    limits = Limits(model_sizes(model, "generation"), setup)
+    return Server(PartStore(folder / "parts"), Spool(folder / "updates"), limits)
 
 
-def round_of(model, fleet, folder, index):
-    pace = Limits(model_sizes(model, "generation"), Choice(batch_size=4, length=12))
-    method = make_method("leff", "generation", PartStore(folder / "parts"))
-    context = RoundContext(index, 0, TRAINING)
-    return run_round(model, method, fleet, context, Spool(folder / "updates"), pace=pace)
+def round_of(model, server, index):
+    fleet = fleet_of(clients_of("generation", (4, 4)), (3, 1), server.store)
+    method = make_method("leff", "generation", server.store)
+    return run_round(model, method, fleet, RoundContext(index, 0, TRAINING), server).to_dict()
 
 
 def main() -> None:
@@ -62,11 +64,11 @@ def main() -> None:
     torch.manual_seed(0)
     model = model_class(CONFIG, "generation").from_config(CONFIG)
     client.train = starving
-    fleet = fleet_of(folder)
-    records = [round_of(model, fleet, folder, 0)]
-    resumed = fleet_of(folder)
-    resumed.load_state(json.loads(json.dumps(fleet.state())))
-    records.append(round_of(model, resumed, folder, 1))
+    server = server_of(model, folder)
+    records = [round_of(model, server, 0)]
+    resumed = server_of(model, folder)
+    resumed.load_state(json.loads(json.dumps(server.state())))
+    records.append(round_of(model, resumed, 1))
     print(json.dumps(records))
 
 

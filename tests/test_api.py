@@ -29,7 +29,7 @@ def run(tiny_gpt2, tmp_path_factory):
 def test_a_run(run):
     assert run.before.keys() == run.after.keys() >= {"BLEU", "NIST"}
     assert run.result["seed"] == 5 and run.result["task"] == "sample"
-    assert [record["round"] for record in run.records()] == [0, 1, 2, 3]
+    assert [record.round for record in run.records()] == [0, 1, 2, 3]
     assert run.picture.exists() and run.model.is_dir()
     assert run.load_model().config.n_layer == 4
 
@@ -48,7 +48,7 @@ def test_the_final_model_gives_the_results_metric_again(run):
 
 
 def test_training_did_something(run):
-    losses = [record["loss"] for record in run.records()]
+    losses = [record.loss for record in run.records()]
     assert losses[-1] < losses[0]
 
 

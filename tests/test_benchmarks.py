@@ -10,9 +10,10 @@ import pytest
 from scipy.stats import ttest_rel
 
 from benchmarks import convergence, deadline, device, fidelity, server
-from leff.capacity.footprint import Choice
+from leff.methods.setup import ClientSetup
 from leff.runs.config import load_config
 from leff.runs.plans import shape_of
+from leff.wire.messages import Step
 
 ROOT = Path(__file__).parent.parent
 
@@ -112,9 +113,9 @@ def test_convergence_keeps_its_runs(monkeypatch, tmp_path):
 
 def test_every_side_of_device_can_be_asked_for():
     config, kind = shape_of("gpt2", load_config(None))
-    plain = [side.name for side in device._plain_sides(Choice(batch_size=2, length=8))]
+    plain = [side.name for side in device._plain_sides(ClientSetup(step=Step(2), length=8))]
     assert [*plain, device.LEANEST] == list(device.NAMES)
-    asked = device.sides(config, kind, Choice(), ["leff", "fedavg"])
+    asked = device.sides(config, kind, ClientSetup(), ["leff", "fedavg"])
     assert [side.name for side in asked] == ["fedavg", "leff"]
 
 

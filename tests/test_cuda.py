@@ -14,6 +14,7 @@ from small_rounds import (
     CPU,
     TRAINING,
     clients_of,
+    fleet_of,
     make_method,
     proxy,
     recipe,
@@ -171,8 +172,8 @@ def test_a_run_says_where_it_was_and_its_model_writes(tmp_path, tiny_gpt2):
     run = leff.run(load_config(None, values), out=tmp_path / "run")
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["device"] == "cuda"
     records = run.records()
-    assert not any(client["failure"] for record in records[1:] for client in record["clients"])
-    assert math.isfinite(records[-1]["loss"])
+    assert not any(client.failure for record in records[1:] for client in record.clients)
+    assert math.isfinite(records[-1].loss)
     (text,) = leff.generate(run.folder, ["place: fen"], max_new_tokens=6)
     assert isinstance(text, str)
 
@@ -187,7 +188,7 @@ def test_a_resumed_run_is_near_one_that_was_not_cut(tmp_path, tiny_gpt2, monkeyp
     last = sorted((tmp_path / "cut" / "checkpoints").glob("round-*"))[-1]
     shutil.rmtree(last)
     resumed = leff.resume(tmp_path / "cut")
-    assert resumed.records()[-1]["loss"] == pytest.approx(whole.records()[-1]["loss"], rel=1e-4)
+    assert resumed.records()[-1].loss == pytest.approx(whole.records()[-1].loss, rel=1e-4)
 
 
 def test_a_client_that_runs_out_of_memory_says_so(tmp_path):

@@ -14,6 +14,7 @@ from small_rounds import (
     clients_of,
     dropping,
     federate,
+    fleet_of,
     make_method,
     run_rounds,
     same,
@@ -261,36 +262,69 @@ def test_a_record_says_what_happened(tmp_path):
 
 def test_progress_sees_the_plan_then_every_update(tmp_path):
     from leff.methods.method import RoundContext
-    from leff.round import run_round
+    from leff.round import Watcher, run_round
+    from leff.server import Server
     from leff.wire.spool import Spool
 
-    store = PartStore(tmp_path / "parts")
-    fleet = fleet_of(clients_of("generation", (5, 5)), (1, 1), store, CPU)
     calls = []
-    run_round(
+
+    class Noting(Watcher):
+        def planned(self, plan):
+            calls.append(len(plan.jobs))
+
+        def trained(self, update):
+            calls.append(("client", update.client))
+
+        def observe(self, plan, spool):
+            calls.append(sorted(spool.updates))
+            return {"plug_in_gap": 0.5}
+
+    store = PartStore(tmp_path / "parts")
+    record = run_round(
         tiny(*GPT2),
         make_method("leff", "generation", store),
-        fleet,
+        fleet_of(clients_of("generation", (5, 5)), (1, 1), store, CPU),
         RoundContext(0, 0, with_settings()),
-        Spool(tmp_path / "updates"),
-        progress=lambda plan, update: calls.append((len(plan.jobs), update and update.client)),
+        Server(store, Spool(tmp_path / "updates")),
+        watcher=Noting(),
     )
-    assert calls == [(2, None), (2, 0), (2, 1)]
+    assert calls == [2, ("client", 0), ("client", 1), [0, 1]]
+    assert record.plug_in_gap == 0.5
+
+
+def test_only_those_that_answer_take_part(tmp_path):
+    """Ids need not be consecutive, and a client that is silent has no job."""
+
+    class Sparse:
+        def __init__(self, fleet):
+            self._fleet, self.train = fleet, fleet.train
+
+        def clients(self):
+            return [0, 2]
+
+        def report(self, clients):
+            return [own for own in self._fleet.report(clients) if own.client != 0]
+
+    store = PartStore(tmp_path / "parts")
+    fleet = Sparse(fleet_of(clients_of("generation", (5, 5, 5)), (1, 1, 1), store, CPU))
+    method = make_method("leff", "generation", store)
+    (record,) = run_rounds(tiny(*GPT2), method, fleet, tmp_path, 1)
+    assert [client["client"] for client in record["clients"]] == [2]
 
 
 @given(st.integers(1, 300), st.floats(0.001, 1), st.integers(0, 99))
 def test_chosen_clients_are_a_share_at_least_one_and_distinct(size, share, seed):
-    chosen = choose_clients(size, share, np.random.default_rng(seed))
+    chosen = choose_clients(range(size), share, np.random.default_rng(seed))
     assert len(chosen) == max(1, round(size * share))
     assert chosen == sorted(set(chosen)) and chosen[0] >= 0 and chosen[-1] < size
-    assert chosen == choose_clients(size, share, np.random.default_rng(seed))
+    assert chosen == choose_clients(range(size), share, np.random.default_rng(seed))
 
 
 def test_everybody_is_chosen_in_time_and_by_everybody_alike():
     rng = np.random.default_rng(0)
     counts = np.zeros(10)
     for _ in range(2000):
-        counts[choose_clients(10, 0.3, rng)] += 1
+        counts[choose_clients(range(10), 0.3, rng)] += 1
     assert counts.sum() == 6000 and abs(counts - 600).max() < 90
 
 

@@ -13,14 +13,15 @@ from leff.capacity.candidates import (
     assumed_errors,
     candidates,
     measure,
-    places,
     settings,
     with_checkpointing,
 )
-from leff.capacity.footprint import Choice, block_footprint
+from leff.capacity.footprint import footprint, worst_footprint
 from leff.capacity.sizes import model_sizes
+from leff.methods.setup import ClientSetup, block_layouts, places
 from leff.methods.stand_ins import Bank, Distillation, block_errors
 from leff.runs.options import ContextConfig
+from leff.wire.messages import Step
 
 KIND = "generation"
 EIGHT, HALF = Setting("quantise", bits=8), Setting("distil", 0.5, 8)
@@ -44,14 +45,16 @@ def bank():
 
 
 def test_the_grid_is_every_block_size_in_every_context(model):
-    sizes, asked = model_sizes(model, KIND), Choice(embedding_bits=16, batch_size=3, length=5)
+    sizes = model_sizes(model, KIND)
+    asked = ClientSetup(embedding_bits=16, step=Step(batch_size=3), length=5)
     found = candidates(sizes, asked)
     assert len({(c.layers, c.setting) for c in found}) == len(found)
     for candidate in found:
-        choice = replace(asked, layers=candidate.layers, context=candidate.setting.context)
-        footprint = block_footprint(sizes, choice)
-        assert candidate.state_bytes == footprint.state_bytes
-        assert candidate.step_flops == footprint.step_flops
+        setup = replace(asked, layers=candidate.layers, context=candidate.setting.context)
+        every = [footprint(sizes, layout, setup) for layout in block_layouts(setup, LAYERS)]
+        worst = worst_footprint(every)
+        assert candidate.state_bytes == worst.state_bytes
+        assert candidate.step_flops == worst.step_flops
     by_size = {n: [c.setting for c in found if c.layers == n] for n in range(1, LAYERS + 1)}
     assert by_size[1] == settings(LAYERS)
     # one layer is left out: half of it is all of it, and in the same bits it is the same client
@@ -62,9 +65,10 @@ def test_the_grid_is_every_block_size_in_every_context(model):
 
 def test_the_same_ones_checkpointed_come_after():
     sizes = model_sizes(tiny("gpt2", KIND), KIND)
-    plain, again = candidates(sizes), candidates(sizes, Choice(checkpointing=True))
-    assert with_checkpointing(sizes, Choice()) == [*plain, *again]
-    assert with_checkpointing(sizes, Choice(checkpointing=True)) == again
+    checkpointed = ClientSetup(step=Step(checkpointing=True))
+    plain, again = candidates(sizes), candidates(sizes, checkpointed)
+    assert with_checkpointing(sizes, ClientSetup()) == [*plain, *again]
+    assert with_checkpointing(sizes, checkpointed) == again
     for one, two in zip(plain, again, strict=True):
         assert (one.layers, one.setting, one.state_bytes) == (
             two.layers,

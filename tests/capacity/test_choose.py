@@ -8,18 +8,25 @@ from hypothesis import strategies as st
 from tiny_models import LAYERS, tiny
 
 from leff.capacity.candidates import TOLERANCE, Candidate, Setting, candidates
-from leff.capacity.choose import choose, within
+from leff.capacity.choose import choose
 from leff.capacity.clock import Needs
 from leff.capacity.deadline import TimeLimit
-from leff.capacity.footprint import Choice
-from leff.capacity.peak import predict
-from leff.capacity.peaks import Peaks
+from leff.capacity.peak import Peaks, predict
 from leff.capacity.sizes import model_sizes
 from leff.errors import ConfigError
-from leff.wire.messages import Capacity, Device
+from leff.methods.registry import spec_of
+from leff.methods.setup import ClientSetup
+from leff.runs.config import load_config
+from leff.runs.plans import choose_plan
+from leff.wire.messages import Capacity, Device, Step
 
 KIND = "generation"
-ASKED = Choice(batch_size=2, length=16)
+LEFF = spec_of("leff")
+ASKED = ClientSetup(step=Step(batch_size=2), length=16)
+RUN = load_config(
+    None,
+    {"training.batch_size": 2, "data.max_length": 16, "context.embedding_bits": 32},
+)
 EIGHT, HALF = Setting("quantise", bits=8), Setting("distil", 0.5, 8)
 
 
@@ -148,28 +155,42 @@ def test_no_fitting_candidate_is_better(drawn, memory):
 @pytest.mark.parametrize(("name", "kind"), [("gpt2", KIND), ("deberta-v3", "classification")])
 def test_an_estimate_is_near_the_rehearsal(name, kind):
     model = tiny(name, kind)
-    asked = replace(ASKED, checkpointing=kind != KIND)
-    peaks = Peaks(model.config, kind, asked)
+    asked = replace(ASKED, step=replace(ASKED.step, checkpointing=kind != KIND))
+    peaks = Peaks(model.config, kind, LEFF, asked)
     for candidate in candidates(model_sizes(model, kind), asked)[::9]:
         assert peaks.estimate(candidate) == pytest.approx(peaks.exact(candidate), rel=0.1)
 
 
-def test_a_model_of_one_layer():
+def within(folder, config, **budgets):
+    """Plan with a run's options that ask for what `ASKED` does."""
+    config.architectures = ["GPT2LMHeadModel"]
+    config.save_pretrained(folder)
+    return choose_plan(str(folder), RUN, **budgets)
+
+
+def test_a_model_of_one_layer(tmp_path):
     config = tiny("gpt2", KIND).config
     config.n_layer = 1
-    found, choice = within(config, KIND, ASKED, 10**9)
-    assert (found.layers, choice.accumulation, choice.checkpointing) == (1, 1, False)
+    found = within(tmp_path, config, memory="1GB")
+    step = found["step"]
+    assert (found["layers"], step["accumulation"], step["checkpointing"]) == (1, 1, False)
 
 
-def test_within_a_budget_the_step_is_the_plainest_that_fits():
+def test_within_a_budget_the_step_is_the_plainest_that_fits(tmp_path):
     config = tiny("gpt2", KIND).config
-    plain = predict(config, KIND, "leff", replace(ASKED, layers=LAYERS)).peak
+    plain = predict(config, KIND, LEFF, replace(ASKED, layers=LAYERS)).peak
     for memory, parts in ((plain, 1), (plain - 1, 2)):
-        found, choice = within(config, KIND, ASKED, memory)
-        assert (found.layers, choice.accumulation, choice.checkpointing) == (LAYERS, parts, False)
-        assert predict(config, KIND, "leff", choice).peak <= memory
+        found = within(tmp_path, config, memory=str(memory))
+        step = found["step"]
+        assert (found["layers"], step["accumulation"], step["checkpointing"]) == (
+            LAYERS,
+            parts,
+            False,
+        )
+        whole = replace(ASKED, layers=LAYERS, step=replace(ASKED.step, accumulation=parts))
+        assert found["predicted_bytes"] == predict(config, KIND, LEFF, whole).peak <= memory
 
 
-def test_operations_that_nothing_does():
+def test_operations_that_nothing_does(tmp_path):
     with pytest.raises(ConfigError, match="trains a step in 1 operations; the least"):
-        within(tiny("gpt2", KIND).config, KIND, ASKED, step_flops=1)
+        within(tmp_path, tiny("gpt2", KIND).config, flops="1")

@@ -10,14 +10,14 @@ from leff.capacity.candidates import assumed_errors, candidates
 from leff.capacity.choose import choose as choose_in_time
 from leff.capacity.clock import round_seconds
 from leff.capacity.deadline import TimeLimit, candidate_needs
-from leff.capacity.footprint import Choice
 from leff.capacity.sizes import model_sizes
 from leff.errors import ConfigError
-from leff.wire.messages import Capacity, Device
+from leff.methods.setup import ClientSetup
+from leff.wire.messages import Capacity, Device, Step
 
 KIND = "generation"
 DEVICE = Device("phone", 10**9, 1e6, 1e6, 1e6)
-ASKED = Choice(batch_size=4, length=12)
+ASKED = ClientSetup(step=Step(batch_size=4), length=12)
 EXAMPLES = 40  # ten steps
 PEAKS = SimpleNamespace(estimate=lambda c: c.state_bytes, exact=lambda c: c.state_bytes)
 
@@ -35,7 +35,7 @@ def choose(found, seconds, share=0.25, device=DEVICE):
     report = Capacity(0, 1, EXAMPLES, device.memory_bytes, None, device)
     chosen = choose_in_time(every, assumed_errors, report, limit, PEAKS)
     if seconds is not None:
-        assert chosen.seconds(limit, device).total <= seconds
+        assert round_seconds(needs[chosen.candidate], device, chosen.steps).total <= seconds
         assert chosen.steps >= share * chosen.wanted
     return chosen
 

@@ -5,10 +5,15 @@ import json
 import pytest
 from transformers import BertConfig, GPT2Config, LlamaConfig
 
-from leff.capacity.plan import METHODS, plan
+from leff.capacity.plan import client_plan
 from leff.errors import ConfigError, ModelError
-from leff.methods.stand_ins import Context, Recipe, make_context
+from leff.methods.registry import methods, spec_of
+from leff.methods.setup import ClientSetup
+from leff.methods.stand_ins import EXACT, Context, Recipe, make_context
 from leff.models import load_config
+from leff.runs.config import load_config as run_config
+from leff.runs.plans import planned
+from leff.wire.messages import Step
 
 TABLE_5 = {  # model: FedAvg, FedLoRA, FedBitFit, LEFF with one layer
     "deberta-v3-base": (85_648_130, 1_340_930, 102_914, 7_681_538),
@@ -29,11 +34,26 @@ CELLS += [  # adapters of the same rank, or as many sparse values
     for method in ("slora", "flora", "flexlora")
 ]
 TINY = GPT2Config(n_embd=16, n_layer=6, n_head=2, vocab_size=40, n_positions=8)
+BATCH = {"step": Step(batch_size=2), "length": 3}
+
+
+def plan(config, kind, method, layers=1, **changes):
+    return client_plan(config, kind, spec_of(method), ClientSetup(layers, **changes))
+
+
+@pytest.fixture(scope="module")
+def tiny_path(tmp_path_factory):
+    """The small model as a run names it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    GPT2Config.from_dict({**TINY.to_dict(), "architectures": ["GPT2LMHeadModel"]}).save_pretrained(
+        folder
+    )
+    return str(folder)
 
 
 @pytest.mark.parametrize(("model", "method", "count"), CELLS)
 def test_table_5(model, method, count):
-    assert plan(*load_config(model), method, 1).trainable_parameters == count
+    assert plan(*load_config(model), method).footprint.trainable_parameters == count
 
 
 def test_llama_has_no_biases():
@@ -42,35 +62,46 @@ def test_llama_has_no_biases():
 
 
 CONTEXTS = {
-    "none": None,
-    "distil": make_context("distil", rate=0.5),
-    "quantise": make_context("quantise", bits=8),
+    "none": {"name": "quantise", "bits": 32},
+    "distil": {"name": "distil", "rate": 0.5, "bits": 32},
+    "quantise": {"name": "quantise", "bits": 8},
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", methods())
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("embedding_bits", [32, 16])
-def test_bytes_add_up(method, context, embedding_bits):
+def test_bytes_add_up(method, context, embedding_bits, tiny_path):
+    options = CONTEXTS[context]
     p = plan(
-        TINY, "generation", method, 2, context=CONTEXTS[context], embedding_bits=embedding_bits
+        TINY,
+        "generation",
+        method,
+        2,
+        context=make_context(**options),
+        embedding_bits=embedding_bits,
     )
-    w = p.weights
-    assert p.gradients == 4 * p.trainable_parameters == p.upload_bytes
-    assert p.optimizer == 8 * p.trainable_parameters
-    bits = embedding_bits if method in ("leff", "fedavg") else 32
+    f, w = p.footprint, p.footprint.weights
+    assert p.gradients == 4 * f.trainable_parameters == f.upload_bytes
+    assert p.optimizer == 8 * f.trainable_parameters
+    bits = embedding_bits if method == "leff" else 32
     assert w.embeddings == (40 * bits // 32 + 8) * 16 * 4
     assert w.total == w.embeddings + w.block + w.tail + w.stand_in + w.adapters
-    assert p.total_bytes == w.total + p.gradients + p.optimizer
+    assert f.state_bytes == w.total + p.gradients + p.optimizer
     if method in ("leff", "fedavg"):
-        assert p.setup_bytes + p.download_bytes == w.total  # after the first round it is all there
+        assert f.setup_bytes + f.download_bytes == w.total  # after the first round it is all there
     else:  # what trains comes beside the model as it was
-        assert p.setup_bytes == w.total - w.adapters
+        assert f.setup_bytes == w.total - w.adapters
         copies = 8 if method == "flora" else 1  # no tail trains here but bitfit's biases
-        assert p.download_bytes == copies * p.upload_bytes
-    values = json.loads(json.dumps(p.to_dict()))
-    assert values["trainable_parameters"] == p.trainable_parameters
+        assert f.download_bytes == copies * f.upload_bytes
+    run = {f"context.{name}": value for name, value in options.items()}
+    config = run_config(None, {**run, "context.embedding_bits": embedding_bits})
+    values = json.loads(json.dumps(planned(tiny_path, method, config, layers=2)))
+    for name in ("trainable_parameters", "setup_bytes", "download_bytes", "upload_bytes"):
+        assert values[name] == getattr(f, name)
+    assert (values["gradients"], values["optimizer"]) == (p.gradients, p.optimizer)
     assert values["weights"]["total"] == w.total
+    assert values["total_bytes"] == f.state_bytes
 
 
 LAYER = (12 * 16 * 16 + 13 * 16) * 4  # a GPT-2 layer of width 16, in fp32
@@ -90,7 +121,7 @@ TAIL = 2 * 16 * 4
         (make_context("distil", rate=0.5, bits=8), 2, 2 * EIGHT),
         (make_context("quantise", bits=8), 4, 4 * EIGHT),
         (make_context("quantise", bits=4), 4, 4 * FOUR),
-        (None, 4, 4 * LAYER),
+        (EXACT, 4, 4 * LAYER),
         # the block last: all four layers before it, in 8 bits
         (make_context("quantise", bits=8, rate=0.5, suffix="distil"), 4, 4 * EIGHT),
         # the block first: all four after it as they are
@@ -99,15 +130,18 @@ TAIL = 2 * 16 * 4
 )
 def test_stand_ins_are_those_of_the_place_where_most_is_held(context, kept, stand_in):
     p = plan(TINY, "generation", "leff", 2, context=context)
-    assert (p.stand_in_layers, p.weights.stand_in) == (kept, stand_in)
-    assert (p.weights.embeddings, p.weights.block, p.weights.tail) == (OUTSIDE, 2 * LAYER, TAIL)
+    f, w = p.footprint, p.footprint.weights
+    assert (f.stand_in_layers, w.stand_in) == (kept, stand_in)
+    assert (w.embeddings, w.block, w.tail) == (OUTSIDE, 2 * LAYER, TAIL)
     assert p.model_bytes == OUTSIDE + 6 * LAYER + TAIL
-    assert p.download_bytes == 2 * LAYER + TAIL + stand_in
+    assert f.download_bytes == 2 * LAYER + TAIL + stand_in
 
 
-def test_all_layers_are_fedavg():
-    all_layers = plan(TINY, "generation", "leff", 6, context=CONTEXTS["distil"]).to_dict()
-    fedavg = plan(TINY, "generation", "fedavg").to_dict()
+def test_all_layers_are_fedavg(tiny_path):
+    options = {"context.name": "distil", "context.rate": 0.5, "context.embedding_bits": 32}
+    config = run_config(None, options)
+    all_layers = planned(tiny_path, "leff", config, layers=6)
+    fedavg = planned(tiny_path, "fedavg", config)
     assert {**all_layers, "method": None} == {**fedavg, "method": None}
 
 
@@ -118,38 +152,38 @@ HEAD = 2 * 40 * 16 * 6
 
 def test_operations_by_hand():
     """Forward and inputs of all six layers; weights where they train."""
-    batch = {"batch_size": 2, "length": 3}
     forward, inputs = 6 * (LINEAR + ATTENTION) + HEAD, 6 * (LINEAR + 2 * ATTENTION) + HEAD
     through = forward + inputs
-    assert plan(TINY, "generation", "fedavg", **batch).step_flops == through + 6 * LINEAR
-    assert plan(TINY, "generation", "fedbitfit", **batch).step_flops == through
+    assert plan(TINY, "generation", "fedavg", **BATCH).footprint.step_flops == through + 6 * LINEAR
+    assert plan(TINY, "generation", "fedbitfit", **BATCH).footprint.step_flops == through
     adapters = 3 * 6 * (64 + 32 + 80) * 16 // 16  # rank 3 on c_attn and both c_proj
-    lora = plan(TINY, "generation", "fedlora", rank=3, **batch)
+    lora = plan(TINY, "generation", "fedlora", rank=3, **BATCH).footprint
     assert lora.trainable_parameters == adapters
     assert lora.step_flops == through + 6 * 6 * adapters
 
 
 def test_operations_are_the_mean_over_the_places():
     """A block at layer k has 6 - k layers to go back through; two that train, at 0 to 4."""
-    p = plan(TINY, "generation", "leff", 2, batch_size=2, length=3)
+    p = plan(TINY, "generation", "leff", 2, **BATCH)
     back = (6 + 5 + 4 + 3 + 2) / 5 * (LINEAR + 2 * ATTENTION)
-    assert p.step_flops == 6 * (LINEAR + ATTENTION) + 2 * HEAD + back + 2 * LINEAR
+    assert p.footprint.step_flops == 6 * (LINEAR + ATTENTION) + 2 * HEAD + back + 2 * LINEAR
 
 
 def test_a_short_prefix_is_gone_back_through_less():
     """Two of four layers are kept: 0, 1, 1, 1 and 2 of them before the block."""
-    p = plan(TINY, "generation", "leff", 2, context=CONTEXTS["distil"], batch_size=2, length=3)
+    context = make_context(**CONTEXTS["distil"])
+    p = plan(TINY, "generation", "leff", 2, context=context, **BATCH)
     back = (4 + 3 + 3 + 3 + 2) / 5 * (LINEAR + 2 * ATTENTION)
-    assert p.step_flops == 4 * (LINEAR + ATTENTION) + 2 * HEAD + back + 2 * LINEAR
+    assert p.footprint.step_flops == 4 * (LINEAR + ATTENTION) + 2 * HEAD + back + 2 * LINEAR
 
 
 def test_lora_by_hand():
     config = BertConfig(hidden_size=8, intermediate_size=12, num_hidden_layers=2, vocab_size=9)
     config.num_attention_heads = 2
-    p = plan(config, "classification", "fedlora", rank=3)
+    f = plan(config, "classification", "fedlora", rank=3).footprint
     layer = 3 * (4 * (8 + 8) + 2 * (8 + 12))
-    assert p.trainable_parameters == 2 * layer + 3 * (8 + 8) + 2 * (8 + 1)
-    assert p.weights.adapters == 4 * (2 * layer + 3 * 16)
+    assert f.trainable_parameters == 2 * layer + 3 * (8 + 8) + 2 * (8 + 1)
+    assert f.weights.adapters == 4 * (2 * layer + 3 * 16)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +211,7 @@ def test_heads_that_do_not_fit_are_refused():
 def test_a_tied_head_does_not_train():
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 40}
     tied, untied = (
-        plan(LlamaConfig(**sizes, tie_word_embeddings=tie), "generation", "leff")
+        plan(LlamaConfig(**sizes, tie_word_embeddings=tie), "generation", "leff").footprint
         for tie in (True, False)
     )
     assert untied.trainable_parameters - tied.trainable_parameters == 40 * 16

@@ -12,16 +12,19 @@ from torch.utils._pytree import tree_leaves
 from transformers import GPT2Config
 
 from leff.capacity.candidates import settings
-from leff.capacity.footprint import EXACT, Choice
 from leff.capacity.peak import predict
-from leff.capacity.plan import METHODS
 from leff.capacity.rehearsal import examples_of, rehearse, training_of
-from leff.capacity.sample_job import layout, planned_job
 from leff.client import train as client
-from leff.methods.stand_ins import make_context
+from leff.methods.jobs import JobWriter, layout_job
+from leff.methods.registry import methods, spec_of
+from leff.methods.setup import ClientSetup, block_layout
+from leff.methods.stand_ins import EXACT, make_context
+from leff.models import empty_model
+from leff.wire.messages import Step
 
 KIND = "generation"
-ASKED = Choice(batch_size=4, length=8, rank=2)
+ASKED = ClientSetup(rank=2, step=Step(batch_size=4), length=8)
+STEP = {each.name for each in dataclasses.fields(Step)}
 FAMILIES = [
     ("gpt2", KIND),
     ("llama", KIND),
@@ -30,10 +33,29 @@ FAMILIES = [
 ]
 
 
+def asked(**changes):
+    """The setup above with these changes, a step's among them."""
+    step = dataclasses.replace(ASKED.step, **{n: v for n, v in changes.items() if n in STEP})
+    others = {n: v for n, v in changes.items() if n not in STEP}
+    return dataclasses.replace(ASKED, step=step, **others)
+
+
+def layout_of(config, kind, method, setup, place=0):
+    """Return the layout of a method in the first stage, at one place."""
+    return spec_of(method).stages(empty_model(config, kind), setup)[0][place]
+
+
+def rehearsed(config, kind, method, setup, place=0):
+    return rehearse(config, kind, layout_of(config, kind, method, setup, place), setup)
+
+
 def peak(name="gpt2", kind=KIND, method="leff", **changes):
-    choice = dataclasses.replace(ASKED, **changes)
-    block = range(choice.layers) if method == "leff" else range(0)
-    return rehearse(tiny(name, kind).config, kind, method, choice, block).peak
+    return rehearsed(tiny(name, kind).config, kind, method, asked(**changes)).peak
+
+
+def job_of(model, kind, layout, setup, store):
+    writer = JobWriter(store, kind, 0, layout.shell_bits)
+    return layout_job(writer, model, layout, training_of(setup.step))
 
 
 class Watch(TorchDispatchMode):
@@ -58,12 +80,12 @@ class Watch(TorchDispatchMode):
 @pytest.mark.parametrize("method", ["leff", "fedavg", "fedlora"])
 def test_state_is_what_a_client_measures(name, kind, method, store):
     model = tiny(name, kind)
-    choice = dataclasses.replace(ASKED, context=make_context("quantise", bits=8))
-    block = range(1, 2) if method == "leff" else range(0)
-    layers = layout(choice.context, block, LAYERS) if block else ()
-    job = planned_job(model, kind, method, choice, training_of(choice), store, layers)
-    update = client.train(job, store.get, examples_of(choice, kind, steps=2), CPU)
-    found = rehearse(model.config, kind, method, choice, block)
+    setup = asked(context=make_context("quantise", bits=8))
+    layout = layout_of(model.config, kind, method, setup, 1 if method == "leff" else 0)
+    assert layout.block == ([1] if method == "leff" else list(range(LAYERS)))
+    job = job_of(model, kind, layout, setup, store)
+    update = client.train(job, store.get, examples_of(setup, kind, steps=2), CPU)
+    found = rehearse(model.config, kind, layout, setup)
     assert update.failure is None
     assert found.weights + found.gradients + found.optimizer == update.state_bytes
 
@@ -74,38 +96,38 @@ def test_state_is_what_a_client_measures(name, kind, method, store):
 )
 def test_the_peak_is_that_of_the_same_step_with_values(name, kind, changes, store):
     model = tiny(name, kind)
-    choice = dataclasses.replace(ASKED, length=32, **changes)
-    layers = layout(choice.context, range(1, 2), LAYERS)
-    job = planned_job(model, kind, "leff", choice, training_of(choice), store, layers)
-    examples = examples_of(choice, kind, steps=2)
+    setup = asked(length=32, **changes)
+    layout = block_layout(EXACT, range(1, 2), LAYERS)
+    job = job_of(model, kind, layout, setup, store)
+    examples = examples_of(setup, kind, steps=2)
     with Watch() as watch:
         assert client.train(job, store.get, examples, CPU).failure is None
-    found = rehearse(model.config, kind, "leff", choice, range(1, 2))
+    found = rehearse(model.config, kind, layout, setup)
     assert found.peak == pytest.approx(watch.peak, rel=0.05)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", methods())
 @pytest.mark.parametrize(("name", "kind"), FAMILIES, ids=str)
 def test_every_method_has_a_prediction(method, name, kind):
     config = tiny(name, kind).config
     if (method, name) == ("fedbitfit", "llama"):
         pytest.skip("has no biases")
-    found = predict(config, kind, method, ASKED)
+    found = predict(config, kind, spec_of(method), ASKED)
     assert found.peak > found.weights + found.gradients > found.gradients > 0
 
 
 @pytest.mark.parametrize("bits", [32, 16, 8, 4])
 def test_a_base_of_fewer_bits_holds_less(bits):
     config = tiny("gpt2", KIND).config
-    found = rehearse(config, KIND, "fedlora", dataclasses.replace(ASKED, base_bits=bits))
-    plain = rehearse(config, KIND, "fedlora", ASKED)
+    found = rehearsed(config, KIND, "fedlora", asked(base_bits=bits))
+    plain = rehearsed(config, KIND, "fedlora", ASKED)
     assert found.weights <= plain.weights and (bits == 32) == (found.weights == plain.weights)
 
 
 @pytest.mark.parametrize("setting", settings(LAYERS), ids=str)
 def test_every_context_has_a_prediction(setting):
-    choice = dataclasses.replace(ASKED, context=setting.context)
-    assert predict(tiny("gpt2", KIND).config, KIND, "leff", choice).peak > 0
+    setup = asked(context=setting.context)
+    assert predict(tiny("gpt2", KIND).config, KIND, spec_of("leff"), setup).peak > 0
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
@@ -138,14 +160,14 @@ def test_activations_by_hand():
     for layers in (1, 2, 3):
         config = tiny("gpt2", KIND).config
         config.n_layer = layers
-        kept.append(rehearse(config, KIND, "fedavg", ASKED).activations)
+        kept.append(rehearsed(config, KIND, "fedavg", ASKED).activations)
     assert kept[2] - kept[1] == kept[1] - kept[0] > 0
 
 
 def test_without_a_block_after_it_fewer_layers_have_a_graph():
     first, last = (
-        rehearse(tiny("gpt2", KIND).config, KIND, "leff", Choice(context=EXACT), range(k, k + 1))
-        for k in (0, LAYERS - 1)
+        rehearsed(tiny("gpt2", KIND).config, KIND, "leff", ClientSetup(context=EXACT), place)
+        for place in (0, LAYERS - 1)
     )
     assert last.activations < first.activations and last.peak < first.peak
 
@@ -153,7 +175,7 @@ def test_without_a_block_after_it_fewer_layers_have_a_graph():
 def test_an_8_bit_optimizer_by_hand():
     """A byte a value and moment, a scale for 256; small tensors in fp32; two shared tables."""
     config = GPT2Config(n_embd=64, n_layer=1, n_head=2, vocab_size=40, n_positions=16)
-    found = rehearse(config, KIND, "fedavg", dataclasses.replace(ASKED, optimizer="adamw8bit"))
+    found = rehearsed(config, KIND, "fedavg", asked(optimizer="adamw8bit"))
     large = [3 * 64 * 64, 64 * 64, 4 * 64 * 64, 4 * 64 * 64]
     small = [3 * 64, 64, 4 * 64, 64, 4 * 64, 2 * 64]  # biases, two norms inside, and the last
     moments = sum(2 * n + 2 * 4 * (n // 256) for n in large) + 8 * sum(small)

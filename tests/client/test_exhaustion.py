@@ -10,17 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_rounds import CPU, TRAINING, clients_of, job_of, recipe, with_settings
+from small_rounds import TRAINING, clients_of, fleet_of, job_of, recipe, with_settings
 from tiny_models import LAYERS, tiny
 
-from leff.capacity.footprint import Choice
 from leff.capacity.peak import predict, predict_job
 from leff.capacity.schedule import Limits
 from leff.capacity.sizes import model_sizes
+from leff.client import train as client
 from leff.client.memory import asked_bytes, is_out_of_memory
-from leff.engines import local
 from leff.methods.method import RoundContext
+from leff.methods.registry import spec_of
+from leff.methods.setup import ClientSetup
 from leff.round import run_round
+from leff.server import Server
+from leff.wire.messages import Step
 from leff.wire.spool import Spool
 
 HERE = Path(__file__).parents[1]
@@ -81,30 +84,35 @@ def test_memory_that_really_runs_out(tmp_path):
     assert after["failures"] == 0 and len(after["clients"][0]["layers"]) == 2
 
 
-ASKED = Choice(batch_size=4, length=12, rank=3)
+ASKED = ClientSetup(rank=3, step=Step(batch_size=4), length=12)
 
 
-def rounds(method, fleet, tmp_path, model, count, training=TRAINING):
-    pace = Limits(model_sizes(model, KIND), ASKED)
-    return [
-        run_round(
-            model, method, fleet, RoundContext(i, 0, training), Spool(tmp_path / "u"), pace=pace
-        )
-        for i in range(count)
-    ]
+@pytest.fixture
+def server(store, tmp_path):
+    return server_of(store, tmp_path)
+
+
+def server_of(store, tmp_path):
+    limits = Limits(model_sizes(tiny("gpt2", KIND), KIND), ASKED)
+    return Server(store, Spool(tmp_path / "u"), limits)
+
+
+def rounds(method, fleet, server, model, count, training=TRAINING):
+    contexts = [RoundContext(i, 0, training) for i in range(count)]
+    return [run_round(model, method, fleet, each, server).to_dict() for each in contexts]
 
 
 @pytest.fixture
 def limited(monkeypatch):
     """Client 0 has so many bytes for the peak of a step, whatever it says."""
-    real, limit = local.client.train, {}
+    real, limit = client.train, {}
 
     def train(job, *arguments):
         if job.client == 0 and predict_job(job, ASKED).peak > limit["bytes"]:
             raise RuntimeError(CPU_ERROR)
         return real(job, *arguments)
 
-    monkeypatch.setattr(local.client, "train", train)
+    monkeypatch.setattr(client, "train", train)
     return limit
 
 
@@ -113,14 +121,12 @@ def capacities(records, key="capacity"):
     return [found[0][key] if 0 in found else "out" for found in by_client]
 
 
-def test_a_client_without_a_budget_loses_layers_then_is_lean_then_sits_out(
-    store, tmp_path, limited
-):
+def test_a_client_without_a_budget_loses_layers_then_is_lean_then_sits_out(store, server, limited):
     model = tiny("gpt2", KIND)
     made = recipe("leff", model, KIND, store, context__bits=8, clients__count=2)
-    fleet = fleet_of(clients_of(KIND, (5, 5)), (3, 1), store, CPU)
+    fleet = fleet_of(clients_of(KIND, (5, 5)), (3, 1), store)
     limited["bytes"] = 0
-    records = rounds(made, fleet, tmp_path, model, 8, with_settings(batch_size=2))
+    records = rounds(made, fleet, server, model, 8, with_settings(batch_size=2))
     seen = capacities(records)
     given = seen[: seen.index("out")]
     assert given[:3] == [3, 2, 1] and set(given[3:]) <= {1} and set(seen[len(given) :]) == {"out"}
@@ -132,51 +138,51 @@ def test_a_client_without_a_budget_loses_layers_then_is_lean_then_sits_out(
     assert all(c["failure"] is None for r in records for c in r["clients"] if c["client"] == 1)
 
 
-def test_a_budget_falls_below_what_failed_and_survives_a_restart(store, tmp_path, limited):
+def test_a_budget_falls_below_what_failed_and_survives_a_restart(store, server, tmp_path, limited):
     model = tiny("gpt2", KIND)
     budget = {"clients__memory": ["1GB"], "context__name": "auto", "context__steps": 1}
     budget |= {"context__embedding_bits": 32, "training__batch_size": 4, "data__max_length": 12}
     made = recipe("leff", model, KIND, store, clients__count=2, **budget)
-    make = lambda: fleet_of(  # noqa: E731
-        clients_of(KIND, (5, 5)), (4, 4), store, CPU, budgets=[(10**9, None), (10**9, None)]
-    )
-    fleet = make()
-    limited["bytes"] = predict(model.config, KIND, "leff", replace(ASKED, layers=LAYERS)).peak - 1
-    records = rounds(made, fleet, tmp_path, model, 2)
+    fleet = fleet_of(clients_of(KIND, (5, 5)), (4, 4), store, budgets=[(10**9, None)] * 2)
+    whole = replace(ASKED, layers=LAYERS)
+    limited["bytes"] = predict(model.config, KIND, spec_of("leff"), whole).peak - 1
+    records = rounds(made, fleet, server, model, 2)
     memory, predicted = capacities(records, "memory_bytes"), capacities(records, "predicted_bytes")
     assert memory == [10**9, predicted[0] - 1]
     assert predicted[1] < predicted[0]
     assert capacities(records, "accumulation") == [1, 2]
     assert capacities(records, "layers") == [list(range(LAYERS))] * 2
     assert [record["failures"] for record in records] == [1, 0]
-    resumed = make()
-    resumed.load_state(json.loads(json.dumps(fleet.state())))
-    assert resumed.report([0, 1]) == fleet.report([0, 1])
-    assert resumed.state() == fleet.state()
+    resumed, reports = server_of(store, tmp_path), fleet.report([0, 1])
+    resumed.load_state(json.loads(json.dumps(server.state())))
+    assert resumed.believed(reports) == server.believed(reports) != reports
+    assert resumed.state() == server.state()
 
 
 @pytest.mark.parametrize("name", ["fedavg", "fedlora"])
-def test_a_method_with_one_size_of_job_is_done_leaner_first(name, store, tmp_path, limited):
+def test_a_method_with_one_size_of_job_is_done_leaner_first(name, store, server, limited):
     model = tiny("gpt2", KIND)
     made = recipe(name, model, KIND, store, clients__count=2)
-    fleet = fleet_of(clients_of(KIND, (5, 5)), (3, 1), store, CPU)
-    limited["bytes"] = predict(model.config, KIND, name, replace(ASKED, accumulation=4)).peak
-    records = rounds(made, fleet, tmp_path, model, 3)
+    fleet = fleet_of(clients_of(KIND, (5, 5)), (3, 1), store)
+    lean = replace(ASKED, step=replace(ASKED.step, accumulation=4))
+    limited["bytes"] = predict(model.config, KIND, spec_of(name), lean).peak
+    records = rounds(made, fleet, server, model, 3)
     assert capacities(records, "accumulation") == [1, 2, 4]
     assert [record["failures"] for record in records] == [1, 1, 0]
     assert all(c["failure"] is None for c in records[2]["clients"])
 
 
-def test_another_failure_lowers_nothing(store, monkeypatch):
+def test_another_failure_lowers_nothing(store, server, monkeypatch):
     model = tiny("gpt2", KIND)
-    fleet = fleet_of(clients_of(KIND, (5, 5, 5, 5)), (3,) * 4, store, CPU)
-    before = fleet.report([3])
+    fleet = fleet_of(clients_of(KIND, (5, 5, 5, 5)), (3,) * 4, store)
+    reports = fleet.report([3])
 
     def train(job, *arguments):
         raise IndexError("no row 12")
 
-    monkeypatch.setattr(local.client, "train", train)
+    monkeypatch.setattr(client, "train", train)
     job = replace(job_of(model, KIND, store, range(3)), predicted_bytes=100)
-    (update,) = fleet.train([job])
+    server.open(model, [job], reports)
+    (update,) = (server.receive(each) for each in fleet.train([job]))
     assert update.failure == "IndexError: no row 12" and not update.out_of_memory_bytes
-    assert fleet.report([3]) == before
+    assert server.believed(fleet.report([3])) == reports

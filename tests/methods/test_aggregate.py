@@ -9,7 +9,7 @@ from torch import nn
 
 from leff.methods.aggregate import Merge, merge_layers
 from leff.methods.checks import refusal
-from leff.methods.sums import weighted_mean
+from leff.methods.sums import add_up, weighted_sums
 from leff.wire.messages import Update
 from leff.wire.tensors import pack, unpack
 
@@ -24,13 +24,13 @@ def bits(tensor):
 @given(st.lists(values, min_size=1, max_size=8), st.lists(counts, min_size=1, max_size=9))
 def test_identical_inputs_come_out_to_the_bit(numbers, weights):
     tensor = torch.tensor(numbers)
-    mean = weighted_mean((w, {"a": tensor.clone()}) for w in weights)["a"].tensor
+    mean = weighted_sums((w, {"a": tensor.clone()}) for w in weights).mean("a").tensor
     assert torch.equal(bits(mean.to(torch.float32)), bits(tensor))
 
 
 @given(st.lists(st.tuples(counts, st.lists(values, min_size=3, max_size=3)), min_size=1))
 def test_equals_numpy_in_float64(updates):
-    mean = weighted_mean((w, {"a": torch.tensor(x)}) for w, x in updates)["a"].tensor
+    mean = weighted_sums((w, {"a": torch.tensor(x)}) for w, x in updates).mean("a").tensor
     weights = np.array([w for w, _ in updates], dtype=np.float64)
     rows = np.array([np.float32(x) for _, x in updates], dtype=np.float64)
     expected = (weights[:, None] * rows).sum(0) / weights.sum()
@@ -40,14 +40,18 @@ def test_equals_numpy_in_float64(updates):
 @given(st.lists(counts, min_size=2, max_size=6), st.sampled_from([0.5, 2.0, 1024.0]))
 def test_scale_of_the_weights_does_not_matter(weights, scale):
     tensors = [torch.linspace(-1, 1, 5) * (i + 1) for i in range(len(weights))]
-    a = weighted_mean((w, {"a": t}) for w, t in zip(weights, tensors, strict=True))
-    b = weighted_mean((w * scale, {"a": t}) for w, t in zip(weights, tensors, strict=True))
+    a = dict(weighted_sums((w, {"a": t}) for w, t in zip(weights, tensors, strict=True)).means())
+    b = dict(
+        weighted_sums((w * scale, {"a": t}) for w, t in zip(weights, tensors, strict=True)).means()
+    )
     assert torch.equal(a["a"].tensor, b["a"].tensor)  # powers of two lose no bit
 
 
 def test_each_tensor_has_a_sum_of_its_own():
     one, two = torch.ones(2), 4 * torch.ones(2)
-    merged = weighted_mean([(1, {"a": one, "b": one}), (2, {"b": two}), (5, {"c": two})])
+    merged = dict(
+        weighted_sums([(1, {"a": one, "b": one}), (2, {"b": two}), (5, {"c": two})]).means()
+    )
     assert {name: mean.tensor.tolist() for name, mean in merged.items()} == {
         "a": [1, 1],
         "b": [3, 3],
@@ -65,23 +69,23 @@ def test_inputs_are_left_alone(dtype):
     given_tensor = torch.tensor([0.1, 0.2], dtype=dtype)
     before = given_tensor.clone()
     for weights in ((3, 1), (1,)):
-        weighted_mean((weight, {"a": given_tensor}) for weight in weights)
+        weighted_sums((weight, {"a": given_tensor}) for weight in weights)
         assert torch.equal(given_tensor, before)
 
 
 def test_no_updates_give_nothing():
-    assert weighted_mean([]) == {}
+    assert dict(weighted_sums([]).means()) == {}
 
 
 @pytest.mark.parametrize("weight", [0, -1, float("nan")])
 def test_a_weight_must_be_positive(weight):
     with pytest.raises(ValueError, match="above 0"):
-        weighted_mean([(weight, {"a": torch.ones(1)})])
+        weighted_sums([(weight, {"a": torch.ones(1)})])
 
 
 def test_shapes_must_agree_even_where_they_would_broadcast():
     with pytest.raises(ValueError, match=r"a is \(1,\)"):
-        weighted_mean([(1, {"a": torch.ones(3)}), (1, {"a": torch.ones(1)})])
+        weighted_sums([(1, {"a": torch.ones(3)}), (1, {"a": torch.ones(1)})])
 
 
 def update(client, examples, tensors):
@@ -94,7 +98,7 @@ def test_merge_puts_means_in_and_leaves_the_rest(order):
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     updates = [update(i, i + 1, {"0.weight": torch.full((2, 2), float(i))}) for i in range(3)]
-    merge_layers(model, [updates[i] for i in order])
+    merge_layers(model, add_up([updates[i] for i in order]))
     expected = torch.full((2, 2), (0 * 1 + 1 * 2 + 2 * 3) / 6)
     torch.testing.assert_close(model[0].weight.data, expected)
     for name in ("0.bias", "1.weight", "1.bias"):
@@ -105,7 +109,7 @@ def test_merge_refuses_a_tensor_of_another_shape():
     model = nn.Linear(2, 2)
     before = model.weight.detach().clone()
     with pytest.raises(ValueError, match=r"weight is \(1, 2\)"):
-        merge_layers(model, [update(0, 1, {"weight": torch.zeros(1, 2)})])
+        merge_layers(model, add_up([update(0, 1, {"weight": torch.zeros(1, 2)})]))
     assert torch.equal(model.weight, before)
 
 
@@ -113,9 +117,8 @@ def test_merge_refuses_a_tensor_that_the_model_does_not_have():
     model = nn.Linear(2, 2)
     before = model.weight.detach().clone()
     with pytest.raises(ValueError, match="elsewhere"):
-        merge_layers(
-            model, [update(0, 1, {"weight": torch.zeros(2, 2), "elsewhere": torch.zeros(1)})]
-        )
+        tensors = {"weight": torch.zeros(2, 2), "elsewhere": torch.zeros(1)}
+        merge_layers(model, add_up([update(0, 1, tensors)]))
     assert torch.equal(model.weight, before)
 
 
@@ -176,8 +179,8 @@ def test_relaxation_of_one_is_the_mean_of_the_full_models(cases):
     model, updates = layered(), updates_of(cases)
     before = weights_of(model)
     full = [(u.examples, {**before, **unpack(u.payload)}) for u in updates]
-    expected = {name: mean.tensor for name, mean in weighted_mean(full).items()}
-    merge_layers(model, updates, relaxation=1.0)
+    expected = {name: mean.tensor for name, mean in weighted_sums(full).means()}
+    merge_layers(model, add_up(updates), relaxation=1.0)
     for name, found in weights_of(model).items():
         torch.testing.assert_close(found, expected[name].float(), rtol=1e-6, atol=1e-6)
 
@@ -186,8 +189,8 @@ def test_relaxation_of_one_is_the_mean_of_the_full_models(cases):
 def test_the_step_is_bounded_and_the_tail_and_the_untouched_are_exact(cases, relaxation):
     model, paper, updates = layered(), layered(), updates_of(cases)
     before = weights_of(model)
-    merge_layers(paper, updates)
-    merge_layers(model, iter(updates), relaxation)
+    merge_layers(paper, add_up(updates))
+    merge_layers(model, add_up(iter(updates)), relaxation)
     means, found = weights_of(paper), weights_of(model)
     total = sum(u.examples for u in updates)
     for layer, name in enumerate(before):
@@ -214,8 +217,8 @@ def test_a_relaxation_of_one_over_the_share_is_the_papers_merge(weights, data):
         update(i, n, {"0.weight": torch.full((1, 3), 0.1 * i)} if i < trained else {})
         for i, n in enumerate(weights)
     ]
-    merge_layers(paper, updates)
-    merge_layers(model, updates, 1 / (sum(weights[:trained]) / sum(weights)))
+    merge_layers(paper, add_up(updates))
+    merge_layers(model, add_up(updates), 1 / (sum(weights[:trained]) / sum(weights)))
     assert exactly(weights_of(model), weights_of(paper))
 
 
@@ -225,9 +228,9 @@ def test_the_order_of_arrival_does_not_matter(order, relaxation):
     updates = [update(i, 7 * i + 3, {f"{i % 2}.weight": tensors[i]}) for i in range(4)]
     one, two, unsorted = layered(), layered(), layered()
     arrived = [updates[i] for i in order]
-    merge_layers(one, updates, relaxation)
-    merge_layers(two, sorted(arrived, key=lambda u: u.client), relaxation)
-    merge_layers(unsorted, arrived, relaxation)
+    merge_layers(one, add_up(updates), relaxation)
+    merge_layers(two, add_up(sorted(arrived, key=lambda u: u.client)), relaxation)
+    merge_layers(unsorted, add_up(arrived), relaxation)
     assert exactly(weights_of(one), weights_of(two))
     for name, found in weights_of(unsorted).items():
         torch.testing.assert_close(found, weights_of(one)[name])
@@ -239,7 +242,7 @@ def test_without_local_change_a_relaxed_merge_keeps_every_bit(numbers, weights, 
     before = weights_of(model)
     names = list(before)
     updates = [update(i, n, {names[i % 3]: before[names[i % 3]]}) for i, n in enumerate(weights)]
-    merge_layers(model, updates, relaxation)
+    merge_layers(model, add_up(updates), relaxation)
     assert exactly(weights_of(model), before)  # zeros' signs too
 
 
@@ -261,7 +264,7 @@ def test_relaxed_blocks_do_not_overshoot_where_the_papers_do(steps, seed):
         trained = {name: before[name] + step * residual}
         updates.append(update(index, index + 1, trained))
         alone.append((index + 1, loss({**before, **trained})))
-    merge_layers(model, updates, relaxation=1.0)
+    merge_layers(model, add_up(updates), relaxation=1.0)
     average = sum(n * value for n, value in alone) / sum(n for n, _ in alone)
     assert loss(weights_of(model)) <= average + 1e-5
 
@@ -269,7 +272,7 @@ def test_relaxed_blocks_do_not_overshoot_where_the_papers_do(steps, seed):
 @pytest.mark.parametrize("relaxation", [0, -1.0, float("nan")])
 def test_a_relaxation_must_be_positive(relaxation):
     with pytest.raises(ValueError, match="relaxation must be above 0"):
-        merge_layers(layered(), [], relaxation)
+        merge_layers(layered(), add_up([]), relaxation)
 
 
 # Momentum
@@ -280,8 +283,8 @@ def test_no_momentum_is_the_plain_merge(rounds, relaxation):
     plain, model = layered(), layered()
     merge = Merge(relaxation, momentum=0.0)
     for cases in rounds:
-        merge_layers(plain, updates_of(cases), relaxation)
-        merge.apply(model, updates_of(cases))
+        merge_layers(plain, add_up(updates_of(cases)), relaxation)
+        merge.apply(model, add_up(updates_of(cases)))
     assert exactly(weights_of(model), weights_of(plain)) and merge.state() == {}
 
 
@@ -293,7 +296,7 @@ def test_momentum_is_torchs_sgd_on_the_steps(relaxation):
     merge, generator = Merge(relaxation, momentum=0.9), torch.Generator().manual_seed(0)
     for _ in range(4):
         tensors = {n: torch.randn(1, 3, generator=generator) for n in weights_of(model)}
-        merge.apply(model, [update(0, 5, tensors)])
+        merge.apply(model, add_up([update(0, 5, tensors)]))
         for name, parameter in plain.named_parameters():
             parameter.grad = -(relaxation or 1.0) * (tensors[name] - parameter.detach())
         optimizer.step()
@@ -303,9 +306,11 @@ def test_momentum_is_torchs_sgd_on_the_steps(relaxation):
 
 def test_a_tensor_that_nobody_trains_keeps_its_bits_and_its_momentum():
     model, merge = layered(), Merge(momentum=0.9)
-    merge.apply(model, [update(0, 1, {name: torch.ones(1, 3) for name in weights_of(model)})])
+    merge.apply(
+        model, add_up([update(0, 1, {name: torch.ones(1, 3) for name in weights_of(model)})])
+    )
     before, velocity = weights_of(model), merge.state()
-    merge.apply(model, [update(0, 1, {"1.weight": torch.ones(1, 3)})])
+    merge.apply(model, add_up([update(0, 1, {"1.weight": torch.ones(1, 3)})]))
     after, later = weights_of(model), merge.state()
     for name in ("0.weight", "2.weight"):
         assert torch.equal(bits(after[name]), bits(before[name]))
@@ -318,12 +323,12 @@ def test_a_tensor_that_nobody_trains_keeps_its_bits_and_its_momentum():
 def test_momentum_goes_on_exactly_after_a_restart(rounds):
     model, merge = layered(), Merge(1.0, 0.9)
     for cases in rounds[:-1]:
-        merge.apply(model, updates_of(cases))
+        merge.apply(model, add_up(updates_of(cases)))
     resumed, other = layered(), Merge(1.0, 0.9)
     resumed.load_state_dict(weights_of(model))
     other.load_state(unpack(pack(merge.state())))
-    merge.apply(model, updates_of(rounds[-1]))
-    other.apply(resumed, updates_of(rounds[-1]))
+    merge.apply(model, add_up(updates_of(rounds[-1])))
+    other.apply(resumed, add_up(updates_of(rounds[-1])))
     assert exactly(weights_of(model), weights_of(resumed))
     assert exactly(merge.state(), other.state())
 

@@ -12,7 +12,7 @@ from leff.capacity.candidates import candidates
 from leff.capacity.choose import ByBudget
 from leff.capacity.sizes import model_sizes
 from leff.errors import ConfigError
-from leff.methods.assignment import Fit
+from leff.methods.assignment import AsReported, Assigned
 from leff.methods.stand_ins import Bank, Distillation, make_context
 from leff.wire.messages import Capacity
 
@@ -45,7 +45,7 @@ def bytes_of(found, layers, text):
 def test_fixed_is_what_clients_report_in_one_context(model):
     context = make_context("quantise", bits=8)
     fits = AsReported(context).assign(model, [Capacity(3, 2, 5), Capacity(1, 4, 5)])
-    assert fits == {3: Fit(2, context), 1: Fit(4, context)}
+    assert fits == {3: Assigned(2, context), 1: Assigned(4, context)}
 
 
 def test_without_a_limit_everything_trains(model, found):

@@ -19,6 +19,7 @@ from small_rounds import (
     PAD,
     TRAINING,
     clients_of,
+    fleet_of,
     recipe,
     run_rounds,
     same,
@@ -33,10 +34,12 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 import leff
-from leff.capacity.plan import plan
+from leff.capacity.plan import client_plan
 from leff.engines.local import LocalFleet
 from leff.errors import ConfigError
 from leff.methods.method import RoundContext
+from leff.methods.registry import spec_of
+from leff.methods.setup import ClientSetup
 from leff.methods.stand_ins import make_context
 from leff.models import (
     bitfit_names,
@@ -52,6 +55,7 @@ from leff.models.sparse import positions, sparse_shapes
 from leff.round import run_round
 from leff.runs import federation
 from leff.seeds import derive_seed, numpy_rng
+from leff.server import Server
 from leff.tasks.encode import collate
 from leff.wire.messages import Update
 from leff.wire.parts import PartStore
@@ -110,22 +114,22 @@ def ranks_of(method: str) -> list[int]:
     return METHODS[method][1].get("clients__ranks", [RANK] * len(SIZES))
 
 
-class Watched(LocalFleet):
-    """Keeps jobs, updates, and what each client had to fetch, less safetensors' headers."""
+class Watched:
+    """A fleet that keeps jobs and updates, and the bytes of headers that each client is sent."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, fleet: LocalFleet, store: PartStore) -> None:
+        self._fleet, self._store = fleet, store
+        self.clients, self.report = fleet.clients, fleet.report
         self.jobs: list[Any] = []
         self.updates: list[list[Update]] = []
-        self.fetched: list[dict[int, int]] = []
+        self.headers: list[dict[int, int]] = []
         self._had: dict[int, set[str]] = {}
 
     def train(self, jobs):
-        headers = {job.client: self._headers(job) for job in jobs}
-        updates = list(super().train(jobs))
+        self.headers.append({job.client: self._headers(job) for job in jobs})
+        updates = list(self._fleet.train(jobs))
         self.jobs.append(jobs)
         self.updates.append(updates)
-        self.fetched.append({u.client: u.download_bytes - headers[u.client] for u in updates})
         yield from updates
 
     def _headers(self, job):
@@ -134,6 +138,10 @@ class Watched(LocalFleet):
         new = [p for d, p in parts.items() if d not in self._had.get(job.client, ())]
         self._had[job.client] = set(parts)
         return sum(p.size_bytes - tensor_bytes(self._store.get(p)) for p in new)
+
+
+def watched(kind: str, store: PartStore) -> Watched:
+    return Watched(fleet_of(clients_of(kind, SIZES), CAPACITIES, store), store)
 
 
 def tensor_bytes(tensors) -> int:
@@ -146,9 +154,17 @@ class Whole:
 
     models: list[dict[str, torch.Tensor]]
     states: list[dict[str, torch.Tensor]]
-    fleets: list[dict[str, Any]]
+    servers: list[dict[str, Any]]
     records: list[dict[str, Any]]
     fleet: Watched
+
+    @property
+    def fetched(self) -> list[dict[int, int]]:
+        """What each client had to fetch in each round, less safetensors' headers."""
+        return [
+            {c["client"]: c["download_bytes"] - headers[c["client"]] for c in record["clients"]}
+            for record, headers in zip(self.records, self.fleet.headers, strict=True)
+        ]
 
 
 @functools.cache
@@ -158,19 +174,19 @@ def whole(method: str, model: str) -> Whole:
         store = PartStore(Path(folder) / "parts")
         served = small(model)
         made = build(method, served, kind, store)
-        fleet = Watched(clients_of(kind, SIZES), CAPACITIES, store, CPU)
+        fleet, server = watched(kind, store), Server(store, Spool(Path(folder) / "u"))
         found = Whole([], [], [], [], fleet)
         for index in range(ROUNDS + 1):
             found.models.append(state_of(served))
             found.states.append(unpack(pack(made.state())))  # a copy, as a checkpoint has it
-            found.fleets.append(json.loads(json.dumps(fleet.state())))
+            found.servers.append(json.loads(json.dumps(server.state())))
             if index < ROUNDS:
-                found.records.append(one_round(served, made, fleet, index, Path(folder)))
+                found.records.append(one_round(served, made, fleet, index, server))
         return found
 
 
-def one_round(served, made, fleet, index, folder) -> dict[str, Any]:
-    return run_round(served, made, fleet, RoundContext(index, 0, TRAINING), Spool(folder / "u"))
+def one_round(served, made, fleet, index, server) -> dict[str, Any]:
+    return run_round(served, made, fleet, RoundContext(index, 0, TRAINING), server).to_dict()
 
 
 def at_round(method: str, model: str, index: int, folder: Path) -> tuple[Any, Any]:
@@ -186,30 +202,22 @@ def at_round(method: str, model: str, index: int, folder: Path) -> tuple[Any, An
 class Replayed:
     """A fleet that has done its work already."""
 
-    size = len(SIZES)
-
-    def __init__(self, reports: Any, updates: list[Update], jobs: Any = None) -> None:
-        self._reports, self._updates, self._jobs = reports, updates, jobs
-
-    def report(self, clients):
-        return self._reports(clients)
+    def __init__(self, fleet: Any, updates: list[Update], jobs: Any = None) -> None:
+        self.clients, self.report = fleet.clients, fleet.report
+        self._updates, self._jobs = updates, jobs
 
     def train(self, jobs):
         assert self._jobs is None or jobs == self._jobs
         yield from self._updates
-
-    def state(self):
-        return {}
-
-    def load_state(self, state): ...
 
 
 def replay(method: str, model: str, index: int, updates: list[Update], folder: Path):
     """Return model, method and record of round `index` with these updates."""
     fleet = whole(method, model).fleet
     served, made = at_round(method, model, index, folder)
-    replayed = Replayed(fleet.report, updates, fleet.jobs[index])
-    return served, made, one_round(served, made, replayed, index, folder)
+    replayed = Replayed(fleet, updates, fleet.jobs[index])
+    server = Server(PartStore(folder / "parts"), Spool(folder / "u"))
+    return served, made, one_round(served, made, replayed, index, server)
 
 
 @every
@@ -247,7 +255,7 @@ def test_a_later_round_without_local_steps_changes_nothing(method, model, tmp_pa
     served, made = at_round(method, model, 2, tmp_path)
     fleet = fleet_of(clients_of(kind, SIZES), CAPACITIES, store, CPU)
     context = RoundContext(2, 0, with_settings(epochs=0))
-    run_round(served, made, fleet, context, Spool(tmp_path / "u"))
+    run_round(served, made, fleet, context, Server(store, Spool(tmp_path / "u")))
     assert same(state_of(served), whole(method, model).models[2])
 
 
@@ -429,9 +437,10 @@ def far_apart(updates: list[Update]) -> list[Update]:
 def test_a_restart_goes_on_as_if_there_was_none(method, model, cut, tmp_path):
     found, kind = whole(method, model), MODELS[model][1]
     served, made = at_round(method, model, cut, tmp_path)
-    fleet = Watched(clients_of(kind, SIZES), CAPACITIES, PartStore(tmp_path / "parts"), CPU)
-    fleet.load_state(found.fleets[cut])
-    record = one_round(served, made, fleet, cut, tmp_path)
+    store = PartStore(tmp_path / "parts")
+    fleet, server = watched(kind, store), Server(store, Spool(tmp_path / "u"))
+    server.load_state(found.servers[cut])
+    record = one_round(served, made, fleet, cut, server)
     assert fleet.jobs == [found.fleet.jobs[cut]]
     assert same(state_of(served), found.models[cut + 1])
     assert same(unpack(pack(made.state())), found.states[cut + 1])
@@ -484,16 +493,14 @@ def test_a_killed_run_goes_on_to_the_same_result(method, kind, tmp_path, monkeyp
 def foretold(method: str, model: str, client: int) -> Any:
     name, given = METHODS[method]
     served = small(model)
-    return plan(
-        served.config,
-        MODELS[model][1],
-        name,
+    setup = ClientSetup(
         CAPACITIES[client],
-        context=make_context("quantise", bits=8),
+        make_context("quantise", bits=8),
         rank=ranks_of(method)[client],
         base_bits=given.get("method__base_bits", 32),
         clients=len(SIZES),
     )
+    return client_plan(served.config, MODELS[model][1], spec_of(name), setup).footprint
 
 
 @every
@@ -539,7 +546,7 @@ def slora_bytes(model: str) -> int:
 @every
 def test_download_is_what_the_plan_says(method, model):
     """To the byte, less headers.  flora's clients make their first adapters themselves."""
-    found, name = whole(method, model).fleet.fetched, METHODS[method][0]
+    found, name = whole(method, model).fetched, METHODS[method][0]
     plans = {client: foretold(method, model, client) for client in range(len(SIZES))}
     adapters = sum(p.weights.adapters for p in plans.values())  # of all clients
     for client, p in plans.items():
@@ -563,7 +570,7 @@ def test_state_bytes_are_those_of_the_plan(method, model):
     buffers = sum(t.nbytes for t in small(model).buffers())
     for updates in found.fleet.updates:
         for update in updates:
-            expected = foretold(method, model, update.client).total_bytes + buffers
+            expected = foretold(method, model, update.client).state_bytes + buffers
             expected += 4 * len(unpack(update.payload))
             if METHODS[method][0] == "slora" and update.round == 0:
                 sparse = [t for n, t in unpack(update.payload).items() if n.endswith(".sparse")]

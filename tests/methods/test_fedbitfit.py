@@ -2,10 +2,21 @@
 
 import pytest
 import torch
-from small_rounds import CPU, TRAINING, clients_of, invented, recipe, run_rounds, same, state_of
+from small_rounds import (
+    CPU,
+    TRAINING,
+    clients_of,
+    fleet_of,
+    invented,
+    recipe,
+    run_rounds,
+    same,
+    state_of,
+)
 from tiny_models import tiny
 
 from leff.methods.method import RoundContext
+from leff.methods.sums import add_up
 from leff.wire.messages import Capacity
 from leff.wire.tensors import unpack
 
@@ -31,7 +42,7 @@ def test_means_by_hand(store):
     jobs = made.plan(model, RoundContext(0, 0, TRAINING), reports).jobs
     assert len({job.tuned.part for job in jobs}) == 1
     updates = [invented(job, (5, 1, 2)[job.client], job.client) for job in jobs]
-    made.merge(model, updates)
+    made.merge(model, add_up(updates))
     tensors = [unpack(update.payload) for update in updates]
     for name, found in model.named_parameters():
         if name in tensors[0]:

@@ -5,6 +5,7 @@ from small_rounds import TRAINING, invented, recipe, state_of
 from tiny_models import tiny
 
 from leff.methods.method import RoundContext
+from leff.methods.sums import add_up
 from leff.models.lora import products, target_shapes
 from leff.wire.messages import Capacity
 from leff.wire.tensors import unpack
@@ -18,7 +19,7 @@ def one_round(made, model, index):
     """Merge made-up updates; return their adapters, in float64."""
     jobs = made.plan(model, RoundContext(index, 0, TRAINING), REPORTS).jobs
     updates = [invented(job, EXAMPLES[job.client], 10 * index + job.client) for job in jobs]
-    made.merge(model, updates)
+    made.merge(model, add_up(updates))
     found = [products(unpack(update.payload)) for update in updates]
     return [{m: (b.double(), a.double()) for m, (b, a) in own.items()} for own in found]
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_rounds import CPU, TRAINING, clients_of, invented, recipe, run_rounds, state_of
+from small_rounds import CPU, TRAINING, clients_of, fleet_of, invented, recipe, run_rounds, state_of
 from tiny_models import tiny
 
 from leff.methods.method import RoundContext
@@ -23,7 +23,7 @@ def merge(made, model, index, ranks):
     """Merge made-up updates; return Σ p_i · s_i · B_i · A_i by module, in float64."""
     jobs = plan(made, model, index)
     updates = [invented(job, EXAMPLES[job.client], 10 * index + job.client) for job in jobs]
-    made.merge(model, updates)
+    made.merge_updates(model, updates)
     found = dict.fromkeys(target_shapes(model), 0.0)
     for update in updates:
         share = update.examples / 8 * ALPHA / ranks[update.client]
@@ -67,7 +67,7 @@ def test_a_rank_above_the_updates_holds_it_all_and_can_learn_more(store):
     made = recipe("flexlora", model, "generation", store, clients__ranks=[4, 1, 2])
     jobs = plan(made, model, 0)
     updates = [invented(job, EXAMPLES[job.client], job.client) for job in jobs[1:]]
-    made.merge(model, updates)
+    made.merge_updates(model, updates)
     one, two = (products(unpack(update.payload)) for update in updates)
     for module, (b, a) in products(store.get(plan(made, model, 1)[0].tuned.part)).items():
         dense = 1 / 3 * ALPHA / 1 * one[module][0] @ one[module][1]
@@ -87,6 +87,6 @@ def test_nothing_is_lost_where_the_rank_suffices(ranks, store, tmp_path):
     (job,) = made.plan(model, RoundContext(1, 0, TRAINING), [Capacity(0, 1, 6)]).jobs
     sent = store.get(job.tuned.part)
     update = invented(job, 6, 0)
-    made.merge(model, [type(update)(1, 0, (), 6, pack(sent))])
+    made.merge_updates(model, [type(update)(1, 0, (), 6, pack(sent))])
     for name, tensor in state_of(model).items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-6)

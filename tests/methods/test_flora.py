@@ -24,7 +24,7 @@ def merge(made, model, index, reports=REPORTS):
     """Merge made-up updates; return Σ p_i · s_i · B_i · A_i by module, in float64."""
     jobs = plan(made, model, index, reports)
     updates = [invented(job, EXAMPLES[job.client], 10 * index + job.client) for job in jobs]
-    made.merge(model, updates)
+    made.merge_updates(model, updates)
     total = sum(update.examples for update in updates)
     moved = dict.fromkeys(target_shapes(model), 0.0)
     for update in updates:

@@ -1,5 +1,7 @@
 """Blocks as drawn round after round: by whom importance is measured, turns, restart."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small_rounds import TRAINING, proxy
@@ -8,8 +10,10 @@ from tiny_models import LAYERS, tiny
 from leff.methods.importance import layer_scores
 from leff.methods.method import RoundContext
 from leff.methods.sampling import BlockSampler, Rule
+from leff.methods.sums import add_up
 from leff.seeds import derive_seed
 from leff.wire.messages import Update
+from leff.wire.tensors import pack
 
 EVERYBODY = dict.fromkeys(range(6), 1)
 
@@ -40,6 +44,10 @@ def test_other_samplings_measure_nothing(sampling, monkeypatch):
     assert draw(sampler(sampling=sampling)).facts["layer_scores"] is None
 
 
+def sums_of(updates):
+    return add_up([replace(update, payload=pack({})) for update in updates])
+
+
 def test_what_clients_measured_decides():
     made = sampler(source="clients", temperature=0.05)
     before = draw(made).facts
@@ -48,7 +56,7 @@ def test_what_clients_measured_decides():
         Update(0, client, (layer,), 5, layer_scores=(score,))
         for client, (layer, score) in enumerate([(0, 0.1), (1, 0.1), (2, 9.0), (3, 0.1)])
     ]
-    assert list(made.watch(updates)) == updates
+    made.take_in(sums_of(updates))
     found = draw(made, index=1)
     assert found.facts["layer_scores"] == [0.1, 0.1, 9.0, 0.1]
     assert {block.start for block in found.blocks.values()} == {2}
@@ -56,7 +64,7 @@ def test_what_clients_measured_decides():
 
 def test_exploration_reaches_the_least_important_layer():
     made = sampler(source="clients", temperature=0.01, exploration=0.5)
-    list(made.watch([Update(0, 0, (0, 1, 2, 3), 5, layer_scores=(0.0, 0.0, 9.0, 0.0))]))
+    made.take_in(sums_of([Update(0, 0, (0, 1, 2, 3), 5, layer_scores=(0.0, 0.0, 9.0, 0.0))]))
     drawn = [b.start for i in range(12) for b in draw(made, index=i).blocks.values()]
     counts = np.bincount(drawn, minlength=LAYERS) / len(drawn)
     np.testing.assert_allclose(counts, [1 / 8, 1 / 8, 5 / 8, 1 / 8], atol=0.09)
@@ -78,7 +86,7 @@ def test_round_robin_counts_a_clients_own_turns():
 def test_a_restart_goes_on_as_if_there_was_none(rule):
     one, other = sampler(**rule), sampler(**rule)
     draw(one)
-    list(one.watch([Update(0, 0, (0, 1), 5, layer_scores=(1.0, 3.0))]))
+    one.take_in(sums_of([Update(0, 0, (0, 1), 5, layer_scores=(1.0, 3.0))]))
     other.load_state(one.state())
     again, wanted = draw(other, index=1), draw(one, index=1)
     assert again == wanted and again.blocks != {}

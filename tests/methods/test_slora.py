@@ -7,6 +7,7 @@ from tiny_models import tiny
 
 from leff.errors import ConfigError
 from leff.methods.method import RoundContext
+from leff.methods.sums import add_up
 from leff.models.lora import products, target_shapes
 from leff.models.sparse import positions
 from leff.wire.messages import Capacity
@@ -27,7 +28,7 @@ def merge(made, model, index):
     """Merge made-up updates; return the stage and the means of their tensors, in float64."""
     plan = made.plan(model, RoundContext(index, 0, TRAINING), REPORTS)
     updates = [invented(job, EXAMPLES[job.client], 10 * index + job.client) for job in plan.jobs]
-    made.merge(model, updates)
+    made.merge(model, add_up(updates))
     tensors = [unpack(update.payload) for update in updates]
     weighed = list(zip(EXAMPLES, tensors, strict=True))
     means = {name: sum(n / 8 * own[name].double() for n, own in weighed) for name in tensors[0]}

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from leff.capacity.footprint import Choice
 from leff.capacity.peak import predict
 from leff.errors import ConfigError, DataError
+from leff.methods.registry import spec_of
+from leff.methods.setup import ClientSetup
 from leff.methods.stand_ins import make_context
 from leff.models.known import load_config
 from leff.paper.cells import Selection, cells
@@ -20,6 +21,7 @@ from leff.paper.experiment import (
 from leff.paper.keys import run_key
 from leff.paper.published import TABLES, TRAINABLE
 from leff.runs.config import parse_config
+from leff.wire.messages import Step
 
 FOLDER = experiments_folder()
 NAMES = known_experiments(FOLDER)
@@ -252,8 +254,9 @@ def test_table_5_predicts_memory_beside_the_papers(cli):
     asked = ("table", "5", "--memory", "--row", "gpt2", "--column", "fedbitfit", "--column", "leff")
     bitfit, leff = json.loads(cli(*asked, "--json")[1])
     assert (bitfit["paper_gb"], leff["paper_gb"]) == (2.206, 1.719)
-    choice = Choice(batch_size=8, length=128, context=make_context("distil", rate=0.2))
-    peak = predict(*load_config("gpt2"), "leff", choice).peak
+    context = make_context("distil", rate=0.2)
+    setup = ClientSetup(step=Step(batch_size=8), length=128, context=context)
+    peak = predict(*load_config("gpt2"), spec_of("leff"), setup).peak
     assert leff["predicted_bytes"] == peak < bitfit["predicted_bytes"]
     printed = cli(*asked)[1]
     assert f"{peak / 1e9:.3f}" in printed and "1.719" in printed

@@ -4,29 +4,27 @@ import io
 from types import SimpleNamespace
 
 import pytest
+from made_up_records import client_record as client
+from made_up_records import round_record
 from rich.console import Console
 
 from leff.report.live import LiveTable, bytes_text, print_result, print_rows, trained_layers
 from leff.runs.config import RunConfig
 
 
-def client(number, layers, failure=None):
-    return {"client": number, "layers": layers, "failure": failure}
-
-
 def record(number, **more):
     if not number:
-        return {"round": 0, "loss": 3.5, "metric": 0.01}
-    return {
-        "round": number,
+        return round_record(0, loss=3.5, metric=0.01)
+    values = {
         "train_loss": 2.25,
         "loss": 1.5,
         "metric": 0.25,
         "download_bytes": 1_230_000,
         "upload_bytes": 4_500,
         "seconds": 30.0,
-        "clients": [client(0, [3]), client(1, [4, 5])],
-    } | more
+        "clients": (client(0, [3]), client(1, [4, 5])),
+    }
+    return round_record(number, **values | more)
 
 
 def federation(name="sample", rounds=3, devices=(), **sections):
@@ -206,7 +204,7 @@ def test_the_virtual_clock_has_a_column_where_there_is_a_fleet():
         table.started(federation(devices=[*phones, SimpleNamespace(name="laptop")]))
         table.measured(record(0))
         table.measured(record(1, **late))
-        table.measured(record(2, sat_out={"0": "a", "1": "b"}, clients=[]))
+        table.measured(record(2, sat_out={"0": "a", "1": "b"}, clients=()))
     said = file.getvalue()
     assert "2 phone, 1 laptop" in said
     assert "simulated 9.8 s, 40% idle, 1 sat out" in said and "simulated 0.0 s, 2 sat out" in said

@@ -4,19 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up_records import client_record, round_record
 
 from leff.report.picture import draw_run
 
-ZERO = {"round": 0, "loss": 3.0, "metric": 0.0}
+ZERO = round_record(0, loss=3.0, metric=0.0)
 
 
 def record(number, **more):
-    clients = [
-        {"client": 0, "layers": [0], "failure": None},
-        {"client": 1, "layers": [1, 2], "failure": None},
-        {"client": 2, "layers": [5], "failure": "the loss was nan"},
-    ]
-    return {"round": number, "train_loss": 2.0, "clients": clients} | more
+    clients = (
+        client_record(0, [0]),
+        client_record(1, [1, 2]),
+        client_record(2, [5], "the loss was nan"),
+    )
+    return round_record(number, **{"train_loss": 2.0, "clients": clients} | more)
 
 
 CASES = {
@@ -28,8 +29,8 @@ CASES = {
     "rounds that were not measured": [ZERO, record(1, layer_scores=[1.0] * 4), record(2)],
     "scores that were not finite": [ZERO, record(1, layer_scores=[None, 1.0, 2.0, 0.0])],
     "scores of zero": [ZERO, record(1, layer_scores=[0.0] * 4)],
-    "nothing trained": [ZERO, record(1, train_loss=None, clients=[])],
-    "nothing measured": [{**ZERO, "loss": None, "metric": None}, record(1)],
+    "nothing trained": [ZERO, record(1, train_loss=None, clients=())],
+    "nothing measured": [round_record(0), record(1)],
 }
 
 

@@ -6,28 +6,30 @@ import pytest
 from small_rounds import recipe
 from tiny_models import tiny
 
-from leff.capacity.footprint import Choice
 from leff.capacity.peak import predict
 from leff.errors import ConfigError
+from leff.methods.registry import spec_of
+from leff.methods.setup import ClientSetup
 from leff.methods.stand_ins import make_context
 from leff.runs.build_method import client_ranks
 from leff.runs.config import load_config
+from leff.wire.messages import Step
 
 GPT2 = ("gpt2", "generation")
 SMALL = {"training.batch_size": 4, "data.max_length": 12}
+SMALLEST = Step(batch_size=4, accumulation=4, checkpointing=True)
 
 
 def ranks(name="flora", count=5, **given):
     values = {"method.name": name, "clients.count": count, **SMALL}
     values |= {key.replace("__", "."): value for key, value in given.items()}
-    return client_ranks(load_config(None, values), tiny(*GPT2), "generation")
+    return client_ranks(load_config(None, values), spec_of(name), tiny(*GPT2), "generation")
 
 
 def needed(rank, name="flora", **given):
     """The peak of a step done the smallest way, of a run's own size."""
-    asked = Choice(rank=rank, batch_size=4, length=12, **given)
-    asked = replace(asked, accumulation=4, checkpointing=True)
-    return predict(tiny(*GPT2).config, "generation", name, asked).peak
+    asked = ClientSetup(rank=rank, step=SMALLEST, length=12, **given)
+    return predict(tiny(*GPT2).config, "generation", spec_of(name), asked).peak
 
 
 def refused(name, store, **given):
@@ -59,14 +61,9 @@ def test_ranks_that_are_given_hold_whatever_more_the_memory_has_room_for():
 def test_memory_that_has_no_room_for_a_clients_layers(store):
     """Of clients that train one layer and two, the second's is too little, by a byte."""
     given = {"clients__layers": [1, 2], "clients__count": 2, "context__embedding_bits": 32}
-    asked = Choice(batch_size=4, length=12, context=make_context("quantise", bits=8))
+    asked = ClientSetup(step=SMALLEST, length=12, context=make_context("quantise", bits=8))
     one, two = (
-        predict(
-            tiny(*GPT2).config,
-            "generation",
-            "leff",
-            replace(asked, layers=n, accumulation=4, checkpointing=True),
-        ).peak
+        predict(tiny(*GPT2).config, "generation", spec_of("leff"), replace(asked, layers=n)).peak
         for n in (1, 2)
     )
     said = refused("leff", store, clients__memory=[f"{one}B", f"{two - 1}B"], **given)

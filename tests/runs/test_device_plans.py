@@ -3,11 +3,10 @@
 import json
 
 import pytest
-from leff.runs.device_plans import Time, device_plan, round_time
 
 from leff.errors import ConfigError
 from leff.runs.config import RunConfig, load_config
-from leff.runs.plans import planned
+from leff.runs.plans import Asked, RoundTime, device_plan, planned, round_time
 from leff.wire.messages import Device
 
 FLEET = """
@@ -107,10 +106,10 @@ def test_a_step_is_counted_as_asked_for(cli, tiny_gpt2, fleet):
 
 
 def test_less_time_takes_fewer_steps_then_sits_out(tiny_gpt2):
-    fixed = AsReported("leff", {"layers": 1})
+    fixed = Asked("leff", {"layers": 1})
 
     def plan(seconds):
-        return device_plan(str(tiny_gpt2), SMALL, PHONE, Time(seconds, 80), fixed)
+        return device_plan(str(tiny_gpt2), SMALL, PHONE, RoundTime(seconds, 80), fixed)
 
     free = plan(None)
     assert free["steps"] == 10
@@ -121,9 +120,9 @@ def test_less_time_takes_fewer_steps_then_sits_out(tiny_gpt2):
 
 
 def test_examples_are_the_runs_own():
-    assert round_time(RunConfig(), None, None) == Time(None, 160)
+    assert round_time(RunConfig(), None, None) == RoundTime(None, 160)
     config = RunConfig.model_validate({"data": {"train_examples": "all"}})
-    assert round_time(config, 3.0, 20) == Time(3.0, 20)
+    assert round_time(config, 3.0, 20) == RoundTime(3.0, 20)
     with pytest.raises(ConfigError, match="give --examples"):
         round_time(config, None, None)
 

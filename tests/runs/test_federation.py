@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_runs import options, save_tiny, write_table
+from tiny_runs import Killed, options, save_tiny, write_table
 
 import leff
 from leff.errors import CheckpointError, ConfigError, RunError
 from leff.models.hardware import pinned_threads, torch_device
+from leff.runs import federation
 from leff.runs.build_method import client_capacities
 from leff.runs.config import load_config
 from leff.runs.federation import Federation
@@ -109,30 +110,47 @@ def test_a_run_goes_on_from_another_directory(tmp_path, tiny_gpt2, monkeypatch):
 def test_preparing_writes_nothing_and_splits_everything(tmp_path, tiny_gpt2):
     config = load_config(None, table_options(tmp_path, "generation", tiny_gpt2))
     folder = tmp_path / "run"
-    federation = prepare(config, RunFolder.new(folder, config))
-    assert isinstance(federation, Federation) and not folder.exists()
-    assert sum(map(len, federation.split.indices)) == 40
-    rows = np.sort(np.concatenate(federation.split.indices))
+    prepared = prepare(config, RunFolder.new(folder, config))
+    assert isinstance(prepared, Federation) and not folder.exists()
+    assert sum(map(len, prepared.split.indices)) == 40
+    rows = np.sort(np.concatenate(prepared.split.indices))
     assert rows.tolist() == list(range(40))
-    assert federation.capacities == (1, 2, 4, 1)
-    reports = federation.fleet.report(range(4))
-    assert [r.examples for r in reports] == [len(r) for r in federation.split.indices]
+    assert prepared.capacities == (1, 2, 4, 1)
+    reports = prepared.fleet.report(range(4))
+    assert [r.layers for r in reports] == [1, 2, 4, 1]
+    assert [r.examples for r in reports] == [len(r) for r in prepared.split.indices]
     again = prepare(config, RunFolder.new(folder, config))
-    assert again.digests == federation.digests
-    assert again.split.digest == federation.split.digest
+    assert again.digests == prepared.digests
+    assert again.split.digest == prepared.split.digest
 
 
-def test_the_rate_falls_to_a_tenth(tmp_path, tiny_gpt2):
+def local_trainings(prepared, rounds, monkeypatch):
+    """Return the settings that clients get in some rounds, by index, of which none is done."""
+    found = []
+
+    def stops(model, method, fleet, context, *_):
+        found.append(context.training)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(federation, "run_round", stops)
+        for index in rounds:
+            with pytest.raises(Killed):
+                prepared._round(index, federation.Silent())
+    return found
+
+
+def test_the_rate_falls_to_a_tenth(tmp_path, tiny_gpt2, monkeypatch):
     settings = table_options(tmp_path, "generation", tiny_gpt2)
     settings |= {"training.rounds": 10, "training.learning_rate": 1.0}
     for schedule, wanted in (("linear", np.linspace(1, 0.1, 10)), ("constant", np.ones(10))):
         config = load_config(None, settings | {"training.schedule": schedule})
-        federation = prepare(config, RunFolder(tmp_path / "run"))
-        rates = [federation._local_training(i).learning_rate for i in range(10)]
-        assert rates == pytest.approx(wanted)
+        prepared = prepare(config, RunFolder(tmp_path / "run"))
+        found = local_trainings(prepared, range(10), monkeypatch)
+        assert [training.learning_rate for training in found] == pytest.approx(wanted)
 
 
-def test_the_options_of_training_reach_the_clients(tmp_path, tiny_gpt2):
+def test_the_options_of_training_reach_the_clients(tmp_path, tiny_gpt2, monkeypatch):
     given = {
         "epochs": 0.5,
         "batch_size": 6,
@@ -147,8 +165,10 @@ def test_the_options_of_training_reach_the_clients(tmp_path, tiny_gpt2):
     }
     settings = table_options(tmp_path, "generation", tiny_gpt2)
     settings |= {f"training.{name}": value for name, value in given.items()}
-    federation = prepare(load_config(None, settings), RunFolder(tmp_path / "run"))
-    found = asdict(federation._local_training(0))
+    prepared = prepare(load_config(None, settings), RunFolder(tmp_path / "run"))
+    (training,) = local_trainings(prepared, [0], monkeypatch)
+    found = asdict(training)
+    found |= found.pop("step")
     assert found.pop("learning_rate") > 0 and found == given
 
 
@@ -160,8 +180,8 @@ def test_the_environment_says_what_the_run_depended_on(tmp_path, tiny_gpt2):
     for name in ("config_digest", "split_digest", *DIGESTS):
         assert len(environment[name]) == 64
     config = load_config(run.folder / "config.toml")
-    federation = prepare(config, RunFolder(tmp_path / "other"))
-    assert federation.split.digest == environment["split_digest"]
+    prepared = prepare(config, RunFolder(tmp_path / "other"))
+    assert prepared.split.digest == environment["split_digest"]
     split = json.loads((run.folder / "split.json").read_text())
     assert sum(client["examples"] for client in split) == 40
     assert all(sum(c["values"].values()) == c["examples"] for c in split)
@@ -253,9 +273,9 @@ def test_the_plug_in_gap_is_in_the_record(tmp_path, tiny_gpt2):
     options = table_options(tmp_path, "generation", tiny_gpt2, **changes)
     run = leff.run(**options, out=tmp_path / "run")
     for record in run.records()[1:]:
-        (found,) = record["plug_in"]
+        (found,) = record.plug_in
         assert found["gap"] == pytest.approx(found["full_after"] - found["stand_in_after"])
-        assert record["plug_in_gap"] == found["gap"] and found["gradient_error"] > 0
-        (client,) = [c for c in record["clients"] if c["client"] == found["client"]]
-        assert client["layers"] == found["layers"] and client["state_bytes"] > 0
-        assert len(client["layer_scores"]) == 1
+        assert record.plug_in_gap == found["gap"] and found["gradient_error"] > 0
+        (client,) = [c for c in record.clients if c.client == found["client"]]
+        assert list(client.layers) == found["layers"] and client.state_bytes > 0
+        assert len(client.layer_scores) == 1

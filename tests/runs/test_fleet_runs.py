@@ -51,16 +51,15 @@ def clocked(run):
     """Records after the first, with the laws that all of them hold."""
     records = run.records()[1:]
     for record in records:
-        own = [client["seconds_simulated"]["round"] for client in record["clients"]]
-        assert record["round_seconds_simulated"] == max(own)
-        idle = [1 - each / max(own) for each in own] + [1.0] * len(record.get("sat_out", {}))
-        assert record["idle_share"] == pytest.approx(sum(idle) / len(idle))
-        assert 0 <= record["idle_share"] <= 1
-        for client in record["clients"]:
-            spent = client["seconds_simulated"]
-            parts = spent["download"] + spent["compute"] + spent["upload"]
-            assert spent["round"] == pytest.approx(parts)
-            assert client["state_bytes"] < client["predicted_bytes"] <= client["memory_bytes"]
+        own = [client.seconds_simulated.round for client in record.clients]
+        assert record.round_seconds_simulated == max(own)
+        idle = [1 - each / max(own) for each in own] + [1.0] * len(record.sat_out or {})
+        assert record.idle_share == pytest.approx(sum(idle) / len(idle))
+        assert 0 <= record.idle_share <= 1
+        for client in record.clients:
+            spent = client.seconds_simulated
+            assert spent.round == pytest.approx(spent.download + spent.compute + spent.upload)
+            assert client.state_bytes < client.predicted_bytes <= client.memory_bytes
     return records
 
 
@@ -68,13 +67,14 @@ def test_every_client_is_timed_by_what_it_did(tmp_path, tiny_gpt2):
     run = leff.run(**settings(tmp_path, tiny_gpt2), out=tmp_path / "run")
     assert load_config(run.folder / "config.toml").clients.count == 3
     for record in clocked(run):
-        assert [c["device"] for c in record["clients"]] == ["phone", "phone", "laptop"]
-        phone, _, laptop = record["clients"]
-        assert len(laptop["layers"]) == 4 and "sat_out" not in record
-        sent = phone["seconds_simulated"]
-        assert sent["upload"] == phone["upload_bytes"] / 2500
-        assert sent["download"] + sent["setup"] == pytest.approx(phone["download_bytes"] / 1e4)
-        assert laptop["seconds_simulated"]["round"] < sent["round"]
+        assert [client.device for client in record.clients] == ["phone", "phone", "laptop"]
+        phone, _, laptop = record.clients
+        assert len(laptop.layers) == 4 and record.sat_out is None
+        assert "sat_out" not in record.to_dict()
+        sent = phone.seconds_simulated
+        assert sent.upload == phone.upload_bytes / 2500
+        assert sent.download + sent.setup == pytest.approx(phone.download_bytes / 1e4)
+        assert laptop.seconds_simulated.round < sent.round
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,14 @@ def test_a_deadline_is_kept_by_every_method(method, tmp_path, tiny_gpt2):
     if method != "leff":  # whose clients choose by memory
         free["clients.fleet"] = str(fleet_file(tmp_path, room="1GB"))
     plain = leff.run(**free, out=tmp_path / "free")
-    longest = max(record["round_seconds_simulated"] for record in clocked(plain))
+    longest = max(record.round_seconds_simulated for record in clocked(plain))
     limit = 0.7 * longest
     late = leff.run(**free, **{"clients.deadline": f"{limit:.3f}s"}, out=tmp_path / "late")
     for record, before in zip(clocked(late), plain.records()[1:], strict=True):
-        assert record["round_seconds_simulated"] <= limit
-        done = {client["client"]: client["steps"] for client in record["clients"]}
-        all_steps = {client["client"]: client["steps"] for client in before["clients"]}
-        assert done.keys() | {int(c) for c in record.get("sat_out", {})} == all_steps.keys()
+        assert record.round_seconds_simulated <= limit
+        done = {client.client: client.steps for client in record.clients}
+        all_steps = {client.client: client.steps for client in before.clients}
+        assert done.keys() | {int(c) for c in record.sat_out or {}} == all_steps.keys()
         assert all(0.25 * all_steps[c] <= steps <= all_steps[c] for c, steps in done.items())
         assert done != all_steps
 
@@ -108,9 +108,9 @@ def test_who_cannot_make_it_sits_out_and_is_recorded(tmp_path, tiny_gpt2):
     ):
         run = leff.run(**given, method=method, out=tmp_path / method)
         for record in clocked(run):
-            assert list(record["sat_out"]) == ["0"] and reason in record["sat_out"]["0"]
-            assert [client["client"] for client in record["clients"]] == [1]
-            assert record["idle_share"] == 0.5
+            assert list(record.sat_out) == ["0"] and reason in record.sat_out["0"]
+            assert [client.client for client in record.clients] == [1]
+            assert record.idle_share == 0.5
 
 
 def test_devices_without_memory_for_a_layer_sit_out(tmp_path, tiny_gpt2):
@@ -118,8 +118,8 @@ def test_devices_without_memory_for_a_layer_sit_out(tmp_path, tiny_gpt2):
     given["clients.fleet"] = str(fleet_file(tmp_path, room="10kB"))
     run = leff.run(**given, out=tmp_path / "run")
     for record in clocked(run):
-        assert set(record["sat_out"]) == {"0", "1"} and record["idle_share"] == 2 / 3
-        assert record["sat_out"]["0"] == "no block and context fit 10,000 bytes"
+        assert set(record.sat_out) == {"0", "1"} and record.idle_share == 2 / 3
+        assert record.sat_out["0"] == "no block and context fit 10,000 bytes"
     nobody = {"laptop": (1, "10kB", "20MFLOP/s", "8Mbit/s", "8Mbit/s")}
     given["clients.fleet"] = str(fleet_file(tmp_path, room="10kB", **nobody))
     with pytest.raises(ConfigError, match="within 10,000 bytes; the least that would do is"):
@@ -130,7 +130,7 @@ def test_devices_without_memory_for_a_method_sit_out(tmp_path, tiny_gpt2):
     given = settings(tmp_path, tiny_gpt2, method__name="fedavg", training__rounds=1)
     run = leff.run(**given, out=tmp_path / "run")
     (record,) = clocked(run)[:1]
-    assert "582,412 bytes are needed, a phone has 430,000" in record["sat_out"]["0"]
+    assert "582,412 bytes are needed, a phone has 430,000" in record.sat_out["0"]
     nobody = {"laptop": (1, "430kB", "20MFLOP/s", "8Mbit/s", "8Mbit/s")}
     given["clients.fleet"] = str(fleet_file(tmp_path, **nobody))
     with pytest.raises(ConfigError, match=r"clients.fleet: 0.4 MB is too little for fedavg"):

@@ -18,6 +18,7 @@ from leff import api
 from leff.errors import CheckpointError, ConfigError, DataError, RunError
 from leff.files import finite, write_json
 from leff.methods.stand_ins import distil
+from leff.record import RoundRecord
 from leff.report import picture
 from leff.runs import federation
 from leff.runs.config import RunConfig
@@ -131,8 +132,8 @@ def half_record(monkeypatch, at):
     """Die when only a part of a round's line is on the disk."""
 
     def dying(folder, record):
-        text = json.dumps(finite(record)) + "\n"
-        whole = record["round"] != at
+        text = json.dumps(finite(record.to_dict())) + "\n"
+        whole = record.round != at
         with (folder.path / "rounds.jsonl").open("a") as file:
             file.write(text if whole else text[: len(text) // 2])
         if not whole:
@@ -320,7 +321,7 @@ def flip(path):
 DAMAGE = {
     "a flipped byte": lambda c: flip(c / "model.safetensors"),
     "a truncated file": lambda c: os.truncate(c / "method.safetensors", 20),
-    "a missing file": lambda c: (c / "fleet.json").unlink(),
+    "a missing file": lambda c: (c / "server.json").unlink(),
     "a broken state": lambda c: (c / "state.json").write_text('{"round": 3'),
     "a state of another form": lambda c: (c / "state.json").write_text("[]"),
     "an empty folder": lambda c: [path.unlink() for path in c.iterdir()],
@@ -448,8 +449,21 @@ def test_what_a_run_leaves(whole, settings):
         assert len(list((folder / "checkpoints").iterdir())) == 2
 
 
+def test_records_are_what_the_lines_say(whole):
+    for folder in whole.values():
+        lines = (folder / "rounds.jsonl").read_text().splitlines()
+        records = RunFolder(folder).records()
+        assert [record.to_dict() for record in records] == [json.loads(line) for line in lines]
+        for record, line in zip(records, map(json.loads, lines), strict=True):
+            assert record.round == line["round"] and record.loss == line.get("loss")
+            assert [c.client for c in record.clients] == [
+                client["client"] for client in line.get("clients", [])
+            ]
+
+
 def test_records(whole):
-    zero, *rounds = RunFolder(whole["leff"]).records()
+    lines = (whole["leff"] / "rounds.jsonl").read_text().splitlines()
+    zero, *rounds = map(json.loads, lines)
     assert zero["round"] == 0 and zero["before"]["metrics"].keys() >= {"BLEU", "METEOR"}
     assert [record["round"] for record in rounds] == [1, 2, 3]
     for record in rounds:
@@ -487,9 +501,11 @@ def test_checkpoints_round_trip(tmp_path):
     assert run.load_checkpoint("d") is None
     for number in (1, 2, 9999, 10000):
         model = {"w": torch.full((2,), float(number))}
-        run.save_checkpoint(Checkpoint(number, model, {}, {"0": ["a"]}), "d", keep=2)
+        server = {"holdings": {"0": ["a"]}}
+        run.save_checkpoint(Checkpoint(number, model, {}, server), "d", keep=2)
     found = run.load_checkpoint("d")
-    assert found.round == 10000 and found.fleet == {"0": ["a"]} and found.method == {}
+    assert found.round == 10000 and found.method == {}
+    assert found.server == {"holdings": {"0": ["a"]}}
     assert torch.equal(found.model["w"], torch.full((2,), 10000.0))
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
         "round-10000",
@@ -499,8 +515,11 @@ def test_checkpoints_round_trip(tmp_path):
 
 def test_numbers_that_json_has_not(tmp_path):
     run = RunFolder(tmp_path)
-    run.append({"round": 1, "loss": float("nan"), "losses": (1.0, float("inf"))})
-    assert run.records() == [{"round": 1, "loss": None, "losses": [1.0, None]}]
+    run.append(RoundRecord(1, loss=float("nan"), facts={"losses": (1.0, float("inf"))}))
+    (line,) = (tmp_path / "rounds.jsonl").read_text().splitlines()
+    values = json.loads(line, parse_constant=raises)
+    assert values["round"] == 1 and values["loss"] is None and values["losses"] == [1.0, None]
+    assert run.records() == [RoundRecord(1, loss=None, facts={"losses": [1.0, None]})]
     write_json(tmp_path / "x.json", {"a": float("nan")})
     assert json.loads((tmp_path / "x.json").read_text(), parse_constant=raises) == {"a": None}
 

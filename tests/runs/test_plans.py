@@ -2,30 +2,57 @@
 
 import json
 import tomllib
+from dataclasses import asdict
 
 import pytest
 
-from leff.capacity.plan import plan
+from leff.capacity.plan import client_plan
 from leff.errors import ConfigError
+from leff.methods.registry import spec_of
+from leff.methods.setup import ClientSetup
 from leff.methods.stand_ins import make_context
 from leff.models import load_config as known_config
 from leff.runs.config import RunConfig, load_config
-from leff.runs.plans import chosen, planned, predicted
+from leff.runs.plans import choose_plan, planned, predicted
+from leff.wire.messages import Step
+
+
+COUNTED = (
+    "trainable_parameters",
+    "block_layers",
+    "stand_in_layers",
+    "step_flops",
+    "setup_bytes",
+    "download_bytes",
+)
 
 
 def test_defaults_are_a_runs_own():
     run = RunConfig()
     asked = run.context
-    wanted = plan(
-        *known_config("gpt2"),
-        "leff",
+    setup = ClientSetup(
         context=make_context(asked.name, rate=asked.rate, bits=asked.bits, suffix=asked.suffix),
         embedding_bits=asked.embedding_bits,
-        batch_size=run.training.batch_size,
+        step=Step(batch_size=run.training.batch_size),
         length=run.data.max_length,
     )
-    found = planned("gpt2", "leff", run)
-    assert found == {**wanted.to_dict(), "context": asked.name}
+    wanted = client_plan(*known_config("gpt2"), spec_of("leff"), setup)
+    held = asdict(wanted.footprint)
+    total = sum(held["weights"].values())
+    assert planned("gpt2", "leff", run) == {
+        **{name: held[name] for name in COUNTED},
+        "model": "gpt2",
+        "kind": "generation",
+        "method": "leff",
+        "model_layers": 12,
+        "model_bytes": wanted.model_bytes,
+        "weights": {**held["weights"], "total": total},
+        "gradients": wanted.gradients,
+        "optimizer": wanted.optimizer,
+        "upload_bytes": 4 * held["trainable_parameters"],
+        "total_bytes": total + wanted.gradients + wanted.optimizer,
+        "context": asked.name,
+    }
     fedavg = planned("gpt2", "fedavg", run)
     assert fedavg["context"] is None
     assert fedavg["weights"]["embeddings"] == (50257 + 1024) * 768 * 4
@@ -58,7 +85,7 @@ SMALL = load_config(None, STEP)
 def test_what_is_chosen_is_what_its_options_cost(tiny_gpt2):
     name = str(tiny_gpt2)
     least = _least(name)
-    found = chosen(name, SMALL, memory=str(int(least * 1.2)))
+    found = choose_plan(name, SMALL, memory=str(int(least * 1.2)))
     assert found["predicted_bytes"] <= least * 1.2
     text = dict(found["options"])
     (layers,) = text.pop("clients.layers")
@@ -70,23 +97,23 @@ def test_what_is_chosen_is_what_its_options_cost(tiny_gpt2):
 
 def test_a_leaner_step_only_when_the_budget_asks_for_it(tiny_gpt2):
     name = str(tiny_gpt2)
-    whole = chosen(name, SMALL)
+    whole = choose_plan(name, SMALL)
     assert (whole["layers"], whole["assumed_error"]) == (4, 0)
     checkpointed = load_config(None, {**STEP, "training.checkpointing": True})
-    assert chosen(name, checkpointed, memory="1GB")["options"]["training.checkpointing"]
-    plain = chosen(name, SMALL, memory=str(whole["predicted_bytes"]))
+    assert choose_plan(name, checkpointed, memory="1GB")["options"]["training.checkpointing"]
+    plain = choose_plan(name, SMALL, memory=str(whole["predicted_bytes"]))
     assert plain == whole and "training.checkpointing" not in whole["options"]
-    lean = chosen(name, SMALL, memory=str(_least(name)))
+    lean = choose_plan(name, SMALL, memory=str(_least(name)))
     assert "training.accumulation" in lean["options"]
     budgets = [_least(name), whole["predicted_bytes"] // 2, whole["predicted_bytes"]]
-    errors = [chosen(name, SMALL, memory=str(size))["assumed_error"] for size in budgets]
+    errors = [choose_plan(name, SMALL, memory=str(size))["assumed_error"] for size in budgets]
     assert errors == sorted(errors, reverse=True)
 
 
 def _least(name):
     """The budget that the error for one that nothing fits names."""
     with pytest.raises(ConfigError, match=r"within 1,000 bytes; the least .* is ([\d,]+)") as said:
-        chosen(name, SMALL, memory="1kB")
+        choose_plan(name, SMALL, memory="1kB")
     return int(str(said.value).split("would do is ")[1].split(" ")[0].replace(",", ""))
 
 

@@ -41,7 +41,7 @@ def stacked_updates(
     """
     given = [(update.client, update.examples, unpack(update.payload)) for update in updates]
     others = [(n, {k: t for k, t in own.items() if not lora.is_adapter(k)}) for _, n, own in given]
-    sums = Sums(*weighted_sums(others), {})
+    sums = weighted_sums(others)
     if not given:
         return {}, sums
     stack = lora.stacked(

@@ -83,9 +83,10 @@ class RunningScores:
     def take_in(self, scores: Mapping[int, tuple[float, float]]) -> None:
         """Take in what a round's clients measured: `Sums.scores`."""
         for layer, (weighted, weight) in scores.items():
-            if not 0 <= layer < len(self._means):
+            mean = weighted / weight
+            if not (0 <= layer < len(self._means) and np.isfinite(mean)):
                 continue
-            mean, before = weighted / weight, self._means[layer]
+            before = self._means[layer]
             known = np.isfinite(before)
             self._means[layer] = before + self._newest * (mean - before) if known else mean
 

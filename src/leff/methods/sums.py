@@ -9,7 +9,7 @@ arrival does not matter, and identical inputs come out to the bit.  One update i
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -38,7 +38,9 @@ class Sums:
     tensors: Mapping[str, torch.Tensor]
     weights: Mapping[str, float]
     total: float
-    scores: Mapping[int, tuple[float, float]]
+    scores: Mapping[int, tuple[float, float]] = field(
+        default_factory=dict[int, tuple[float, float]]
+    )
 
     def mean(self, name: str) -> Mean:
         """Return the mean of one tensor, weighted by D_i."""
@@ -58,17 +60,14 @@ def add_up(updates: Iterable[Update]) -> Sums:
 
     def weighed() -> Iterator[tuple[float, Mapping[str, torch.Tensor]]]:
         for update in updates:
-            _add_scores(scores, update)
+            add_scores(scores, update)
             yield update.examples, unpack(update.payload)
 
-    tensors, weights, total = weighted_sums(weighed())
-    return Sums(tensors, weights, total, scores)
+    return replace(weighted_sums(weighed()), scores=scores)
 
 
-def weighted_sums(
-    updates: Iterable[tuple[float, Mapping[str, torch.Tensor]]],
-) -> tuple[dict[str, torch.Tensor], dict[str, float], float]:
-    """Return Σ weight · tensor by name, the sum of weights by name, and that of all updates.
+def weighted_sums(updates: Iterable[tuple[float, Mapping[str, torch.Tensor]]]) -> Sums:
+    """Return the sums of weighted tensors.
 
     Weights are positive numbers of any scale (D_i).  Raises ValueError for a weight that is not
     positive, and for shapes that differ.
@@ -92,15 +91,15 @@ def weighted_sums(
                     "those before"
                 )
             weights[name] = weights.get(name, 0.0) + weight
-    return sums, weights, total
+    return Sums(sums, weights, total)
 
 
-def _add_scores(scores: dict[int, tuple[float, float]], update: Update) -> None:
+def add_scores(scores: dict[int, tuple[float, float]], update: Update) -> None:
     """Add what a client measured: finite and not negative for each of its layers, or nothing."""
-    if len(update.layers) != len(update.layer_scores) or not all(
-        np.isfinite(score) and score >= 0 for score in update.layer_scores
-    ):
+    measured = update.layer_scores
+    usable = len(update.layers) == len(measured) and update.failure is None
+    if not usable or not all(np.isfinite(score) and score >= 0 for score in measured):
         return
-    for layer, score in zip(update.layers, update.layer_scores, strict=True):
+    for layer, score in zip(update.layers, measured, strict=True):
         weighted, weight = scores.get(layer, (0.0, 0.0))
         scores[layer] = weighted + update.examples * score, weight + update.examples
