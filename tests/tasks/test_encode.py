@@ -156,6 +156,27 @@ def test_pairs_have_types_and_labels():
     assert batch["labels"].dtype == torch.long
 
 
+@pytest.mark.parametrize(
+    ("kind", "rows"),
+    [
+        ("generation", [{"input": "a b", "target": "c d"}, {"input": "c", "target": "e"}]),
+        ("generation", [{"input": "a b", "references": ["c d", "e"]}]),
+        ("text", [{"text": "a b c"}, {"text": "d e"}]),
+        ("classification", [{"text": "a", "text_pair": "b", "label": 1}]),
+        ("regression", [{"text": "a b", "label": 0.5}, {"text": "b", "label": 2.0}]),
+    ],
+)
+def test_plain_rows_are_encoded_like_a_data_set(kind, rows):
+    def values(data):
+        return [
+            (e.input_ids.tolist(), e.prompt_tokens, e.label, e.type_ids is None)
+            for e in encode(data, byte_level(), kind, 16)
+        ]
+
+    assert values(rows) == values(tuple(rows)) == values(Dataset.from_list(rows))
+    assert encode([], byte_level(), kind, 16) == []
+
+
 def test_scores_are_floats_and_long_pairs_are_cut():
     data = Dataset.from_dict({"text": ["a " * 40], "text_pair": ["b"], "label": [2.5]})
     batch = collate(encode(data, bert(), "regression", 8), 0)

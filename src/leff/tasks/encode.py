@@ -3,33 +3,43 @@
     examples = encode(task.train, tokenizer, task.kind, max_length=128)
     batch = collate(examples[:8], ensure_padding(tokenizer))
 
-A generation example is ``prompt(input)``, the target, and the end token; only the last two carry
-labels.  The two are tokenised apart, so that the boundary is exact and generation sees the very
-tokens that training saw.
+A generation example is ``prompt(input)``, the target, and the end token.  Only the target and the
+end token carry labels.  Prompt and target are tokenised apart, so that the boundary is exact, and
+generation sees the same prompt tokens as training.
+
+A device imports this file: it needs no library of data sets or metrics.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from leff.errors import ConfigError, ModelError
-from leff.tasks.task import Kind
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger("leff.tasks.load")
+
+Kind = Literal["generation", "classification", "regression", "text"]
+Columns = Mapping[str, Sequence[Any]]
+
+
+class Table(Protocol):
+    """Rows as mappings, in a list or in a `datasets.Dataset`, whose slices are columns."""
+
+    def __getitem__(self, rows: slice, /) -> Sequence[Mapping[str, Any]] | Columns: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """One training example: `input_ids` (T,) int32, and one of the two kinds of label.
+    """One training example: `input_ids` (T,) int32, and its label.
 
-    `label` is a class id or a score.  Without one, the labels are the tokens themselves from
-    position `prompt_tokens` on.  `type_ids` (T,) marks the sentences for BERT and its kin.
+    `label` is a class id or a score.  If it is None, the labels are the tokens from position
+    `prompt_tokens` on.  `type_ids` (T,) int8 tells the two sentences apart, for BERT and its kin.
     """
 
     input_ids: "np.ndarray"
@@ -41,15 +51,17 @@ class Example:
 def prompt(text_input: str) -> str:
     """Return the text that comes before the target, in training and in generation.
 
-    An input that ends in a colon, as MMLU's "Answer:", asks by itself; others get a separator.
+    The separator `` =`` follows the input, except one that ends in a colon (MMLU's "Answer:").
     """
     return text_input if text_input.endswith(":") else f"{text_input} ="
 
 
-def prompt_ids(prompts: Sequence[str], tokenizer: Any, max_length: int) -> list[list[int]]:
+def prompt_ids(
+    prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> list[list[int]]:
     """Return the token ids of prompts, cut from the left to `max_length` tokens.
 
-    The cut keeps a beginning-of-sequence token, if the tokenizer uses one, and the separator.
+    The cut keeps the separator, and the beginning-of-sequence token if the tokenizer uses one.
     Raises ConfigError for a `max_length` below 4.
     """
     _check(max_length)
@@ -58,30 +70,36 @@ def prompt_ids(prompts: Sequence[str], tokenizer: Any, max_length: int) -> list[
     return [start + ids[-room:] for ids in _ids(tokenizer, list(prompts))]
 
 
-def encode(dataset: "Dataset", tokenizer: Any, kind: Kind, max_length: int) -> list[Example]:
-    """Tokenise a data set with canonical columns, at most `max_length` tokens an example.
+def encode(
+    dataset: Table, tokenizer: "PreTrainedTokenizerBase", kind: Kind, max_length: int
+) -> list[Example]:
+    """Tokenise rows with canonical columns, at most `max_length` tokens an example.
 
-    - generation: prompt, target, end token.  What is too long loses the left of the prompt, down
-      to half of `max_length`, then the right of the target (and with it the end token).  Rows
-      with ``references`` in place of ``target`` take the first.
-    - text: documents joined by the end token and cut into chunks; a last chunk of one token,
-      which predicts nothing, is dropped.
+    - generation: prompt, target, end token.  A long example first loses the left of its prompt,
+      down to half of `max_length`, then the right of its target, with the end token.  The target
+      of rows with ``references`` is the first of them.
+    - text: documents joined by the end token and cut into chunks.  A last chunk of one token is
+      dropped, since it predicts nothing.
     - classification, regression: the tokenizer's own pair encoding and truncation.
 
     Raises ConfigError for a `max_length` below 4, ModelError for a tokenizer without an end token.
     """
     _check(max_length)
+    columns = _columns(dataset)
+    if not columns:
+        return []
     if kind == "generation":
-        return _generation(dataset, tokenizer, max_length)
+        return _generation(columns, tokenizer, max_length)
     if kind == "text":
-        return list(_chunks(dataset["text"], tokenizer, max_length))
-    return _sentences(dataset, tokenizer, max_length)
+        return list(_chunks(columns["text"], tokenizer, max_length))
+    return _sentences(columns, tokenizer, max_length)
 
 
-def ensure_padding(tokenizer: Any) -> int:
-    """Return the id of the padding token; one that is missing becomes the end token, logged.
+def ensure_padding(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Return the id of the padding token.
 
-    Raises ModelError if the tokenizer has neither.
+    If the tokenizer has none, this sets it to the end token and logs that.  Raises ModelError if
+    there is no end token either.
     """
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
@@ -90,11 +108,11 @@ def ensure_padding(tokenizer: Any) -> int:
             )
         tokenizer.pad_token = tokenizer.eos_token
         log.info("the tokenizer has no padding token: padding with %r", tokenizer.eos_token)
-    return tokenizer.pad_token_id  # pyright: ignore[reportReturnType] (set just above)
+    return cast(int, tokenizer.pad_token_id)
 
 
 def by_length(examples: Sequence[Example]) -> list[int]:
-    """Return the examples' indices, short ones first: such batches have little padding."""
+    """Return the examples' indices, short ones first, so that batches have little padding."""
     return sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
 
 
@@ -103,8 +121,9 @@ def collate(
 ) -> "dict[str, torch.Tensor]":
     """Pad examples to their longest and stack them.
 
-    Returns ``input_ids`` and ``attention_mask`` (B, T), ``labels`` (B, T) with -100 on prompt and
-    padding, or (B,) long or float32, and ``token_type_ids`` (B, T) if the examples have them.
+    Returns ``input_ids`` and ``attention_mask`` (B, T), and ``token_type_ids`` (B, T) if the
+    examples have them.  ``labels`` are (B, T) with -100 on prompt and padding, or (B,) for class
+    ids (long) and scores (float32).
     """
     import numpy as np
     import torch
@@ -125,12 +144,12 @@ def collate(
         token_labels[row, answer] = ids[row, answer]
         if example.type_ids is not None:
             types[row, first : first + size] = example.type_ids
-    batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+    batch = {"input_ids": torch.as_tensor(ids), "attention_mask": torch.as_tensor(mask)}
     if examples[0].type_ids is not None:
-        batch["token_type_ids"] = torch.from_numpy(types)
+        batch["token_type_ids"] = torch.as_tensor(types)
     values = [example.label for example in examples if example.label is not None]
     if not values:
-        return batch | {"labels": torch.from_numpy(token_labels)}
+        return batch | {"labels": torch.as_tensor(token_labels)}
     kind = torch.float32 if isinstance(values[0], float) else torch.long
     return batch | {"labels": torch.tensor(values, dtype=kind)}
 
@@ -140,48 +159,60 @@ def _check(max_length: int) -> None:
         raise ConfigError(f"max_length must be at least 4 tokens, got {max_length}")
 
 
-def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """Token ids without special tokens; a text of any length, so no warning about the model's."""
+def _ids(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
+    """Return token ids without special tokens; there is no warning for long texts."""
     return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
 
 
-def _start(tokenizer: Any) -> list[int]:
-    """The beginning-of-sequence token, for tokenizers that put one before a text."""
+def _start(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Return the beginning-of-sequence token if the tokenizer puts one before a text."""
     first = tokenizer("a", verbose=False)["input_ids"][:1]
     return first if first == [tokenizer.bos_token_id] else []
 
 
-def _end(tokenizer: Any) -> int:
+def _end(tokenizer: "PreTrainedTokenizerBase") -> int:
     if tokenizer.eos_token_id is None:
         raise ModelError(
             "the tokenizer has no end token, so generated text would never end; "
             "set tokenizer.eos_token, or use a causal language model's tokenizer"
         )
-    return tokenizer.eos_token_id
+    return cast(int, tokenizer.eos_token_id)
 
 
 def _blank(tokenizer: Any) -> str:
-    """What to put before a target: a blank for tokenizers that do not mark word starts anyway.
+    """Return what comes before a target: a blank, unless the tokenizer marks word starts itself.
 
-    SentencePiece with a dummy prefix reads "a" as a new word; byte-level BPE would glue it.
+    SentencePiece with a dummy prefix reads "a" as a new word.  Byte-level BPE would glue it to the
+    word before.
     """
     (ids,) = _ids(tokenizer, ["a"])
     return "" if tokenizer.decode(ids + ids).strip() == "a a" else " "
 
 
-def _generation(dataset: "Dataset", tokenizer: Any, max_length: int) -> list[Example]:
+def _columns(table: Table) -> Columns:
+    rows = table[:]
+    if isinstance(rows, Mapping):
+        return rows
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+
+
+def _generation(
+    columns: Columns, tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> list[Example]:
     import numpy as np
 
-    if "target" in dataset.column_names:
-        targets = list(dataset["target"])
+    targets: Sequence[str]
+    if "target" in columns:
+        targets = columns["target"]
     else:
-        targets = [references[0] for references in dataset["references"]]
+        targets = [references[0] for references in columns["references"]]
     end, blank, start = _end(tokenizer), _blank(tokenizer), _start(tokenizer)
-    inputs = list(dataset["input"])
+    inputs: Sequence[str] = columns["input"]
     distinct = list(dict.fromkeys(inputs))  # an input may have many targets
     prompts = dict(zip(distinct, _ids(tokenizer, [prompt(t) for t in distinct]), strict=True))
     answers = _ids(tokenizer, [blank + target for target in targets])
-    examples, cut = [], 0
+    examples: list[Example] = []
+    cut = 0
     for text, answer in zip(inputs, answers, strict=True):
         ids = prompts[text]
         answer = [*answer, end]
@@ -195,14 +226,15 @@ def _generation(dataset: "Dataset", tokenizer: Any, max_length: int) -> list[Exa
     return examples
 
 
-def _chunks(texts: Sequence[str], tokenizer: Any, max_length: int) -> Iterator[Example]:
+def _chunks(
+    texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> Iterator[Example]:
     import numpy as np
 
     start, end = _start(tokenizer), _end(tokenizer)
     held: list[int] = []
-    texts = list(texts)
     for first in range(0, len(texts), 1000):
-        for ids in _ids(tokenizer, texts[first : first + 1000]):
+        for ids in _ids(tokenizer, list(texts[first : first + 1000])):
             held += [*start, *ids, end]
         whole = len(held) - len(held) % max_length
         for chunk in np.array(held[:whole], dtype=np.int32).reshape(-1, max_length):
@@ -212,19 +244,19 @@ def _chunks(texts: Sequence[str], tokenizer: Any, max_length: int) -> Iterator[E
         yield Example(np.array(held, dtype=np.int32))
 
 
-def _sentences(dataset: "Dataset", tokenizer: Any, max_length: int) -> list[Example]:
+def _sentences(columns: Columns, tokenizer: Any, max_length: int) -> list[Example]:
     import numpy as np
 
-    if not len(dataset):
+    texts, pairs = columns["text"], columns.get("text_pair")
+    if not texts:
         return []
-    pairs = list(dataset["text_pair"]) if "text_pair" in dataset.column_names else None
-    encoded = tokenizer(list(dataset["text"]), pairs, truncation=True, max_length=max_length)
-    types = encoded.get("token_type_ids") or [None] * len(dataset)
+    encoded = tokenizer(list(texts), pairs, truncation=True, max_length=max_length)
+    types = encoded.get("token_type_ids") or [None] * len(texts)
     return [
         Example(
             np.array(ids, dtype=np.int32),
             label=label,
             type_ids=None if kinds is None else np.array(kinds, dtype=np.int8),
         )
-        for ids, kinds, label in zip(encoded["input_ids"], types, dataset["label"], strict=True)
+        for ids, kinds, label in zip(encoded["input_ids"], types, columns["label"], strict=True)
     ]

@@ -1,18 +1,18 @@
-"""How good a model is at a task: loss, the task's own metrics, and texts to read.
+"""Measures a model on a task: loss, the task's own metrics, and generated texts.
 
     evaluator = Evaluator(task, tokenizer, max_length=96)
     evaluator.quick(model, examples=64)      # {"loss": 1.2, "metric": 0.31}
     evaluator.full(model, examples=200)      # every metric of the task, and texts
 
-The metric that stands for a task is BLEU for generation, GLUE's own per task, accuracy or Pearson's
+Each task has one headline metric: BLEU for generation, GLUE's own per task, accuracy or Pearson's
 correlation for a table, and perplexity for plain text.  A task with worked examples (MMLU) is
-measured by the accuracy of the likeliest answer after them, and nothing is written.
+measured by the accuracy of the likeliest answer after them; no text is generated.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -23,26 +23,32 @@ from leff.tasks.held_out import eval_mode, held_out_batches, held_out_loss
 from leff.tasks.metrics import glue, mmlu, nlg
 from leff.tasks.task import Task, draw_rows
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
 
 @dataclass(frozen=True)
 class Evaluator:
     """Measures models on a task's validation split (`quick`) and test split (`full`).
 
-    Where the task has no test split with answers, as in GLUE, `full` takes the validation split.
+    If the task has no test split with answers, as in GLUE, `full` takes the validation split.
     A number of examples means that many random rows of the split, drawn with `seed`.
     """
 
     task: Task
-    tokenizer: Any
+    tokenizer: "PreTrainedTokenizerBase"
     max_length: int
     batch_size: int = 64
     max_new_tokens: int = 64
     seed: int = 0
-    _seen: dict[tuple[str, int], list[Example]] = field(default_factory=dict, repr=False)
+    _seen: dict[tuple[str, int], list[Example]] = field(
+        default_factory=dict[tuple[str, int], list[Example]], repr=False
+    )
 
     @property
     def metric(self) -> str:
-        """The name of the metric that stands for the task."""
+        """The name of the task's headline metric."""
         if self.task.shots:
             return "accuracy"
         if self.task.kind == "generation":
@@ -53,7 +59,7 @@ class Evaluator:
         return glue.PRIMARY.get(self.task.name, default)
 
     def quick(self, model: nn.Module, examples: int) -> dict[str, float]:
-        """Return ``loss`` (nats) and ``metric`` on that many validation examples, greedy."""
+        """Return ``loss`` (nats) and ``metric`` on that many examples of `validation`, greedily."""
         rows = self._rows("validation", examples)
         if not self._writes:
             loss, metrics, _ = self._figures(model, "validation", rows)
@@ -67,22 +73,23 @@ class Evaluator:
     def full(self, model: nn.Module, examples: int | None, beams: int = 1) -> dict[str, Any]:
         """Return ``loss``, ``metrics``, ``notes``, ``split``, ``examples`` and ``texts``.
 
-        ``texts`` holds input, output and references of every example, for generation only;
-        ``notes`` says why a metric is missing or computed by other means, or prompts shortened.
+        ``texts`` holds input, output and references of every example, for generation only.
+        ``notes`` says why a metric is missing, how it differs from the official one, or how many
+        prompts were shortened.
         """
         split = "test" if self.task.test is not None else "validation"
         rows = self._rows(split, examples)
-        found: dict[str, Any] = {"split": split, "examples": len(rows)}
+        report: dict[str, Any] = {"split": split, "examples": len(rows)}
         if not self._writes:
             loss, metrics, notes = self._figures(model, split, rows)
-            return found | {"loss": loss, "metrics": metrics, "notes": notes, "texts": []}
+            return report | {"loss": loss, "metrics": metrics, "notes": notes, "texts": []}
         outputs = self._texts(model, rows, beams)
         scores = nlg.score(rows["references"], outputs)
         texts = [
             {"input": row["input"], "output": output, "references": row["references"]}
             for row, output in zip(rows, outputs, strict=True)
         ]
-        return found | {
+        return report | {
             "loss": self._loss(model, split, rows),
             "metrics": scores.values,
             "notes": scores.notes,
@@ -93,10 +100,10 @@ class Evaluator:
         """Return that many examples of a split, encoded, drawn with `seed`."""
         return self._encoded(split, self._rows(split, count))
 
-    def _rows(self, split: str, examples: int | None) -> Any:
+    def _rows(self, split: str, examples: int | None) -> "Dataset":
         return draw_rows(getattr(self.task, split), examples, self.seed, split)
 
-    def _texts(self, model: nn.Module, rows: Any, beams: int) -> list[str]:
+    def _texts(self, model: nn.Module, rows: "Dataset", beams: int) -> list[str]:
         return generate(
             model,
             self.tokenizer,
@@ -107,14 +114,14 @@ class Evaluator:
             max_length=self.max_length,
         )
 
-    def _encoded(self, split: str, rows: Any) -> list[Example]:
-        """Return the drawn rows of a split as examples; kept, as every round measures them."""
+    def _encoded(self, split: str, rows: "Dataset") -> list[Example]:
+        """Return the drawn rows of a split as examples, kept for the next rounds."""
         key = (split, len(rows))
         if key not in self._seen:
             self._seen[key] = encode(rows, self.tokenizer, self.task.kind, self.max_length)
         return self._seen[key]
 
-    def _loss(self, model: nn.Module, split: str, rows: Any) -> float:
+    def _loss(self, model: nn.Module, split: str, rows: "Dataset") -> float:
         pad_id = ensure_padding(self.tokenizer)
         examples = self._encoded(split, rows)
         return held_out_loss(model, examples, batch_size=self.batch_size, pad_id=pad_id)
@@ -131,18 +138,20 @@ class Evaluator:
         if not self.task.shots:
             loss, metrics = self._labels(model, split, rows)
             return loss, metrics, {}
-        found = mmlu.score(
+        scores = mmlu.score(
             model,
             self.tokenizer,
             rows,
             self.task.shots,
-            # a prompt with its worked examples is several times as long as other tasks' examples
+            # a prompt with worked examples is several times as long as other tasks' examples
             batch_size=max(1, self.batch_size // 8),
         )
-        metrics = {"accuracy": found.accuracy, "subject_mean": found.subject_mean}
-        return self._loss(model, split, rows), metrics, found.notes
+        metrics = {"accuracy": scores.accuracy, "subject_mean": scores.subject_mean}
+        return self._loss(model, split, rows), metrics, scores.notes
 
-    def _labels(self, model: nn.Module, split: str, rows: Any) -> tuple[float, dict[str, float]]:
+    def _labels(
+        self, model: nn.Module, split: str, rows: "Dataset"
+    ) -> tuple[float, dict[str, float]]:
         """Return the loss and all metrics of plain text, or of labels."""
         if self.task.kind == "text":
             loss = self._loss(model, split, rows)
@@ -150,7 +159,7 @@ class Evaluator:
         examples = self._encoded(split, rows)
         logits = self._logits(model, examples)
         labels = [example.label for example in examples if example.label is not None]
-        if not torch.isfinite(logits).all():  # a diverged model: recorded, and no error
+        if not torch.isfinite(logits).all():  # a diverged model is recorded, not an error
             return math.nan, {self.metric: math.nan}
         if self.task.kind == "regression":
             predictions, wanted = logits[:, 0], torch.tensor(labels, dtype=torch.float32)
@@ -158,19 +167,20 @@ class Evaluator:
         else:
             predictions, wanted = logits.argmax(-1), torch.tensor(labels, dtype=torch.long)
             loss = float(nn.functional.cross_entropy(logits, wanted))
+        values = cast(list[float], predictions.tolist())  # pyright: ignore[reportUnknownMemberType]
         if self.task.name in glue.PRIMARY:
-            return loss, glue.score(self.task.name, predictions.tolist(), labels)
+            return loss, glue.score(self.task.name, values, labels)
         kind = "regression" if self.task.kind == "regression" else "classification"
-        return loss, glue.score_labels(kind, predictions.tolist(), labels)
+        return loss, glue.score_labels(kind, values, labels)
 
     def _logits(self, model: nn.Module, examples: Sequence[Example]) -> torch.Tensor:
-        """Return what the model's head says of every example, (n, labels), on the CPU."""
-        found: list[torch.Tensor] = []
+        """Return the model's logits for every example, (n, labels), on the CPU."""
+        logits: list[torch.Tensor] = []
         order: list[int] = []
         with eval_mode(model) as device:
             pad_id = ensure_padding(self.tokenizer)
             for rows, batch in held_out_batches(examples, self.batch_size, pad_id, device):
                 inputs = {name: value for name, value in batch.items() if name != "labels"}
-                found.append(model(**inputs).logits.float().cpu())
+                logits.append(model(**inputs).logits.float().cpu())
                 order += rows
-        return torch.cat(found)[torch.argsort(torch.tensor(order))]
+        return torch.cat(logits)[torch.argsort(torch.tensor(order))]

@@ -4,7 +4,7 @@ texts = generate(model, tokenizer, ["name: Heron Path | area: Mossdale"], max_ne
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -13,13 +13,16 @@ from leff.errors import ConfigError
 from leff.models import positions
 from leff.tasks.encode import Example, collate, ensure_padding, prompt, prompt_ids
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 MIN_PROMPT = 4  # tokens; fewer would leave out the separator
 
 
 @torch.no_grad()
 def generate(
     model: nn.Module,
-    tokenizer: Any,
+    tokenizer: "PreTrainedTokenizerBase",
     inputs: Sequence[str],
     *,
     max_new_tokens: int = 64,
@@ -30,10 +33,10 @@ def generate(
 ) -> list[str]:
     """Return one text per input, in their order, without special tokens and outer blanks.
 
-    `beams` is the beam width, 1 for greedy decoding; nothing is sampled.  `form` makes the prompt
-    of an input; `str` leaves it as it is.  Prompts longer than `max_length` tokens, or than what
-    the model's positions leave beside the new tokens, are cut from the left.  Inputs of like
-    length share a batch, since padding is computed too.
+    `beams` is the beam width, 1 for greedy decoding.  Nothing is sampled.  `form` makes the prompt
+    of an input; `str` leaves it as it is.  A prompt is cut from the left to `max_length` tokens,
+    or to the positions that the new tokens leave, if those are fewer.  Inputs of similar length
+    share a batch, to compute little padding.
 
     Raises ConfigError if `max_new_tokens` leaves no room for a prompt.
     """
@@ -52,7 +55,7 @@ def generate(
         chosen = order[start : start + batch_size]
         examples = [Example(np.array(prompts[i], dtype=np.int32)) for i in chosen]
         batch = collate(examples, pad_id, side="left")
-        generated = model.generate(  # type: ignore[operator]
+        generated: torch.Tensor = cast(Any, model).generate(
             input_ids=batch["input_ids"].to(device),
             attention_mask=batch["attention_mask"].to(device),
             max_new_tokens=max_new_tokens,
@@ -62,16 +65,15 @@ def generate(
             eos_token_id=tokenizer.eos_token_id,
         )
         new = generated[:, batch["input_ids"].shape[1] :]
-        for i, text in zip(
-            chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True
-        ):
+        written: list[str] = cast(Any, tokenizer).batch_decode(new, skip_special_tokens=True)
+        for i, text in zip(chosen, written, strict=True):
             texts[i] = text.strip()
     model.train(was_training)
     return texts
 
 
 def _room(model: Any, max_new_tokens: int) -> int:
-    """Return how many tokens a prompt may have, so that the new ones have positions too."""
+    """Return the positions that the new tokens leave for a prompt."""
     most = positions(model.config)
     if most - max_new_tokens < MIN_PROMPT:
         raise ConfigError(

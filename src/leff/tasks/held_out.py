@@ -1,11 +1,11 @@
-"""The loop over held-out examples, which everything that measures a model shares.
+"""The loop over held-out examples that everything that measures a model shares.
 
     held_out_loss(model, examples, batch_size=64, pad_id=0)      # nats per label
 
-It needs no library of data sets or metrics, so that a device can measure too.
+A device imports this file: it needs no library of data sets or metrics.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -27,7 +27,7 @@ def held_out_batches(
 
 
 @contextmanager
-def eval_mode(model: nn.Module) -> Iterator[torch.device]:
+def eval_mode(model: nn.Module) -> Generator[torch.device]:
     """Put the model into eval mode without gradients for the body; yield its device."""
     was_training = model.training
     model.eval()

@@ -1,11 +1,11 @@
-"""Tasks: what the clients learn from, loaded from a folder, from the hub, or from your own files.
+"""Loads tasks from a folder, from the hub, or from your own files.
 
     python -c "from leff.tasks.load import load_task; print(load_task('sample').train[0])"
 
-Where a public task comes from, in this order: the `folder` that is given; the folder named by the
-environment variable ``LEFF_DATA``, if it holds the task; the Hugging Face hub.  A folder may have
-the compact layout (``e2e/train.parquet``, ``glue/sst2/dev.parquet``, ...) or hold the files as
-their authors published them, and may be the root of all tasks or the task's own folder.
+A public task comes from the `folder` that is given.  Without one, it comes from the folder that the
+environment variable ``LEFF_DATA`` names, if that holds the task, and else from the Hugging Face
+hub.  A folder has the compact layout (``e2e/train.parquet``, ``glue/sst2/dev.parquet``, ...) or the
+files as their authors published them.  It may be the root of all tasks or the task's own folder.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,16 +43,16 @@ def load_task(
     kind: str | None = None,
     seed: int = 0,
 ) -> "Task":
-    """Load the task `name`, with every row checked before anything else is done.
+    """Load the task `name` and check every row.
 
-    `folder` says where a public task's files are.  `train`, `validation` and `test` are the user's
-    own files (``text`` and ``table``), relative to `folder` if there is one; without `validation`,
-    a random tenth of `train`, drawn with `seed`, is held out.  `columns` maps our column names
-    (``input``, ``target``, ``references``, ``text``, ``text_pair``, ``label``) to the files' own,
-    and `kind` overrules the kind that a table's columns suggest.  `seed` also makes ``sample``.
+    `folder` holds a public task's files.  `train`, `validation` and `test` are the user's own files
+    (``text`` and ``table``), relative to `folder` if there is one.  Without `validation`, a random
+    tenth of `train`, drawn with `seed`, is held out.  `columns` maps our column names (``input``,
+    ``target``, ``references``, ``text``, ``text_pair``, ``label``) to the files' own.  `kind`
+    overrules the kind that a table's columns suggest.  `seed` also makes ``sample``.
 
-    Raises ConfigError (unknown task, options that do not go together) and DataError (a file,
-    column, row or label).
+    Raises ConfigError for an unknown task or options that exclude each other, and DataError for a
+    file, column, row or label that cannot be used.
     """
     if name not in known_tasks():
         raise ConfigError(f"no task is called {name!r}{nearest(name, known_tasks())}")

@@ -2,18 +2,18 @@
 
     partition(task.train, clients=8, scheme="dirichlet", by="label", alpha=0.1).report()
 
-The drawing is done by `flwr-datasets`; what that leaves empty is repaired by a stated rule.  A
-split with a client below `min_examples` is drawn again, up to ten times, from seeds derived from
-the first; then the draw that lacks the fewest examples is taken, and examples move one by one,
-at random, from the client that has most to the one that has fewest; of equal clients the first.
-Small alphas need this: at 0.05, two labels over 40 clients leave empty ones in every draw.
+`flwr-datasets` draws the split; a fixed rule repairs clients that have too few examples.  A split
+with a client below `min_examples` is drawn again, up to ten times, from seeds derived from the
+first.  Then the draw that lacks the fewest examples is taken.  Examples move one by one, at random,
+from the client that has most to the client that has fewest; of equal clients the first.  Small
+alphas need this: at 0.05, two labels over 40 clients leave empty clients in every draw.
 """
 
 import contextlib
 import hashlib
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from leff.errors import ConfigError, DataError, nearest
 from leff.seeds import derive_seed, numpy_rng
@@ -29,10 +29,10 @@ REDRAWS = 10
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """Row numbers of every client, ascending, and how they came about.
+    """Row numbers of every client, ascending, and how they were drawn.
 
-    `counts` has, for each client, the number of its examples by value of the column `by` (empty
-    without one); `moved` counts examples moved by the repair.
+    `counts` has, for each client, the number of its examples by value of the column `by`, and is
+    empty without one.  `moved` counts the examples that the repair moved.
     """
 
     indices: "tuple[np.ndarray, ...]"
@@ -51,7 +51,7 @@ class Partition:
         return sha.hexdigest()
 
     def report(self) -> list[dict[str, Any]]:
-        """Return a record per client: its number, its examples, and these by value."""
+        """Return a record per client: its number, its examples, and its examples by value."""
         return [
             {"client": client, "examples": len(rows), "values": dict(counts)}
             for client, (rows, counts) in enumerate(zip(self.indices, self.counts, strict=True))
@@ -67,14 +67,14 @@ def partition(
     seed: int = 0,
     min_examples: int = 1,
 ) -> Partition:
-    """Give every row of `dataset` to exactly one of the clients, none of which stays empty.
+    """Give every row of `dataset` to exactly one client; no client stays empty.
 
     - ``iid``: at random, in equal parts.
     - ``dirichlet``: the shares of every value of the column `by` are drawn from Dirichlet(`alpha`).
-    - ``column``: by the values of `by`, one a client.  More values than clients: the largest value
-      goes first, each to the client with the fewest examples so far.  Fewer: every value has one
-      client, each further client joins the value whose clients hold most, and the clients of a
-      value share its examples at random.
+    - ``column``: by the values of `by`, one a client.  If there are more values than clients, the
+      values go one by one, the largest first, to the client with the fewest examples so far.  If
+      there are fewer, every value has one client, and each further client joins the value whose
+      clients hold most.  The clients of a value share its examples at random.
 
     Raises ConfigError (no clients, an unknown scheme, a column or alpha that is missing or out of
     range) and DataError (fewer examples than the clients need).
@@ -116,7 +116,7 @@ def _check(
 
 
 def _codes(dataset: "Dataset", by: str | None) -> "tuple[list[str], np.ndarray]":
-    """The values of a column in sorted order, and every row's place among them."""
+    """Return the values of a column in sorted order, and every row's place among them."""
     import numpy as np
 
     if by is None:
@@ -124,7 +124,7 @@ def _codes(dataset: "Dataset", by: str | None) -> "tuple[list[str], np.ndarray]"
     if by not in dataset.column_names:
         known = nearest(by, dataset.column_names)
         raise ConfigError(f"clients.by: the data has no column {by!r}{known}")
-    values = dataset.select_columns([by])[:][by]
+    values: list[object] = dataset.select_columns([by])[:][by]
     if not all(isinstance(value, str | int) for value in values):
         bins = "label_bin"
         remedy = f"use {bins!r}" if bins in dataset.column_names else "put its values in bins first"
@@ -136,7 +136,7 @@ def _codes(dataset: "Dataset", by: str | None) -> "tuple[list[str], np.ndarray]"
 def _draw(
     codes: "np.ndarray", clients: int, scheme: str, alpha: float | None, seed: int, least: int
 ) -> "tuple[list[np.ndarray], int]":
-    """Return the rows of every client, of the first draw that is good enough or else the best."""
+    """Return the rows of every client, and the number of redraws, of the best draw."""
     if scheme == "iid":
         return _iid(numpy_rng(seed, "iid").permutation(len(codes)), clients), 0
     if scheme == "column":
@@ -167,7 +167,7 @@ def _dirichlet(codes: "np.ndarray", clients: int, alpha: float, seed: int) -> "l
         num_partitions=clients,
         partition_by="value",
         alpha=alpha,
-        min_partition_size=0,  # the redraws and the repair are ours
+        min_partition_size=0,  # this file redraws and repairs
         self_balancing=False,
         shuffle=False,  # the order within a client is not kept
         seed=seed,
@@ -180,30 +180,33 @@ def _by_owner(owners: "np.ndarray", clients: int) -> "list[np.ndarray]":
     from flwr_datasets.partitioner import NaturalIdPartitioner
 
     partitioner = NaturalIdPartitioner(partition_by="owner")
-    with contextlib.redirect_stderr(io.StringIO()):  # it draws a progress bar of its own
+    with contextlib.redirect_stderr(io.StringIO()):  # it draws a progress bar
         return _rows({"row": np.arange(len(owners)), "owner": owners}, partitioner, clients)
 
 
 def _rows(
     columns: "dict[str, np.ndarray]", partitioner: "Partitioner", clients: int
 ) -> "list[np.ndarray]":
-    """Let the partitioner work on the row numbers alone."""
+    """Return the rows of every client, by a partitioner that sees row numbers only."""
     import numpy as np
     from datasets import Dataset
 
     class Eager(Dataset):
-        """Gives whole columns as arrays: numpy reads a lazy column one entry at a time."""
+        """Gives a column as an array, since numpy reads a lazy column entry by entry."""
 
         def __getitem__(self, key: Any) -> Any:
-            return self.data[key].to_numpy() if isinstance(key, str) else super().__getitem__(key)
+            if isinstance(key, str):
+                return self.data[key].to_numpy()
+            return cast(Any, super().__getitem__(key))
 
     partitioner.dataset = Eager(Dataset.from_dict(columns).data)
     parts = [partitioner.load_partition(client) for client in range(clients)]
-    return [part.with_format("arrow")[:]["row"].to_numpy().astype(np.int64) for part in parts]
+    tables = [cast(Any, part.with_format("arrow"))[:] for part in parts]
+    return [table["row"].to_numpy().astype(np.int64) for table in tables]
 
 
 def _owners(codes: "np.ndarray", clients: int, seed: int) -> "np.ndarray":
-    """The client of every row, by the rule for ``column`` in `partition`."""
+    """Return the client of every row, by the rule for ``column`` in `partition`."""
     import numpy as np
 
     sizes = np.bincount(codes)
@@ -227,7 +230,7 @@ def _owners(codes: "np.ndarray", clients: int, seed: int) -> "np.ndarray":
 
 
 def _repair(parts: "list[np.ndarray]", least: int, rng: "np.random.Generator") -> int:
-    """Move examples until no client has fewer than `least`; return how many were moved."""
+    """Move examples until every client has `least`; return how many were moved."""
     import numpy as np
 
     moved = 0

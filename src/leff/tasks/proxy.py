@@ -7,7 +7,7 @@ batches = proxy_batches(texts, tokenizer, "generation", batch_size=16, max_lengt
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from leff.tasks.encode import Example, collate, ensure_padding, prompt
 from leff.tasks.load import load_task
@@ -15,6 +15,7 @@ from leff.tasks.task import Kind, draw_rows
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
 Text = tuple[str, str | None]  # a text, and its pair in two-sentence tasks
 
@@ -30,34 +31,40 @@ def proxy_texts(
 ) -> list[Text]:
     """Return up to `examples` texts, drawn with `seed` from a public task's training split.
 
-    Labels are left out; an input and its target are one text.  The built-in task has a public
-    stream of its own, apart from what any client holds.  Raises what `load_task` raises.
+    Labels are left out.  An input and its target make one text.  The built-in task has its own
+    public stream, which no client holds.  Raises what `load_task` raises.
     """
     if task == "sample":
         from leff.tasks.sources import sample
 
         return [(text, None) for text in islice(sample.proxy_text(seed), examples)]
     loaded = load_task(task, folder, train=train, columns=columns, seed=seed)
-    rows: Any = draw_rows(loaded.train, examples, seed, "proxy")
+    rows = draw_rows(loaded.train, examples, seed, "proxy")
     if loaded.kind == "generation":
         return [(f"{prompt(row['input'])} {row['target']}", None) for row in rows]
     return [(row["text"], row.get("text_pair")) for row in rows]
 
 
 def proxy_batches(
-    texts: Sequence[Text], tokenizer: Any, kind: Kind, *, batch_size: int, max_length: int
+    texts: Sequence[Text],
+    tokenizer: "PreTrainedTokenizerBase",
+    kind: Kind,
+    *,
+    batch_size: int,
+    max_length: int,
 ) -> list["dict[str, torch.Tensor]"]:
-    """Return padded batches, one text a row, cut to `max_length` tokens; empty texts are left out.
+    """Return padded batches, one text a row, cut to `max_length` tokens.
 
-    For a language model (`kind` generation or text) ``labels`` are the texts' own tokens, (B, T)
-    with -100 on padding; for a classifier there are none.
+    Texts of less than two tokens are left out.  For a language model (`kind` generation or text)
+    ``labels`` are the texts' own tokens, (B, T) with -100 on padding.  A classifier has no labels.
     """
     import numpy as np
 
     pad_id = ensure_padding(tokenizer)
-    examples = []
+    examples: list[Example] = []
     for text, pair in texts:
-        row = tokenizer(text, pair, truncation=True, max_length=max_length)
+        encoded = tokenizer(text, pair, truncation=True, max_length=max_length)
+        row = cast(Mapping[str, Any], encoded)
         types = row.get("token_type_ids")
         if len(row["input_ids"]) < 2:
             continue

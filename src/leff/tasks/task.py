@@ -1,18 +1,17 @@
-"""A task: three data sets with canonical columns, and what kind of thing is learnt from them.
+"""A task: three data sets with canonical columns, and what is learnt from them.
 
 python -c "from leff.tasks.load import load_task; print(load_task('sample').kind)"
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from leff.seeds import numpy_rng
+from leff.tasks.encode import Kind
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-Kind = Literal["generation", "classification", "regression", "text"]
 
 
 @dataclass(frozen=True)
@@ -20,14 +19,14 @@ class Task:
     """Data with these columns, by kind:
 
     - generation: `train` has ``input`` and ``target``; `validation` and `test` have ``input`` and
-      ``references`` (a list), one row for every distinct input, in the order of first sight.
+      ``references`` (a list), one row for every distinct input, in the order they first appear.
     - classification, regression: ``text``, ``text_pair`` (two-sentence tasks only), and ``label``,
       an int that indexes `labels`, or a float.
     - text: ``text``, one document a row.
 
     `attributes` are the columns of `train` by which clients can be split.
 
-    `shots` are worked examples by subject, in mmlu alone: there a model is measured by the answer
+    `shots` are worked examples by subject, for MMLU only.  There a model is measured by the answer
     that it finds likeliest after them, and `validation` and `test` have one row for every question,
     with its ``subject``.
     """
@@ -39,7 +38,7 @@ class Task:
     test: "Dataset | None"
     labels: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
-    shots: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    shots: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
 
 
 def group_references(inputs: Sequence[str], targets: Sequence[str]) -> "Dataset":
@@ -53,7 +52,7 @@ def group_references(inputs: Sequence[str], targets: Sequence[str]) -> "Dataset"
 
 
 def draw_rows(dataset: "Dataset", count: int | None, seed: int, purpose: str) -> "Dataset":
-    """Return `count` random rows in their order, drawn for a purpose; all of them for None."""
+    """Return `count` random rows in file order, drawn for a purpose; None means all rows."""
     if count is None or count >= len(dataset):
         return dataset
     drawn = numpy_rng(seed, purpose).permutation(len(dataset))[:count]
@@ -61,9 +60,10 @@ def draw_rows(dataset: "Dataset", count: int | None, seed: int, purpose: str) ->
 
 
 def held_out(units: Sequence[object], seed: int, fraction: float = 0.1) -> list[bool]:
-    """Return for every row whether a random tenth takes it; rows of one unit stay together.
+    """Return for every row whether it is held out; rows of one unit stay together.
 
-    At least one unit is taken and at least one left, if there are two.
+    `fraction` of the units is drawn with `seed`.  Of two or more units, at least one is held out
+    and at least one is left.
     """
     import numpy as np
 

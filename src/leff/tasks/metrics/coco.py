@@ -1,9 +1,9 @@
 """ROUGE-L and CIDEr as the E2E challenge scorer computes them (the coco-caption code).
 
-Both take tokens; the official ones are the Stanford tokenizer's without punctuation.  ROUGE-L
+Both take tokens.  The official tokens are the Stanford tokenizer's without punctuation.  ROUGE-L
 (Lin, ACL workshop 2004) is the F-score, beta 1.2, of the best precision and the best recall over
 an input's references.  CIDEr (Vedantam et al., CVPR 2015, in its CIDEr-D form) compares n-grams
-up to 4 by tf-idf; the idf comes from the references, so a corpus of one input scores 0.
+up to 4 by tf-idf.  The idf comes from the references, so a corpus of one input scores 0.
 
     python -c "from leff.tasks.metrics.coco import rouge_l; print(rouge_l([[['a','b']]], [['a']]))"
 """
@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 Tokens = Sequence[str]
+Gram = tuple[str, ...]
 
 _BETA_SQUARED = 1.2**2
 _ORDER = 4
@@ -51,17 +52,17 @@ def _longest_common(left: Tokens, right: Tokens) -> int:
 def cider(references: Sequence[Sequence[Tokens]], hypotheses: Sequence[Tokens]) -> float:
     """Return the mean CIDEr over inputs, between 0 and 10."""
     targets = [[_all_ngrams(text) for text in texts] for texts in references]
-    inputs_with = Counter(gram for texts in targets for gram in set().union(*texts))
+    inputs_with = Counter(gram for texts in targets for gram in set[Gram]().union(*texts))
     log_inputs = math.log(len(targets))
     idf = {gram: log_inputs - math.log(inputs) for gram, inputs in inputs_with.items()}
 
-    def weigh(counts: Counter[tuple[str, ...]]) -> list[dict[tuple[str, ...], float]]:
-        weights: list[dict[tuple[str, ...], float]] = [{} for _ in range(_ORDER)]
+    def weigh(counts: Counter[Gram]) -> list[dict[Gram, float]]:
+        weights: list[dict[Gram, float]] = [{} for _ in range(_ORDER)]
         for gram, times in counts.items():
             weights[len(gram) - 1][gram] = times * idf.get(gram, log_inputs)
         return weights
 
-    scores = []
+    scores: list[float] = []
     for texts, hypothesis in zip(targets, hypotheses, strict=True):
         counts = _all_ngrams(hypothesis)
         output = weigh(counts)
@@ -70,7 +71,7 @@ def cider(references: Sequence[Sequence[Tokens]], hypotheses: Sequence[Tokens]) 
     return math.fsum(scores) / len(scores)
 
 
-def _similarity(output: list[dict], target: list[dict]) -> float:
+def _similarity(output: list[dict[Gram, float]], target: list[dict[Gram, float]]) -> float:
     """Return the mean over orders of the clipped cosine."""
     total = 0.0
     for own, other in zip(output, target, strict=True):
@@ -81,7 +82,7 @@ def _similarity(output: list[dict], target: list[dict]) -> float:
     return total / _ORDER
 
 
-def _closeness(output: Counter, target: Counter) -> float:
+def _closeness(output: Counter[Gram], target: Counter[Gram]) -> float:
     # The official length is the number of bigrams.
     difference = sum(n for gram, n in output.items() if len(gram) == 2) - sum(
         n for gram, n in target.items() if len(gram) == 2
@@ -89,11 +90,11 @@ def _closeness(output: Counter, target: Counter) -> float:
     return math.exp(-(difference**2) / (2 * _SIGMA_SQUARED))
 
 
-def _norm(weights: dict) -> float:
+def _norm(weights: dict[Gram, float]) -> float:
     return math.sqrt(sum(weight**2 for weight in weights.values()))
 
 
-def _all_ngrams(tokens: Tokens) -> Counter[tuple[str, ...]]:
+def _all_ngrams(tokens: Tokens) -> Counter[Gram]:
     return Counter(
         tuple(tokens[start : start + n])
         for n in range(1, _ORDER + 1)

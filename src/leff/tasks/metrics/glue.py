@@ -3,9 +3,8 @@
 Wang et al., ICLR 2019, Table 1: Matthews correlation for CoLA, accuracy for SST-2, MNLI, QNLI, RTE
 and WNLI, accuracy and F1 of label 1 for MRPC and QQP, Pearson and Spearman correlation for STS-B.
 
-A correlation is not defined where all predictions, or all labels, are the same.  It is reported
-as 0.0: such predictions tell the examples apart no better than chance.  All values are fractions,
-not percentages.
+A correlation is not defined if all predictions, or all labels, are the same.  It is reported as
+0.0, since such predictions are no better than chance.  All values are fractions, not percentages.
 
     python -c "from leff.tasks.metrics.glue import score; print(score('rte', [0, 1], [0, 0]))"
 """
@@ -22,8 +21,7 @@ from leff.errors import ConfigError, DataError, nearest
 Kind = Literal["classification", "regression"]
 Numbers = Sequence[int] | Sequence[float] | np.ndarray
 
-# The one figure of a task that tables and logs show.  MRPC and QQP: accuracy, the first of the two
-# official ones.  STS-B: Pearson, also the first.
+# The one figure of a task that tables and logs show.  Of two official figures, it is the first.
 PRIMARY: dict[str, str] = {
     "cola": "matthews",
     "sst2": "accuracy",
@@ -40,10 +38,10 @@ PRIMARY: dict[str, str] = {
 def score(task: str, predictions: Numbers, labels: Numbers) -> dict[str, float]:
     """Return the official metrics of a GLUE task; ``PRIMARY[task]`` is among the keys.
 
-    `predictions` and `labels` are class numbers, for ``stsb`` scores.
+    `predictions` and `labels` are class numbers, or scores for ``stsb``.
 
-    Raises ConfigError (no such task) and DataError (none or differing numbers of values, a value
-    that is not finite, or not a whole number where a class is meant).
+    Raises ConfigError for an unknown task.  Raises DataError if there are no values, numbers that
+    differ, a value that is not finite, or a class that is not a whole number.
     """
     if task not in PRIMARY:
         raise ConfigError(f"GLUE has no task {task!r}{nearest(task, PRIMARY)}")
@@ -60,7 +58,7 @@ def score(task: str, predictions: Numbers, labels: Numbers) -> dict[str, float]:
 
 
 def score_labels(kind: Kind, predictions: Numbers, labels: Numbers) -> dict[str, float]:
-    """Return the metrics of a task that is not of GLUE.
+    """Return the metrics of a task that is not part of GLUE.
 
     ``classification``: accuracy, and macro_f1 (the mean F1 of all classes that occur among the
     predictions or labels).  ``regression``: pearson, spearman, and mse (in squared label units).
@@ -86,7 +84,7 @@ def _accuracy(predictions: Numbers, labels: Numbers) -> float:
 
 
 def _f1_of_one(predictions: Numbers, labels: Numbers) -> float:
-    # Not sklearn's binary F1, which refuses predictions of any label but 0 and 1.
+    # sklearn's binary F1 refuses labels other than 0 and 1.
     pairs = list(zip(predictions, labels, strict=True))
     both = sum(p == label == 1 for p, label in pairs)
     one = sum((p == 1) + (label == 1) for p, label in pairs)

@@ -1,8 +1,8 @@
 """The two Java programs of the E2E challenge scorer: Stanford's PTBTokenizer and METEOR 1.5.
 
-`pycocoevalcap` carries both (``pip install leff[java]``).  They are run here and not through its
-classes, because those write into the installed package, read the locale's encoding, and leave
-METEOR's process running.
+`pycocoevalcap` carries both (``pip install leff[java]``).  This file runs them without its classes,
+which write into the installed package, read the locale's encoding, and leave METEOR's process
+running.
 
     python -c "from leff.tasks.metrics.java import find; print(find())"
 """
@@ -30,7 +30,7 @@ _RUN_SECONDS = 1800
 
 @dataclass(frozen=True)
 class Programs:
-    """Where Java and the two programs are."""
+    """The paths of Java and of the two programs."""
 
     java: str
     tokenizer_jar: Path
@@ -41,7 +41,7 @@ class Programs:
 
         Raises MetricError if the program fails.
         """
-        # Every break that Java sees as the end of a line would shift the lines after it.
+        # A line end inside a text, as Java sees it, would shift all later lines.
         text = "".join(" ".join(line.split()) + "\n" for line in lines)
         options = ("-preserveLines", "-lowerCase", "-encoding", "UTF-8")
         main = ("-cp", str(self.tokenizer_jar), "edu.stanford.nlp.process.PTBTokenizer")
@@ -86,7 +86,7 @@ class Programs:
             finally:
                 limit.cancel()
                 process.kill()
-                with suppress(OSError):  # what a dead process did not read
+                with suppress(OSError):  # a dead process does not read the rest
                     stdin.close()
 
 
@@ -120,7 +120,7 @@ def _converse(
     references: Sequence[Sequence[str]],
     hypotheses: Sequence[str],
 ) -> float:
-    """Ask METEOR for each input's statistics, then for the score of them together."""
+    """Ask METEOR for each input's statistics, then for the score of the corpus."""
 
     def ask(*fields: str) -> None:
         stdin.write(_encode(" ||| ".join(fields) + "\n"))
@@ -132,9 +132,9 @@ def _converse(
             raise ValueError("it ended without an answer")
         return line.strip()
 
-    statistics = []
+    statistics: list[str] = []
     for texts, hypothesis in zip(references, hypotheses, strict=True):
-        # The separator of the protocol may not stand in a text.
+        # A text must not contain the separator of the protocol.
         ask("SCORE", *(text.replace("|||", "") for text in (*texts, hypothesis)))
         statistics.append(answer())
     ask("EVAL", *statistics)

@@ -13,7 +13,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,10 @@ from leff.errors import ModelError
 from leff.models import positions
 from leff.tasks.encode import Example, by_length, collate, prompt_ids
 from leff.tasks.sources.mmlu import LETTERS, SHOTS, Shots, with_shots
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 # The authors' `categories.py`, whose fourth is "other (business, health, misc.)".
 CATEGORIES = {
@@ -51,10 +55,10 @@ CATEGORIES = {
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question as tokens: what its answers have in common, and what is each one's own.
+    """A question as tokens: the tokens that its answers share, and those of each answer.
 
-    Tokenising prompt and answer together, rather than the letter alone, is right for any
-    tokenizer: the blank may be the letter's, a token, or part of none.
+    Prompt and answer are tokenised together, not the letter alone, since tokenizers differ in what
+    they do with the blank before it.
     """
 
     common: list[int]
@@ -67,9 +71,9 @@ class Prompt:
 class Scores:
     """Shares of right answers: of all questions (the usual headline), and the subjects' mean.
 
-    `subjects` has each one's ``accuracy`` and ``questions``; `categories` are the authors' four, as
-    far as there are questions, each over its questions.  A model that is not finite scores NaN.
-    `notes` says how many prompts had to be shortened.
+    `subjects` has ``accuracy`` and ``questions`` of each subject.  `categories` has the accuracy
+    over the questions of each of the authors' four categories, except empty ones.  A model that is
+    not finite scores NaN.  `notes` says how many prompts were shortened.
     """
 
     accuracy: float
@@ -82,8 +86,8 @@ class Scores:
 
 def score(
     model: nn.Module,
-    tokenizer: Any,
-    questions: Any,
+    tokenizer: "PreTrainedTokenizerBase",
+    questions: "Dataset",
     shots: Shots,
     *,
     count: int = SHOTS,
@@ -92,10 +96,11 @@ def score(
 ) -> Scores:
     """Score a causal model on questions (``input``, ``references``, ``subject``).
 
-    `count` worked examples of `shots` come before each question; where the prompt has more tokens
-    than the model positions, the last of them are left out one by one, as the authors do, and a
-    question that is too long by itself loses its left.  `batch_size` is the prompts computed at a
-    time, and does not change the result.  `progress` hears of questions done and their number.
+    `count` worked examples of `shots` come before each question.  If the prompt has more tokens
+    than the model positions, the last examples are left out one by one, as the authors do.  A
+    question that is too long by itself loses its left.  `batch_size` is the number of prompts
+    computed at a time; it does not change the result.  `progress` is called with the number of
+    questions done and of all questions.
 
     Raises ModelError for a tokenizer that cannot tell the letters apart.
     """
@@ -107,10 +112,11 @@ def score(
     most = positions(model.config)  # pyright: ignore[reportArgumentType]
     for subject, rows in sorted(by_subject.items()):
         prompts = [fit(tokenizer, row, shots[subject][:count], most) for row in rows]
-        found = log_likelihoods(model, prompts, batch_size)
+        scores = log_likelihoods(model, prompts, batch_size)
         wanted = torch.tensor([LETTERS.index(row["references"][0]) for row in rows])
-        hits = (found.argmax(1) == wanted).double()
-        right[subject] = hits.where(~found.isnan().any(1), math.nan).tolist()
+        hits = (scores.argmax(1) == wanted).double()
+        hits = hits.where(~scores.isnan().any(1), math.nan)
+        right[subject] = cast(list[float], hits.tolist())  # pyright: ignore[reportUnknownMemberType]
         fitted += prompts
         progress(len(fitted), len(questions))
     grouped = {
@@ -130,16 +136,18 @@ def score(
     )
 
 
-def fit(tokenizer: Any, row: Mapping[str, Any], shots: Sequence[str], most: int) -> Prompt:
-    """Return a question after as many of its worked examples as `most` positions have room for.
+def fit(
+    tokenizer: "PreTrainedTokenizerBase", row: Mapping[str, Any], shots: Sequence[str], most: int
+) -> Prompt:
+    """Return a question after as many of its worked examples as fit into `most` positions.
 
-    A question cut from the left keeps a beginning-of-sequence token.
+    A question that is cut from the left keeps a beginning-of-sequence token.
     """
     count = len(shots)
     while True:
         text = with_shots(row["input"], row["subject"], shots[:count])
         common, answers = _tokens(tokenizer, text)
-        # an answer's last token is predicted, and needs no position
+        # an answer's last token is only predicted, so it needs no position
         excess = len(common) + max(map(len, answers)) - 1 - most
         if excess <= 0:
             return Prompt(common, answers, count, cut=False)
@@ -153,16 +161,16 @@ def fit(tokenizer: Any, row: Mapping[str, Any], shots: Sequence[str], most: int)
 def log_likelihoods(model: nn.Module, prompts: Sequence[Prompt], batch_size: int) -> torch.Tensor:
     """Return log p(answer | prompt) in nats of A to D, (prompts, 4), on the CPU.
 
-    What the answers' tokens have in common is left out: it adds the same to all four.  Padding is
-    on the right, where a causal model does not see it.
+    The tokens that the answers share are left out, since they add the same to all four.  Padding
+    is on the right, where a causal model does not see it.
     """
-    served: dict[tuple[int, ...], list[tuple[int, int]]] = {}  # one pass does answers of one token
+    served: dict[tuple[int, ...], list[tuple[int, int]]] = {}  # answers of one token share a pass
     for i, prompt in enumerate(prompts):
         for a, answer in enumerate(prompt.answers):
             served.setdefault((*prompt.common, *answer[:-1]), []).append((i, a))
     passes = [Example(np.array(ids, dtype=np.int32)) for ids in served]
     answered = list(served.values())
-    found = torch.empty(len(prompts), len(LETTERS))
+    scores = torch.empty(len(prompts), len(LETTERS))
     was_training = model.training
     model.eval()
     order = by_length(passes)
@@ -179,13 +187,13 @@ def log_likelihoods(model: nn.Module, prompts: Sequence[Prompt], batch_size: int
         for (row, _, i, a), span in zip(wanted, spans, strict=True):
             answer = torch.tensor(prompts[i].answers[a])
             columns = [places.index(place) for place in span]
-            found[i, a] = logs[row, columns, answer].sum()
+            scores[i, a] = logs[row, columns, answer].sum()
     model.train(was_training)
-    return found
+    return scores
 
 
-def _tokens(tokenizer: Any, text: str) -> tuple[list[int], list[list[int]]]:
-    """Return the tokens that the prompt with each of the answers begins with, and the rest."""
+def _tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[list[int], list[list[int]]]:
+    """Return the tokens that the prompt shares with all answers, and those of each answer."""
     whole = prompt_ids([f"{text} {letter}" for letter in LETTERS], tokenizer, sys.maxsize)
     alike = (len(set(tokens)) == 1 for tokens in zip(*whole, strict=False))
     shared = next((place for place, same in enumerate(alike) if not same), None)
@@ -206,7 +214,7 @@ def _log_probabilities(
     batch = collate(examples, pad_id=0)  # any token will do
     inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
     wanted = torch.tensor(places, device=device)
-    # the logits of a thousand places are larger than all else, so most models can leave them out
+    # logits of all places would need the most memory; most models compute chosen ones
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         logits = model(**inputs, logits_to_keep=wanted).logits
     else:

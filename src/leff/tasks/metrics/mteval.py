@@ -1,15 +1,15 @@
 """BLEU and NIST as the E2E challenge scorer computes them (its `-p` option, pymteval).
 
-Tokens are mteval-v13a's, lower-cased; both scores take any number of references per input.  What
-is particular to that program, and kept here so that the figures are equal:
+Tokens are mteval-v13a's, lower-cased.  Both scores take any number of references per input.  Three
+rules of that program are kept here, so that the figures are equal:
 
-- An empty text counts as one empty token, and a text of k tokens adds k - n + 1 n-grams to the
-  total also where that is negative.
-- BLEU without a hit of some order is not 0 but very small: the hits are floored at 1e-15.
+- An empty text counts as one empty token.  A text of k tokens adds k - n + 1 n-grams to the total,
+  even if that is negative.
+- BLEU without a hit of some order is very small, not 0: the hits are floored at 1e-15.
 - NIST's reference length is the sum over inputs of the mean length of an input's references.  The
   challenge's Perl program (its default) divides the length of all references by the mean number
-  of references instead, which differs where inputs with more references have other lengths.
-  `Counts.nist(perl=True)` gives that figure.
+  of references.  The two differ if inputs with more references have longer or shorter ones.
+  `Counts.nist(perl=True)` gives the Perl figure.
 
 NIST: Doddington, HLT 2002.  BLEU: Papineni et al., ACL 2002, with the closest reference length.
 
@@ -21,6 +21,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
 _BLEU_ORDER = 4
 _NIST_ORDER = 5
@@ -31,7 +35,7 @@ _NIST_BETA = math.log(0.5) / math.log(1.5) ** 2  # half the score at two thirds 
 
 @dataclass(frozen=True)
 class Counts:
-    """What BLEU and NIST need to know of a corpus; the lists start at order 1."""
+    """The counts of a corpus that BLEU and NIST need; the lists start at order 1."""
 
     hits: list[int]
     totals: list[int]
@@ -64,19 +68,23 @@ def count(references: Sequence[Sequence[str]], hypotheses: Sequence[str]) -> Cou
     tokens = sum(map(sum, lengths))
     known: Counter[tuple[str, ...]] = Counter()  # n-grams of all references
     known[()] = tokens
-    hits, totals, information = [], [], []
+    hits: list[int] = []
+    totals: list[int] = []
+    information: list[float] = []
     for n in range(1, _NIST_ORDER + 1):
-        found: Counter[tuple[str, ...]] = Counter()
+        matched: Counter[tuple[str, ...]] = Counter()
         for texts, output in zip(targets, outputs, strict=True):
             allowed: Counter[tuple[str, ...]] = Counter()
             for grams in (_ngrams(text, n) for text in texts):
                 known.update(grams)
                 allowed |= grams  # the largest count of any reference
-            found.update(_ngrams(output, n) & allowed)
-        hits.append(found.total())
+            matched.update(_ngrams(output, n) & allowed)
+        hits.append(matched.total())
         totals.append(sum(len(output) - n + 1 for output in outputs))
         information.append(  # bits that the last word of an n-gram adds to those before it
-            sum(times * math.log2(known[gram[:-1]] / known[gram]) for gram, times in found.items())
+            sum(
+                times * math.log2(known[gram[:-1]] / known[gram]) for gram, times in matched.items()
+            )
         )
     return Counts(
         hits,
@@ -97,7 +105,7 @@ def tokenize(text: str) -> list[str]:
 
 
 @cache
-def _tokenizer_13a():
+def _tokenizer_13a() -> "Tokenizer13a":
     from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
     return Tokenizer13a()

@@ -2,8 +2,8 @@
 
 The figures are those of the challenge's scorer (github.com/tuetschek/e2e-metrics, with ``-p``).
 METEOR, and the tokenizer of ROUGE-L and CIDEr, are Java programs (``pip install leff[java]``, and
-a Java on the path); without them METEOR is None, the other two use a Python tokenizer, and the
-notes say so.
+Java on the path).  Without them METEOR is None, the other two use a Python tokenizer, and the notes
+say so.
 
     python -c "from leff.tasks.metrics.nlg import score; print(score([['a b', 'a c']], ['a b']))"
 """
@@ -19,19 +19,19 @@ from leff.tasks.metrics import java, mteval, ptb
 
 NAMES = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
 
-# What coco-caption takes out after tokenizing.  It lists brackets in upper case (-LRB-), but the
-# tokens are lower case by then, so brackets stay in.
+# coco-caption removes these tokens.  It also lists brackets, but in upper case (-LRB-).  Tokens are
+# lower case by then, so brackets stay.
 _PUNCTUATION = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"))
 _NOTED_DIFFERENCE = 0.002  # relative
 
 
 @dataclass(frozen=True)
 class NlgScores:
-    """The five metrics, and what is to be said about some of them.
+    """The five metrics, with notes on some of them.
 
     `values` has every name of `NAMES`: BLEU, METEOR and ROUGE_L between 0 and 1, NIST in bits,
-    CIDEr between 0 and 10; None where a metric is not computed.  `notes` says for a metric why it
-    is not computed, or in what way it is not the official figure.
+    CIDEr between 0 and 10.  A metric that is not computed is None.  `notes` says why a metric is
+    not computed, or how it differs from the official figure.
     """
 
     values: dict[str, float | None]
@@ -41,7 +41,7 @@ class NlgScores:
 def score(references: Sequence[Sequence[str]], hypotheses: Sequence[str]) -> NlgScores:
     """Return the official metrics of a corpus: `references[i]` are those of `hypotheses[i]`.
 
-    An empty hypothesis counts as an empty text.  CIDEr of one single input is 0, as its idf is.
+    An empty hypothesis counts as an empty text.  CIDEr of a single input is 0, since its idf is.
 
     Raises DataError (no input, numbers that differ, an input without a reference) and MetricError
     (a Java program that runs but fails).
@@ -50,7 +50,7 @@ def score(references: Sequence[Sequence[str]], hypotheses: Sequence[str]) -> Nlg
     counts = mteval.count(references, hypotheses)
     values: dict[str, float | None] = dict.fromkeys(NAMES)
     values |= {"BLEU": counts.bleu(), "NIST": counts.nist()}
-    notes = {}
+    notes: dict[str, str] = {}
     perl = counts.nist(perl=True)
     if abs(perl - counts.nist()) > _NOTED_DIFFERENCE * perl:
         notes["NIST"] = (
@@ -94,10 +94,10 @@ def read_official(
 ) -> tuple[list[list[str]], list[str]]:
     """Read the text format of the official scorer, in UTF-8 with any line ending.
 
-    Hypotheses: one a line; an empty line is an empty hypothesis.  References: one a line, those
-    of one input together, inputs apart by an empty line (or several); a file without an empty
-    line has one reference for each hypothesis, or all of them for a single one.  Texts are taken
-    as they stand, quotes included, without the blanks around them.
+    Hypotheses: one a line; an empty line is an empty hypothesis.  References: one a line, with
+    empty lines between the references of two inputs.  A file without an empty line has one
+    reference for each hypothesis, or all references of a single hypothesis.  Texts keep their
+    quotes, and lose the blanks around them.
 
     Raises DataError (a file that is missing, empty or not UTF-8, numbers of inputs that differ).
     """

@@ -1,8 +1,8 @@
-"""Penn Treebank tokens in Python: the stand-in where the Stanford tokenizer cannot run.
+"""Penn Treebank tokens in Python, used if the Stanford tokenizer cannot run.
 
-It follows the conventions of Stanford's PTBTokenizer (CoreNLP 3.4.1, with ``-lowerCase``) as far
-as English text of one or two sentences needs them: clitics (``it 's``, ``do n't``), hyphenated
-words in one piece, abbreviations, decimals, currency (``£`` becomes ``#``), quotes and brackets.
+It follows Stanford's PTBTokenizer (CoreNLP 3.4.1, with ``-lowerCase``) for English texts of one or
+two sentences: clitics (``it 's``, ``do n't``), hyphenated words in one piece, abbreviations,
+decimals, currency (``£`` becomes ``#``), quotes and brackets.
 
     tokenize("It's family-friendly.")
 """

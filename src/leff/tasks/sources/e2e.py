@@ -2,8 +2,8 @@
 
     python -c "from leff.tasks.load import load_task; print(load_task('e2e', 'data').train[0])"
 
-The challenge's release (42,061 / 4,672 / 4,693 texts), not the cleaned one.  Every slot is a
-column of `train`, "none" where the meaning representation leaves it out.
+This is the challenge's release (42,061 / 4,672 / 4,693 texts), not the cleaned one.  Every slot is
+a column of `train`, with "none" if the meaning representation lacks the slot.
 """
 
 import re
@@ -69,7 +69,8 @@ def parse(meaning: str) -> dict[str, str]:
 
     Raises ValueError for anything that is not a list of ``slot[value]``.
     """
-    slots, position = {}, 0
+    slots: dict[str, str] = {}
+    position = 0
     while position < len(meaning):
         match = _SLOT.match(meaning, position)
         if not match:
@@ -82,7 +83,8 @@ def parse(meaning: str) -> dict[str, str]:
 def _with_slots(rows: Rows, source: str, target: str) -> "Dataset":
     from datasets import Dataset
 
-    inputs, parsed = rows.text(source), {}
+    inputs = rows.text(source)
+    parsed: dict[str, dict[str, str]] = {}
     for i, meaning in enumerate(inputs):
         if meaning not in parsed:
             try:

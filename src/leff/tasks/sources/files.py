@@ -1,4 +1,4 @@
-"""Reading rows from files, with every complaint naming the file and the line.
+"""Reads rows from files; every error names the file and the line.
 
 rows = read_rows(Path("train.csv")); rows.column("label")
 """
@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from leff.errors import DataError, nearest
 
@@ -21,10 +21,10 @@ DATA_VARIABLE = "LEFF_DATA"
 
 @dataclass(frozen=True)
 class Rows:
-    """The columns of one file; `lines[i]` is the number (from 1) of the line or row of entry i."""
+    """The columns of one file; entry i comes from line or row `lines[i]`, counted from 1."""
 
     path: Path | str
-    columns: dict[str, list]
+    columns: dict[str, list[Any]]
     lines: Sequence[int]
     unit: str = "line"
 
@@ -34,7 +34,7 @@ class Rows:
     def where(self, i: int) -> str:
         return f"{self.path}, {self.unit} {self.lines[i]}"
 
-    def column(self, name: str) -> list:
+    def column(self, name: str) -> list[Any]:
         """Return the column's values; DataError if it is missing or has an empty (null) entry."""
         if name not in self.columns:
             present = ", ".join(self.columns) or "none"
@@ -71,12 +71,12 @@ class Rows:
 def locate(
     task: str, folder: Path | None, inside: Sequence[str], names: Mapping[str, Sequence[str]]
 ) -> dict[str, Path] | None:
-    """Return the file of every split, or None if the hub has to be asked.
+    """Return the file of every split, or None if the task must come from the hub.
 
     Looks in each of the sub-folders `inside` of `folder` (or of ``LEFF_DATA``) for the first of
-    the `names` of each split; ``test`` may be missing.  Raises DataError, which lists what was
-    looked for where, if `folder` is given and does not hold the task; of ``LEFF_DATA`` a warning
-    says so.
+    the `names` of each split; ``test`` may be missing.  If `folder` is given and does not hold the
+    task, raises DataError with the names and places that were tried.  If ``LEFF_DATA`` does not
+    hold it, logs a warning.
     """
     variable = os.environ.get(DATA_VARIABLE)
     root = folder or (Path(variable).expanduser() if variable else None)
@@ -84,21 +84,21 @@ def locate(
         return None
     places = [root / sub for sub in inside if (root / sub).is_dir()]
     for place in places:
-        found = {
+        paths = {
             split: next((place / name for name in options if (place / name).exists()), None)
             for split, options in names.items()
         }
-        if found["train"] and found["validation"]:
-            return {split: path for split, path in found.items() if path}
+        if paths["train"] and paths["validation"]:
+            return {split: path for split, path in paths.items() if path}
     wanted = "; ".join(f"{s}: {' or '.join(o)}" for s, o in names.items() if s != "test")
     looked = ", ".join(str(root / sub) for sub in inside)
-    said = f"does not hold the task {task!r}: looked in {looked} for {wanted}"
+    reason = f"does not hold the task {task!r}: looked in {looked} for {wanted}"
     if folder is None:
-        log.warning("%s=%s %s; the hub is asked", DATA_VARIABLE, root, said)
+        log.warning("%s=%s %s; the hub is asked", DATA_VARIABLE, root, reason)
         return None
     raise DataError(
-        f"{folder} {said}. Name the folder that has them with --data-dir, or leave it out to load "
-        "from the hub"
+        f"{folder} {reason}. Name the folder that has them with --data-dir, or leave it out "
+        "to load from the hub"
     )
 
 
@@ -135,7 +135,8 @@ def read_rows(path: Path) -> Rows:
 
 def read_lines(path: Path) -> tuple[list[str], list[int]]:
     """Return the lines that are not blank, without their ends, and their numbers from 1."""
-    texts, numbers = [], []
+    texts: list[str] = []
+    numbers: list[int] = []
     number = 0
     with open_text(path) as file:
         try:
@@ -149,17 +150,19 @@ def read_lines(path: Path) -> tuple[list[str], list[int]]:
 
 
 def read_tsv(path: Path, header: Sequence[str] | None = None, drop_short: bool = False) -> Rows:
-    """Read tab-separated lines, quotes being ordinary characters, as GLUE has them.
+    """Read tab-separated lines as GLUE writes them: quotes are ordinary characters.
 
-    `header` names the columns of a file that has no header line.  A line with too few fields is
-    a DataError, or left out if `drop_short`; fields beyond the header are ignored.
+    `header` names the columns of a file without a header line.  A line with too few fields raises
+    DataError, or is left out if `drop_short`.  Fields beyond the header are ignored.
     """
     texts, numbers = read_lines(path)
     if header is None:
         if not texts:
             raise DataError(f"{path} is empty")
         header, texts, numbers = texts[0].split("\t"), texts[1:], numbers[1:]
-    width, rows, kept = len(header), [], []
+    width = len(header)
+    rows: list[list[str]] = []
+    kept: list[int] = []
     for text, number in zip(texts, numbers, strict=True):
         fields = text.split("\t")
         if len(fields) >= width:
@@ -174,7 +177,9 @@ def read_tsv(path: Path, header: Sequence[str] | None = None, drop_short: bool =
 
 
 def _read_csv(path: Path) -> Rows:
-    rows, lines, start = [], [], 1
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    start = 1
     with open_text(path, newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
@@ -205,12 +210,12 @@ def _read_jsonl(path: Path) -> Rows:
     texts, numbers = read_lines(path)
     for text, number in zip(texts, numbers, strict=True):
         try:
-            record = json.loads(text)
+            record: Any = json.loads(text)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(record, dict):
             raise DataError(f"{path}, line {number}: must be a JSON object, got {text[:40]!r}")
-        records.append(record)
+        records.append(cast(dict[str, Any], record))
     names = dict.fromkeys(name for record in records for name in record)
     return Rows(path, {name: [r.get(name) for r in records] for name in names}, numbers)
 

@@ -2,16 +2,17 @@
 
     python -c "from leff.tasks.load import load_task; print(load_task('rte', 'data').labels)"
 
-GLUE's test sets have no public labels, so `validation` is the official development set (MNLI: the
-matched one) and `test` is None, but for MRPC, whose original release labels it.  A QQP folder
-with ``heldout.parquet`` in place of the development set uses that, with a warning in the log.
+`validation` is the official development set (MNLI: the matched one).  GLUE's test sets have no
+public labels, so `test` is None, except for MRPC, whose original release has labels.  If a QQP
+folder has ``heldout.parquet`` in place of the development set, that is used, with a warning in the
+log.
 """
 
 import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from leff.errors import DataError
 from leff.tasks.sources.files import Rows, locate, read_rows, read_tsv
@@ -30,8 +31,9 @@ _ENTAILMENT = ("entailment", "not_entailment")
 class Spec:
     """One task: label names by id, its published folder, and its columns.
 
-    `columns` are those of our Parquet copy and of the hub, `published` those of the original TSV:
-    sentence, second sentence if there is one, label.  `extra` columns are kept where present.
+    `columns` are the columns of our Parquet copy and of the hub.  `published` are those of the
+    original TSV.  Both list the sentence, the second sentence if there is one, and the label.
+    `extra` columns are kept if present.
     """
 
     labels: tuple[str, ...]
@@ -123,7 +125,7 @@ def score_bin(score: float) -> int:
 
 
 def _is_another(name: str, folder: Path) -> bool:
-    """Whether the folder is named for another task, whose columns may well look the same."""
+    """Whether the folder has the name of another task, whose columns may look the same."""
     called = folder.resolve().name.lower().replace("-", "")
     return called in SPECS and called != name
 
@@ -171,7 +173,7 @@ def _canonical(rows: Rows, name: str) -> "Dataset":
     spec = SPECS[name]
     published = all(c in rows.columns for c in spec.published)
     *texts, label = spec.published if published else spec.columns
-    columns: dict[str, list] = {
+    columns: dict[str, list[Any]] = {
         ours: rows.text(theirs) for ours, theirs in zip(("text", "text_pair"), texts, strict=False)
     }
     columns["label"] = _labels(rows, label, spec.labels)
@@ -181,11 +183,11 @@ def _canonical(rows: Rows, name: str) -> "Dataset":
     return Dataset.from_dict(columns)
 
 
-def _labels(rows: Rows, column: str, names: tuple[str, ...]) -> list:
-    """Ids (or scores, if there are no names) from numbers, digits or names of labels."""
+def _labels(rows: Rows, column: str, names: tuple[str, ...]) -> list[float]:
+    """Return ids from numbers, digits or names of labels; without names, return scores."""
     ids = {str(i): i for i in range(len(names))} | {name: i for i, name in enumerate(names)}
     low, high = STSB_RANGE
-    labels = []
+    labels: list[float] = []
     for i, value in enumerate(rows.column(column)):
         try:
             label = ids[str(value)] if names else float(value)

@@ -5,19 +5,23 @@ len(fetch("nyu-mll/glue", "rte")["train"])
 
 import logging
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from leff.errors import DataError
 from leff.tasks.sources.files import DATA_VARIABLE, Rows
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 log = logging.getLogger("leff.tasks.load")
-CONVERTED = "refs/convert/parquet"  # the hub's own Parquet copy of data sets that ship as scripts
+CONVERTED = "refs/convert/parquet"  # the hub's Parquet copy of data sets that ship as scripts
 
 
-def fetch(repository: str, config: str | None = None) -> dict[str, Any]:
-    """Return the data set's splits by name, through the library's own cache.
+def fetch(repository: str, config: str | None = None) -> "dict[str, Dataset]":
+    """Return the data set's splits by name; `datasets` keeps them in its cache.
 
-    Raises DataError, with the remedy, if the hub cannot be reached or does not have it.
+    Raises DataError, with the remedy, if the hub cannot be reached or lacks the data set.
     """
     from datasets import load_dataset
 
@@ -40,7 +44,7 @@ def fetch(repository: str, config: str | None = None) -> dict[str, Any]:
     return {str(name): split for name, split in splits.items()}
 
 
-def hub_rows(splits: dict[str, Any], split: str, repository: str) -> Rows:
+def hub_rows(splits: "Mapping[str, Dataset]", split: str, repository: str) -> Rows:
     """Return one split as rows; DataError if the data set has no such split."""
     if split not in splits:
         raise DataError(f"{repository} has no split {split!r}; it has {', '.join(splits)}")

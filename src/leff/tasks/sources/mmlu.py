@@ -2,15 +2,15 @@
 
     load_task("mmlu", "data").test[0]["input"]
 
-The prompts are, to the blank, those of the authors' `evaluate.py` (github.com/hendrycks/test).
-``mmlu`` trains on `val`, so that a round's validation figure is of questions that the clients have
-seen; ``mmlu_auxiliary`` on the 99,842 questions of `auxiliary_train`, which have no subjects, so
-that clients cannot be split by them.  `test` is apart from both.
+The prompts equal those of the authors' `evaluate.py` (github.com/hendrycks/test), blanks included.
+``mmlu`` trains and validates on `val`, so a round's validation figure is of questions that the
+clients have seen.  ``mmlu_auxiliary`` trains on the 99,842 questions of `auxiliary_train`.  These
+have no subjects, so clients cannot be split by subject.  No task trains on `test`.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from leff.errors import ConfigError, DataError, nearest
 from leff.tasks.sources.files import Rows, locate, read_rows
@@ -35,10 +35,10 @@ Shots = Mapping[str, Sequence[str]]  # subject -> its worked examples, as they s
 
 
 def load(name: str, folder: Path | None = None) -> Task:
-    """Load MMLU from a folder of Parquet files or from the hub, every question a row.
+    """Load MMLU from a folder of Parquet files or from the hub; every question is a row.
 
-    ``input`` is the prompt without worked examples and ``target`` the letter; all but the
-    questions of `auxiliary_train` have a column ``subject``, for splits and `Task.shots`.
+    ``input`` is the prompt without worked examples, and ``target`` is the letter.  The column
+    ``subject`` is for splits and `Task.shots`; only the questions of `auxiliary_train` lack it.
     """
     rows = _rows(name, folder)
     columns = {split: _columns(part) for split, part in rows.items()}
@@ -59,8 +59,8 @@ def load_test(
 ) -> "tuple[Dataset, Shots]":
     """Return the test questions of the subjects (all, if none is named), and the worked examples.
 
-    `examples` of each subject at most, always the same ones.  Raises ConfigError for an unknown
-    subject, DataError for a missing file, column or answer.
+    `examples` limits the questions of each subject; the choice is always the same.  Raises
+    ConfigError for an unknown subject, DataError for a missing file, column or answer.
     """
     from datasets import concatenate_datasets
 
@@ -84,7 +84,7 @@ def load_test(
 
 
 def header(subject: str) -> str:
-    """Return how a prompt begins; the questions of `auxiliary_train` have no subject."""
+    """Return the start of a prompt; `subject` is empty for the questions of `auxiliary_train`."""
     # two blanks before the subject, as in the authors' code
     about = " about  " + subject.replace("_", " ") if subject else ""
     return f"The following are multiple choice questions (with answers){about}.\n\n"
@@ -119,6 +119,7 @@ def _rows(name: str, folder: Path | None, only: Sequence[str] = tuple(FILES)) ->
 
 def _columns(rows: Rows) -> dict[str, list[str]]:
     """Return ``subject``, ``question`` (with its choices) and ``answer`` (a letter), checked."""
+    choices: Sequence[Sequence[Any]]  # texts, checked below
     if "choices" in rows.columns:
         choices = rows.column("choices")
     else:
@@ -141,10 +142,10 @@ def _columns(rows: Rows) -> dict[str, list[str]]:
 
 def _shots(columns: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """Return the first five worked examples of every subject, as they stand in a prompt."""
-    found: dict[str, tuple[str, ...]] = {}
+    shots: dict[str, tuple[str, ...]] = {}
     for subject, question, answer in zip(*columns.values(), strict=True):
-        found[subject] = (*found.get(subject, ()), f"{question} {answer}\n\n")[:SHOTS]
-    return found
+        shots[subject] = (*shots.get(subject, ()), f"{question} {answer}\n\n")[:SHOTS]
+    return shots
 
 
 def _inputs(columns: Mapping[str, Sequence[str]]) -> list[str]:

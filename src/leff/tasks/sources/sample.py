@@ -1,15 +1,15 @@
-"""The built-in task: descriptions of country walks from their attributes, written by a grammar.
+"""The built-in task: a grammar describes country walks from their attributes.
 
     python -c "from leff.tasks.load import sample; print(sample.load(0).train[0])"
 
-Four streams of text come from one grammar and never share a meaning, whatever their seeds: the
-meanings themselves are divided by a checksum into a public part (pretraining and proxy texts), an
-evaluation part and a training part.
+A checksum divides all meanings into a public part (pretraining and proxy texts), an evaluation part
+and a training part.  So texts of different parts never share a meaning, whatever their seeds.
 
 - `load`: the task, inputs beside their texts.
-- `pretraining_text`: what the packaged model (`MODEL`) was pretrained on: inputs alone and texts
-  alone, never an input beside a text.
-- `proxy_text`: unlabelled public text for the server; inputs beside texts of *other* walks.
+- `pretraining_text`: the texts that the packaged model (`MODEL`) was pretrained on.  An input never
+  stands beside a text.
+- `proxy_text`: public text for the server, without labels.  Inputs stand beside texts of *other*
+  walks.
 """
 
 import zlib
@@ -30,7 +30,7 @@ _PARTS = {"public": range(0, 3), "evaluation": range(3, 4), "training": range(4,
 def load(
     seed: int = 0, *, train_rows: int = 4000, evaluation_rows: int = 200, references: int = 8
 ) -> Task:
-    """Return the task that belongs to `seed`: one text per training input, several elsewhere."""
+    """Return the task of a `seed`: one text per training input, several per evaluation input."""
     from datasets import Dataset
 
     rng = Random(f"task/{seed}")
@@ -56,8 +56,8 @@ def load(
 def pretraining_text(seed: int = 0) -> Iterator[str]:
     """Yield documents without end: two texts of one walk, or one input written twice.
 
-    The second writing of an input shuffles its attributes, so that a model learns to look values
-    up and to go on with an input, not with prose, after the separator.
+    The second writing of an input shuffles its attributes.  So the model learns to look up values.
+    It also learns that an input, not prose, follows the separator.
     """
     rng = Random(f"pretraining/{seed}")
     while True:
@@ -98,11 +98,11 @@ def _draw(part: str, rng: Random) -> Meaning:
 
 def _distinct(part: str, count: int, rng: Random) -> list[Meaning]:
     """Draw `count` distinct meanings of one part."""
-    found: dict[str, Meaning] = {}
-    while len(found) < count:
+    meanings: dict[str, Meaning] = {}
+    while len(meanings) < count:
         meaning = _draw(part, rng)
-        found.setdefault(linearise(meaning), meaning)
-    return list(found.values())
+        meanings.setdefault(linearise(meaning), meaning)
+    return list(meanings.values())
 
 
 def _references(meaning: Meaning, count: int, rng: Random) -> list[str]:

@@ -2,9 +2,9 @@
 
     python -c "from leff.tasks.sources.sample_words import SURFACES; print(SURFACES['sight'])"
 
-Country walks, all invented.  A value is what the meaning representation shows; its surfaces are
-what a sentence may say for it.  Every surface of one attribute names one value only, so
-`realises` can check a text against its input.
+All walks are invented.  A value stands in the meaning representation, and its surfaces stand in
+sentences.  A surface names only one value of its attribute, so `realises` can check a text against
+its input.
 """
 
 import re
@@ -81,13 +81,13 @@ ATTRIBUTES = tuple(SURFACES)
 def realises(text: str, attribute: str) -> set[str]:
     """Return the values of `attribute` that `text` states ("name" counts as an attribute)."""
     pattern, values = _surface_pattern(attribute)
-    return {values[found.lower()] for found in pattern.findall(text)}
+    return {values[surface.lower()] for surface in pattern.findall(text)}
 
 
 @cache
 def _surface_pattern(attribute: str) -> tuple[re.Pattern[str], dict[str, str]]:
     """Return a pattern that finds any surface of `attribute`, and the value of each surface."""
     known = {n: (n,) for n in NAMES} if attribute == "name" else SURFACES[attribute]
-    values = {surface.lower(): value for value, said in known.items() for surface in said}
+    values = {surface.lower(): value for value, ways in known.items() for surface in ways}
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, values))})\b", re.IGNORECASE)
     return pattern, values

@@ -2,16 +2,16 @@
 
     load_task("table", train="mine.csv", columns={"text": "review", "label": "stars"})
 
-The kind follows from the columns: ``input`` and ``target`` make generation, ``text`` and ``label``
-(and ``text_pair``) classification, or regression if the labels have decimals, ``text`` alone plain
-text.  Classes are the distinct labels of the train file in sorted order.  Further columns of the
-train file are kept for partitioning.
+The kind follows from the columns.  ``input`` and ``target`` make generation.  ``text`` and
+``label`` (and ``text_pair``) make classification, or regression if the labels have decimals.
+``text`` alone makes plain text.  Classes are the distinct labels of the train file in sorted order.
+Other columns of the train file are kept for partitioning.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, cast, get_args
 
 from leff.errors import ConfigError, DataError, nearest
 from leff.tasks.sources.files import Rows, read_rows
@@ -34,18 +34,20 @@ def load(
 
     Without a validation file, a random tenth of the rows, drawn with `seed`, is held out; rows
     with the same ``input`` stay together.  Raises ConfigError for a mapping or kind that makes no
-    task, DataError for a file, column, row or label.
+    task, and DataError for a file, column, row or label that cannot be used.
     """
     _check(files, columns, kind)
     rows = {split: _read(path, columns) for split, path in files.items()}
     train = rows["train"]
     if not len(train):
         raise DataError(f"{train.path} has no rows")
-    found = _kind(train, kind)
-    for name in NEEDED[found]:
+    task_kind = _kind(train, kind)
+    for name in NEEDED[task_kind]:
         train.column(name)
     if "validation" not in rows:
-        units = train.column("input") if found == "generation" else range(len(train))
+        units: Sequence[object] = range(len(train))
+        if task_kind == "generation":
+            units = train.column("input")
         if len(dict.fromkeys(units)) < 2:
             raise DataError(f"{train.path}: one example, so none can be held out for validation")
         taken = held_out(units, seed)
@@ -56,9 +58,9 @@ def load(
         for name, values in rows["train"].columns.items()
         if name not in CANONICAL and all(isinstance(v, str | int | bool) for v in values)
     }
-    if found == "generation":
+    if task_kind == "generation":
         return _generation(rows, attributes)
-    return _labelled(rows, found, train, attributes)
+    return _labelled(rows, task_kind, train, attributes)
 
 
 def _check(files: dict[str, Path], columns: Mapping[str, str], kind: str | None) -> None:
@@ -72,7 +74,7 @@ def _check(files: dict[str, Path], columns: Mapping[str, str], kind: str | None)
 
 
 def _read(path: Path, columns: Mapping[str, str]) -> Rows:
-    """Read a table under our names; a column that the mapping does not name keeps its own."""
+    """Read a table and rename its columns to ours; other columns keep their names."""
     rows = read_rows(path)
     theirs = {name: ours for ours, name in columns.items()}
     for ours, name in columns.items():
@@ -105,11 +107,11 @@ def _kind(rows: Rows, kind: str | None) -> Kind:
 
 
 def _has_decimals(rows: Rows) -> bool:
-    """Whether the labels are numbers, and not all of them written as whole ones."""
+    """Whether all labels are numbers, and some are written with decimals."""
     values = rows.column("label")
     try:
         for value in values:
-            float(value)  # also nan, which is then refused by its row
+            float(value)  # also takes nan, which `_scores` refuses
     except (TypeError, ValueError):
         return False
     return any(isinstance(v, float) or (isinstance(v, str) and not _whole(v)) for v in values)
@@ -119,12 +121,12 @@ def _whole(text: str) -> bool:
     return text.strip().lstrip("+-").isdigit()
 
 
-def _generation(rows: dict[str, Rows], attributes: dict[str, list]) -> Task:
+def _generation(rows: dict[str, Rows], attributes: dict[str, list[Any]]) -> Task:
     from datasets import Dataset
 
     train = rows["train"]
     columns = {"input": train.filled("input"), "target": train.filled("target")}
-    evaluation = {}
+    evaluation: dict[str, Dataset] = {}
     for split in rows.keys() - {"train"}:
         part = rows[split]
         inputs = part.filled("input")
@@ -146,17 +148,19 @@ def _generation(rows: dict[str, Rows], attributes: dict[str, list]) -> Task:
 
 
 def _references(rows: Rows, i: int) -> list[str]:
-    value = rows.column("references")[i]
-    if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
-        return value
+    value: Any = rows.column("references")[i]
+    if isinstance(value, list) and value and all(isinstance(t, str) for t in cast(Any, value)):
+        return cast(list[str], value)
     raise DataError(f"{rows.where(i)}: references must be a list of texts, got {value!r}")
 
 
-def _labelled(rows: dict[str, Rows], kind: Kind, train: Rows, attributes: dict[str, list]) -> Task:
+def _labelled(
+    rows: dict[str, Rows], kind: Kind, train: Rows, attributes: dict[str, list[Any]]
+) -> Task:
     from datasets import Dataset
 
     names = _names(train) if kind == "classification" else ()
-    parts: dict[str, dict[str, list]] = {}
+    parts: dict[str, dict[str, list[Any]]] = {}
     for split, part in rows.items():
         parts[split] = {"text": part.filled("text")}
         if kind == "text":
@@ -165,18 +169,18 @@ def _labelled(rows: dict[str, Rows], kind: Kind, train: Rows, attributes: dict[s
             parts[split]["text_pair"] = part.text("text_pair")
         parts[split]["label"] = _ids(part, names) if names else _scores(part)
     parts["train"] |= attributes
-    found = tuple(attributes)
+    split_by = tuple(attributes)
     if kind == "regression":
         parts["train"]["label_bin"] = _bins(parts["train"]["label"])
-        found = ("label_bin", *found)
+        split_by = ("label_bin", *split_by)
     elif kind == "classification":
-        found = ("label", *found)
+        split_by = ("label", *split_by)
     sets = {split: Dataset.from_dict(columns) for split, columns in parts.items()}
-    return Task("table", kind, sets["train"], sets["validation"], sets.get("test"), names, found)
+    return Task("table", kind, sets["train"], sets["validation"], sets.get("test"), names, split_by)
 
 
 def _names(rows: Rows) -> tuple[str, ...]:
-    """Class names in sorted order: numbers by value, everything else by spelling."""
+    """Return class names in sorted order: all by value if all are numbers, else by spelling."""
     values = rows.column("label")
     for i, value in enumerate(values):
         if isinstance(value, float) or not isinstance(value, str | int):
@@ -202,7 +206,7 @@ def _ids(rows: Rows, names: Sequence[str]) -> list[int]:
 
 
 def _scores(rows: Rows) -> list[float]:
-    scores = []
+    scores: list[float] = []
     for i, value in enumerate(rows.column("label")):
         try:
             scores.append(float(value))

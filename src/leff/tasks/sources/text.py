@@ -1,10 +1,11 @@
-"""Plain text: one document (a paragraph) a line, blank lines left out, headings kept.
+"""Plain text: one document (a paragraph) a line; headings stay, blank lines do not.
 
     load_task("text", train="book.txt").train[0]
 
-Without a file of the user's own this is WikiText-103, in its tokenised form.
+Without the user's own file this is WikiText-103, in its tokenised form.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,8 +59,8 @@ def _dataset(lines: list[str]) -> "Dataset":
 def _from_hub() -> Task:
     from leff.tasks.sources.hub import fetch
 
-    splits = {
-        name: part.filter(lambda batch: [bool(t.strip()) for t in batch["text"]], batched=True)
-        for name, part in fetch(*HUB).items()
-    }
+    def not_blank(batch: Mapping[str, Sequence[str]]) -> list[bool]:
+        return [bool(text.strip()) for text in batch["text"]]
+
+    splits = {name: part.filter(not_blank, batched=True) for name, part in fetch(*HUB).items()}
     return Task("text", "text", splits["train"], splits["validation"], splits.get("test"))

@@ -3,8 +3,8 @@
     python -c "from leff.tasks.load import load_task; print(load_task('webnlg', 'data').train[0])"
 
 An input is its triples, ``subject | property | object``, joined by `` && ``.  Training and
-validation keep the texts whose comment is ``good``, as the LoRA experiments on this set do; the
-test keeps all.
+validation keep only texts with the comment ``good``, as the LoRA experiments on this set do.  The
+test keeps all texts.
 """
 
 import json
@@ -25,9 +25,8 @@ FILES = {
 HUB = ("webnlg-challenge/web_nlg", "webnlg_challenge_2017")
 ATTRIBUTES = ("category", "size")
 
-Entry = tuple[
-    str, int, list[str], list[tuple[str, str]]
-]  # category, size, triples, (comment, text)
+# category, size, triples, (comment, text)
+Entry = tuple[str, int, list[str], list[tuple[str, str]]]
 
 
 def load(name: str, folder: Path | None = None) -> Task:
@@ -37,7 +36,8 @@ def load(name: str, folder: Path | None = None) -> Task:
     inside = ("webnlg2017", "webnlg_challenge_2017", "webnlg", ".")
     files = locate(name, folder, inside, FILES)
     rows = {s: _read(path) for s, path in files.items()} if files else _from_hub()
-    inputs, texts = {}, {}
+    inputs: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = {}
     for split, part in rows.items():
         if split != "test":
             part = part.select([comment == "good" for comment in part.column("comment")])
@@ -69,8 +69,8 @@ def _read(path: Path) -> Rows:
 
 
 def _as_rows(path: Path | str, entries: Iterator[Entry]) -> Rows:
-    """One row per text; the release repeats some of its test entries, which count once."""
-    rows: dict[tuple, tuple] = {}
+    """Return one row per text; entries that the release repeats in its test count once."""
+    rows: dict[tuple[object, ...], tuple[object, ...]] = {}
     for category, size, triples, texts in entries:
         for number, (comment, text) in enumerate(texts):
             key = (category, *triples, number, text)
@@ -81,9 +81,9 @@ def _as_rows(path: Path | str, entries: Iterator[Entry]) -> Rows:
 
 
 def _xml_entries(folder: Path) -> Iterator[Entry]:
-    """The release: folders by number of triples, with a file for each category.
+    """Yield the release's XML: folders by number of triples, with a file for each category.
 
-    The text of a ``lex`` is its own, or in the enriched release that of its ``text`` child.
+    A ``lex`` holds its text itself, or in the enriched release in its ``text`` child.
     """
     for path in sorted(folder.rglob("*.xml")):
         try:
@@ -100,7 +100,7 @@ def _xml_entries(folder: Path) -> Iterator[Entry]:
 
 
 def _json_entries(path: Path) -> Iterator[Entry]:
-    """The JSON of the release: ``{"entries": [{"1": {...}}, ...]}``."""
+    """Yield the release's JSON: ``{"entries": [{"1": {...}}, ...]}``."""
     number = 0
     try:
         for item in json.loads(path.read_text(encoding="utf-8"))["entries"]:

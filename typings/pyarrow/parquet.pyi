@@ -1,0 +1,5 @@
+from pathlib import Path
+
+from pyarrow import Table
+
+def read_table(source: Path, *, use_threads: bool = True) -> Table: ...
