@@ -1,7 +1,7 @@
 # make install   a virtual environment in .venv, from the lock file
 # make demo      the main job: LEFF on the built-in task
 # make test      all tests, the slow ones in a second step
-# make lint      format, lint and types
+# make lint      format, lint, types, and the direction of imports
 # make lock      requirements.lock anew, from pyproject.toml
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -29,6 +29,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
 
 # torch's wheels of one version differ by index (+cpu, +cu130): the lock names the version alone
 lock: install

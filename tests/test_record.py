@@ -1,4 +1,4 @@
-"""Records of rounds: there and back through JSON, with the keys that a reader of the lines finds."""
+"""Records of rounds: there and back through JSON, with the keys that readers of lines find."""
 
 import json
 from dataclasses import fields, replace

@@ -16,7 +16,6 @@ from leff.runs.config import RunConfig, load_config
 from leff.runs.plans import choose_plan, planned, predicted
 from leff.wire.messages import Step
 
-
 COUNTED = (
     "trainable_parameters",
     "block_layers",

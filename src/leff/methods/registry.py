@@ -117,6 +117,8 @@ def register(spec: MethodSpec) -> None:
 
 def spec_of(name: str) -> MethodSpec:
     """Return a method's entry.  Raises ConfigError for a name that is not in the table."""
+    if name in _METHODS:
+        return _METHODS[name]
     known = methods()
     if name not in known:
         raise ConfigError(f"no method {name!r}{nearest(name, known)}")

@@ -1,0 +1,108 @@
+"""Methods of one's own: registered by a call or by an installed package, then used as any other."""
+
+import importlib.util
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+from tiny_runs import options, save_tiny, write_table
+
+import leff
+from leff.errors import ConfigError
+from leff.methods import registry
+from leff.methods.registry import MethodSpec, methods, register, spec_of, users_of
+from leff.runs.config import RunConfig, load_config
+from leff.runs.plans import planned
+from leff.runs.unused import unused_options
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "fedprox.py"
+
+
+@pytest.fixture
+def table(monkeypatch):
+    """A table of methods of this test's own."""
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    return registry._METHODS
+
+
+@pytest.fixture
+def example(table, monkeypatch):
+    spec = importlib.util.spec_from_file_location("fedprox_example", EXAMPLE)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "fedprox_example", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def entry(name, value):
+    return EntryPoint(name, value, registry.GROUP)
+
+
+def test_the_example_is_short_and_is_fedavg_with_a_pull(example, tmp_path):
+    """To the bit: the option `training.proximal` does the same for FedAvg."""
+    assert len(EXAMPLE.read_text().splitlines()) <= 60
+    register(example.SPEC)
+    model, table = save_tiny(tmp_path / "model"), write_table(tmp_path / "train.jsonl", "generation")
+    given = options(model, **{"data.task": "table", "data.train": str(table)})
+    own = leff.run(out=tmp_path / "own", **{**given, "method.name": "fedprox"})
+    pulled = {"method.name": "fedavg", "training.proximal": 0.1}
+    known = leff.run(out=tmp_path / "known", **{**given, **pulled})
+    assert own.after == known.after
+    assert (own.model / "model.safetensors").read_bytes() == (
+        known.model / "model.safetensors"
+    ).read_bytes()
+    plain = leff.run(out=tmp_path / "plain", **{**given, "method.name": "fedavg"})
+    assert (own.model / "model.safetensors").read_bytes() != (
+        plain.model / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_method_of_ones_own_has_plans(example):
+    register(example.SPEC)
+    plan = planned("gpt2", "fedprox", RunConfig())
+    assert plan["method"] == "fedprox"
+    assert (
+        plan["trainable_parameters"]
+        == planned("gpt2", "fedavg", RunConfig())["trainable_parameters"]
+    )
+
+
+def test_an_installed_package_adds_a_method(example, monkeypatch):
+    found = [entry("fedprox", "fedprox_example:SPEC")]
+    monkeypatch.setattr(registry, "entry_points", lambda group: found)
+    assert spec_of("fedprox") is example.SPEC and "fedprox" in methods()
+    config = load_config(None, {"method.name": "fedprox", "method.momentum": 0.5})
+    assert unused_options(config) == ["method.momentum"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("mine", "no_such_module_here:SPEC", "cannot be loaded"),
+        ("mine", "fedprox_example:FedProx", "is no MethodSpec"),
+        ("mine", "fedprox_example:SPEC", "is no MethodSpec with the name 'mine'"),
+    ],
+)
+def test_a_package_whose_method_is_broken_is_named(example, monkeypatch, name, value, words):
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry(name, value)])
+    with pytest.raises(ConfigError, match=words):
+        spec_of("mine")
+    assert spec_of("leff").name == "leff"  # known methods are there all the same
+
+
+def test_a_name_is_taken_once(table):
+    with pytest.raises(ConfigError, match="'fedavg' already; give yours another name"):
+        register(MethodSpec("fedavg", lambda given: None, lambda model, setup: []))
+
+
+def test_an_unknown_method_is_named():
+    with pytest.raises(ConfigError, match="no method 'fedlra'; did you mean 'fedlora'"):
+        spec_of("fedlra")
+
+
+def test_who_uses_an_option():
+    assert users_of("method.base_bits") == ("fedlora", "flexlora")
+    assert users_of("clients.ranks") == ("flora", "flexlora")
+    assert users_of("context.bits") == ("leff",) and users_of("training.rounds") == ()
