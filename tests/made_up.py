@@ -36,9 +36,6 @@ def write_experiments(folder: Path, **changes: Any) -> Path:
         group = "walks"
         metrics = {{ BLEU = "BLEU", CIDEr = "CIDEr" }}
         options = {{ "data.task" = "sample" }}
-        train_rows = 1280
-        test_rows = 200
-        tokens = 40
         [mini]
         note = "Tiny."
         notes = {{ walks = "The built-in task." }}

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from leff.capacity.schedule import Schedule
     from leff.methods.method import RoundContext
 
+FROM_UPDATE = (
+    *("client", "layers", "examples", "steps", "losses", "train_seconds", "layer_scores"),
+    *("download_bytes", "upload_bytes", "state_bytes", "failure"),
+)
 ALWAYS = ("memory_bytes", "step_flops", "losses", "predicted_bytes", "failure", "train_loss")
 
 
@@ -179,23 +183,13 @@ def _client_record(
             spent.download, spent.compute, spent.upload, spent.total, timed.setup_seconds
         )
     return ClientRecord(
-        client=update.client,
+        **{name: getattr(update, name) for name in FROM_UPDATE},
         capacity=capacity.layers,
         memory_bytes=capacity.memory_bytes,
         step_flops=capacity.step_flops,
-        layers=update.layers,
-        examples=update.examples,
-        steps=update.steps,
-        losses=update.losses,
-        download_bytes=update.download_bytes,
-        upload_bytes=update.upload_bytes,
-        train_seconds=update.train_seconds,
-        state_bytes=update.state_bytes,
         predicted_bytes=job.predicted_bytes or None,
         accumulation=step.accumulation,
         checkpointing=step.checkpointing,
-        layer_scores=update.layer_scores,
-        failure=update.failure,
         out_of_memory_bytes=update.out_of_memory_bytes or None,
         device=None if timed is None else timed.device.name,
         seconds_simulated=simulated,

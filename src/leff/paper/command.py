@@ -185,21 +185,23 @@ def print_runs(console: Console, study: Study, rows: Sequence[Mapping[str, Any]]
         table.add_column(name, justify="right")
     for row in rows:
         named = " ".join(filter(None, (row["row"], row.get("point", ""))))
-        state = "done" if row["done"] else "cannot be" if row["seconds"] is None else "to do"
+        state = "done" if row["done"] else "cannot be" if row["bytes"] is None else "to do"
         time = NOTHING if row["seconds"] is None else duration(row["seconds"])
         held = NOTHING if row["bytes"] is None else bytes_text(row["bytes"])
         table.add_row(row["key"], named, row["column"], str(row["seed"]), state, time, held)
     console.print(title(study), style="bold", markup=False, highlight=False)
     console.print(table)
     open_rows = [row for row in rows if not row["done"]]
-    left = [row for row in open_rows if row["seconds"] is not None]
-    seconds = sum(row["seconds"] for row in left)
-    jobs = "one after another; " if left else ""
-    total = f"{len(left)} of {len(rows)} runs to do, {duration(seconds)} {jobs}".rstrip("; ")
+    left = [row for row in open_rows if row["bytes"] is not None]
+    timed = [row["seconds"] for row in left if row["seconds"] is not None]
+    total = f"{len(left)} of {len(rows)} runs to do"
+    if timed:
+        known = "" if len(timed) == len(left) else f" for {len(timed)} of them"
+        total += f", {duration(sum(timed))} one after another{known}"
     console.print(Text(f"{total}. Memory: clients at work and the server's model."))
     for basis in dict.fromkeys(row["basis"] for row in open_rows):
         console.print(
-            Text(f"{'' if basis.startswith('cannot') else 'time from '}{basis}", style="dim")
+            Text(f"{'time from ' if 'finished run' in basis else ''}{basis}", style="dim")
         )
     for line in missing_lines(study.values()):
         if "(seed" not in line:  # what is merely to do is listed above

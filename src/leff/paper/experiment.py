@@ -43,14 +43,11 @@ class Group(Strict):
 
 
 class TaskEntry(Strict):
-    """A task: its options, its columns, and for predictions how large it is."""
+    """A task: its options and its columns."""
 
     group: str
     metrics: dict[str, str]  # column label -> the metric's name in results
     options: Options
-    train_rows: int
-    test_rows: int
-    tokens: int  # of a training example, mean
 
 
 class SizeSettings(Strict):
@@ -60,7 +57,6 @@ class SizeSettings(Strict):
     notes: dict[str, str]  # by group
     groups: dict[str, Options]
     tasks: dict[str, Options] = {}
-    tokens: dict[str, int] = {}  # by task, where the tokenizer makes another number of them
     rates: dict[str, dict[str, float]]  # learning rate by method, and by task or group
 
 
@@ -175,7 +171,7 @@ def read_common(folder: Path) -> Common:
         rated = [each for own in size.rates.values() for each in own]
         known |= {
             f"{name} group": (found.groups, [*size.notes, *size.groups]),
-            f"{name} task": (found.tasks, [*size.tasks, *size.tokens]),
+            f"{name} task": (found.tasks, size.tasks),
             f"method in {name}.rates": (found.methods, size.rates),
             f"task or group in {name}.rates": ([*found.tasks, *found.groups], rated),
         }

@@ -129,11 +129,10 @@ def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def collect(folder: Path, wall_seconds: float | None, operations: float | None) -> Result:
+def collect(folder: Path, wall_seconds: float | None) -> Result:
     """Return what is kept of a finished run in `folder`.
 
-    `wall_seconds` is None for a run that was cut and resumed, or shared its cores with others;
-    `operations` is what `leff.paper.predict` counted for it.
+    `wall_seconds` is None for a run that was cut and resumed, or shared its cores with others.
     """
     from leff.runs.folder import RunFolder
 
@@ -153,7 +152,6 @@ def collect(folder: Path, wall_seconds: float | None, operations: float | None) 
         "client_bytes": max(client.state_bytes for client in clients),
         "round_seconds": sum(record.seconds or 0.0 for record in records[1:]),
         "wall_seconds": wall_seconds,
-        "operations": operations,
         "finished": time.strftime("%Y-%m-%d", time.gmtime()),
         "hardware": hardware(),
         **{name: environment[name] for name in facts},

@@ -5,12 +5,10 @@ failures = study.fill(jobs=1)
 study.values(failures)
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from leff.errors import ConfigError, LeffError
 from leff.paper.cells import Cell, PaperRun, Selection, cells
@@ -25,8 +23,7 @@ from leff.paper.predict import Forecast, Prediction
 from leff.paper.results import Result, ResultStore, collect
 from leff.paper.sweep import Workshop, sweep
 from leff.paper.values import Value, metric_values, round_values
-from leff.runs.config import RunConfig
-from leff.tasks.load import load_task
+from leff.runs.sources import SOURCE, load_source
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ class Study:
 
     @cached_property
     def _forecast(self) -> Forecast:
-        return Forecast(self.common, self.selection.size, self.store.all())
+        return Forecast(self.store.all())
 
     def prediction(self, run: PaperRun) -> Prediction:
         """Return what a run takes.  Raises ModelError for a model that cannot be looked up."""
@@ -93,8 +90,8 @@ class Study:
 
     def impossible(self) -> dict[str, str]:
         """Return, by key, why a run that is missing cannot be: a method that a model forbids."""
-        told = {run.key: self.prediction(run) for run in self.missing}
-        return {key: each.basis for key, each in told.items() if each.operations is None}
+        predictions = {run.key: self.prediction(run) for run in self.missing}
+        return {key: each.basis for key, each in predictions.items() if each.bytes is None}
 
     def fill(
         self, jobs: int = 0, keep: bool = False, say: Callable[[str], None] = lambda text: None
@@ -104,12 +101,12 @@ class Study:
         Raises ConfigError, DataError or ModelError before any run if one of them cannot start.
         """
         check_methods(self.missing)
-        operations = {run.key: self.prediction(run).operations for run in self.missing}
-        runs = [run for run in self.missing if operations[run.key] is not None]
+        impossible = self.impossible()
+        runs = [run for run in self.missing if run.key not in impossible]
         check_data(runs)
 
         def finish(run: PaperRun, folder: Path, seconds: float | None) -> None:
-            self.store.write(run, collect(folder, seconds, operations[run.key]))
+            self.store.write(run, collect(folder, seconds))
             done(run)
 
         def done(run: PaperRun) -> bool:
@@ -150,40 +147,15 @@ def check_data(runs: list[PaperRun]) -> None:
 
     seen: set[str] = set()
     for run in runs:
-        wanted = [_data_arguments(run.config)]
-        if spec_of(run.config.method.name).trains_blocks:
-            wanted.append(_proxy_arguments(run.config))
-        for arguments in wanted:
-            key = json.dumps(arguments, sort_keys=True, default=str)
+        uses_proxy = spec_of(run.config.method.name).trains_blocks
+        for source in (run.config.data, *([run.config.proxy] if uses_proxy else ())):
+            key = source.model_dump_json(include=set(SOURCE))
             if key in seen:
                 continue
             seen.add(key)
             try:
-                load_task(**arguments)
+                load_source(source)
             except LeffError as error:
                 raise type(error)(
                     f"{run.row}, {run.task}: {error}; or leave the cell out with --row or --column"
                 ) from None
-
-
-def _data_arguments(config: RunConfig) -> dict[str, Any]:
-    data = config.data
-    return {
-        "name": data.task,
-        "folder": data.folder,
-        "train": data.train,
-        "validation": data.validation,
-        "test": data.test,
-        "columns": data.columns,
-        "kind": data.kind,
-    }
-
-
-def _proxy_arguments(config: RunConfig) -> dict[str, Any]:
-    proxy = config.proxy
-    return {
-        "name": proxy.task,
-        "folder": proxy.folder,
-        "train": proxy.train,
-        "columns": proxy.columns,
-    }

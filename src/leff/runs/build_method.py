@@ -25,7 +25,7 @@ from leff.methods.sampling import Rule
 from leff.methods.stand_ins import Bank, Batch, Distillation
 from leff.models.lora import check_rank, target_shapes
 from leff.runs.budgets import client_budgets, fixed_setting, setup_of, timed_candidates
-from leff.runs.options import RunConfig
+from leff.runs.options import RunConfig, picked
 from leff.wire.messages import Capacity
 
 
@@ -65,23 +65,8 @@ def _block_parts(
     config: RunConfig, spec: MethodSpec, kind: str, proxy: Sequence[Batch], model: Any
 ) -> BlockParts:
     context, method = config.context, config.method
-    distillation = Distillation(
-        steps=context.steps,
-        learning_rate=context.learning_rate,
-        attention_weight=context.attention_weight,
-        whole=context.whole,
-        target_error=context.target_error,
-        seconds=context.seconds,
-    )
-    rule = Rule(
-        sampling=method.sampling,
-        scale=method.scale,
-        temperature=method.temperature,
-        source=method.source,
-        exploration=method.exploration,
-        stratified=method.stratified,
-        batches=config.proxy.importance_batches,
-    )
+    distillation = picked(Distillation, context)
+    rule = replace(picked(Rule, method), batches=config.proxy.importance_batches)
     return BlockParts(
         assignment=_assignment(config, spec, kind, proxy, model, distillation),
         rule=rule,

@@ -9,7 +9,7 @@ leaves out says where its default comes from.  Config stops here: functions take
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -24,6 +24,7 @@ from leff.runs.presets import PRESETS
 from leff.units import BYTES, FLOPS, parse_amount, parse_seconds
 from leff.wire.messages import LocalTraining, Optimizer, Precision, Step
 
+Picked = TypeVar("Picked")
 Positive = Annotated[int, Field(ge=1)]
 AboveZero = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -52,6 +53,12 @@ class Section(BaseModel):
                 found[key] = base / Path(found[key]).expanduser()
                 base = found[key] if key == "folder" else base
         return found
+
+
+def picked(kind: type[Picked], section: Section) -> Picked:
+    """Return a dataclass made of those of a section's options that have its fields' names."""
+    names = (each.name for each in fields(kind) if hasattr(section, each.name))  # type: ignore[arg-type]
+    return kind(**{name: getattr(section, name) for name in names})
 
 
 class ModelConfig(Section):
@@ -303,7 +310,7 @@ class TrainingConfig(Section):
     @property
     def step(self) -> Step:
         """How a step is done."""
-        return Step(**{each.name: getattr(self, each.name) for each in fields(Step)})
+        return picked(Step, self)
 
     def local(self, index: int) -> LocalTraining:
         """Return the settings of a client's work in a round, by its index from 0."""

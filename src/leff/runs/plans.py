@@ -14,12 +14,12 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from leff.capacity.candidates import Candidate, Setting, assumed_errors, with_checkpointing
-from leff.capacity.choose import choose
-from leff.capacity.clock import round_seconds, steps_within
+from leff.capacity.candidates import Setting, assumed_errors, with_checkpointing
+from leff.capacity.choose import Chosen, choose
+from leff.capacity.clock import Needs, round_seconds, steps_within
 from leff.capacity.deadline import TimeLimit, candidate_needs, footprint_needs, least_steps
 from leff.capacity.fleet_file import DeviceClass
-from leff.capacity.peak import fitted, logits_bytes, peaks_of, predict
+from leff.capacity.peak import fitted, logits_bytes, peaks_of
 from leff.capacity.plan import ClientPlan, client_plan
 from leff.capacity.sizes import model_sizes
 from leff.client.steps import step_count
@@ -104,17 +104,18 @@ def choose_plan(
     memory_bytes = None if memory is None else parse_amount(memory, BYTES)
     step_flops = None if flops is None else parse_amount(flops, FLOPS)
     report = Capacity(0, 1, 0, memory_bytes, step_flops)
-    best, setup, shape = _chosen(model, config, report, RoundTime(None, 0), labelled)
+    chosen, _, plan = _chosen(model, config, report, RoundTime(None, 0), labelled)
+    best = chosen.candidate
     return {
         "model": model,
-        "layers": best.candidate.layers,
-        "context": str(best.candidate.setting),
-        "predicted_bytes": predict(*shape, spec_of("leff"), setup).peak,
-        "state_bytes": best.candidate.state_bytes,
-        "step_flops": best.candidate.step_flops,
-        "assumed_error": best.error,
-        "step": _step(setup),
-        "options": _block_options(config, best.candidate.layers, best.candidate.setting, setup),
+        "layers": best.layers,
+        "context": str(best.setting),
+        "predicted_bytes": plan.rehearsal.peak,
+        "state_bytes": best.state_bytes,
+        "step_flops": best.step_flops,
+        "assumed_error": assumed_errors([best])[best],
+        "step": _step(plan.setup),
+        "options": _block_options(config, best.layers, best.setting, plan.setup),
     }
 
 
@@ -158,17 +159,39 @@ def device_plan(
     nothing fits the memory and the time.
     """
     if asked is None:
-        plan = _best_on(model, config, device, time, labelled)
+        report = Capacity(0, 1, time.examples, device.memory_bytes, None, device)
+        chosen, needs, plan = _chosen(model, config, report, time, labelled)
+        best, steps, wanted = chosen.candidate, chosen.steps, chosen.wanted
+        layers, setting = best.layers, best.setting
+        error = {"assumed_error": assumed_errors([best])[best]}
     else:
-        plan = _asked_on(model, config, device, time, labelled, asked)
-    needs = plan.pop("needs")
-    spent = round_seconds(needs, device, plan["steps"])
+        plan = _asked(model, config, device, labelled, asked)
+        needs, error = footprint_needs(plan.footprint), dict[str, float]()
+        steps, wanted = _steps_in_time(config, needs, device, time, asked.method)
+        layers = plan.setup.layers
+        setting = fixed_setting(config.context) if plan.spec.trains_blocks else None
+    if setting is not None:
+        options = _block_options(config, layers, setting, plan.setup)
+    else:
+        given = {} if asked is None else asked.numbers
+        numbers = {f"method.{name}": n for name, n in given.items() if name != "layers"}
+        options = {"method.name": plan.spec.name, **numbers, **_step_options(config, plan.setup)}
+    spent = round_seconds(needs, device, steps)
     return {
-        **plan,
+        "method": plan.spec.name,
+        "layers": plan.footprint.block_layers,
+        "context": None if setting is None else str(setting),
+        "predicted_bytes": plan.rehearsal.peak,
+        **error,
+        "setup_bytes": plan.footprint.setup_bytes,
         **asdict(needs),
+        "steps": steps,
+        "all_steps": wanted,
+        "step": _step(plan.setup),
+        "options": options,
         "memory_bytes": device.memory_bytes,
         "examples": time.examples,
-        "setup_seconds": plan["setup_bytes"] / device.down_bytes_per_second,
+        "setup_seconds": plan.footprint.setup_bytes / device.down_bytes_per_second,
         "download_seconds": spent.download,
         "compute_seconds": spent.compute,
         "upload_seconds": spent.upload,
@@ -220,21 +243,10 @@ def shape_of(model: str, config: RunConfig) -> tuple[PretrainedConfig, str]:
     return shape, kind
 
 
-@dataclass(frozen=True)
-class _Best:
-    """What was chosen, its steps, and what it is taken to err."""
-
-    candidate: Candidate
-    steps: int
-    wanted: int
-    error: float
-    limit: TimeLimit
-
-
 def _chosen(
     model: str, config: RunConfig, report: Capacity, time: RoundTime, labelled: float
-) -> tuple[_Best, ClientSetup, tuple[PretrainedConfig, str]]:
-    """Return what is nearest to the full model for a report, and the setup that fits it."""
+) -> tuple[Chosen, Needs, ClientPlan]:
+    """Return what is nearest to the full model for a report, what its round takes, and its plan."""
     spec, training = spec_of("leff"), config.training
     shape, kind = shape_of(model, config)
     asked = replace(setup_of(config, spec), labelled=labelled)
@@ -246,67 +258,37 @@ def _chosen(
     chosen = choose(candidates, assumed_errors, report, limit, peaks_of(shape, kind, spec, asked))
     best = chosen.candidate
     setup = fitted(shape, kind, spec, best.setup(asked), report.memory_bytes)
-    error = assumed_errors([best])[best]
-    return _Best(best, chosen.steps, chosen.wanted, error, limit), setup, (shape, kind)
+    plan = client_plan(shape, kind, spec, setup)
+    return chosen, needs.get(best, footprint_needs(plan.footprint)), plan
 
 
-def _best_on(
-    model: str, config: RunConfig, device: Device, time: RoundTime, labelled: float
-) -> dict[str, Any]:
-    report = Capacity(0, 1, time.examples, device.memory_bytes, None, device)
-    best, setup, shape = _chosen(model, config, report, time, labelled)
-    candidate = best.candidate
-    return {
-        "method": "leff",
-        "layers": candidate.layers,
-        "context": str(candidate.setting),
-        "predicted_bytes": predict(*shape, spec_of("leff"), setup).peak,
-        "assumed_error": best.error,
-        "setup_bytes": client_plan(*shape, spec_of("leff"), setup).footprint.setup_bytes,
-        "needs": best.limit.needs[candidate],
-        "steps": best.steps,
-        "all_steps": best.wanted,
-        "step": _step(setup),
-        "options": _block_options(config, candidate.layers, candidate.setting, setup),
-    }
-
-
-def _asked_on(
-    model: str, config: RunConfig, device: Device, time: RoundTime, labelled: float, asked: Asked
-) -> dict[str, Any]:
-    spec, training = spec_of(asked.method), config.training
-    shape = shape_of(model, config)
+def _asked(
+    model: str, config: RunConfig, device: Device, labelled: float, asked: Asked
+) -> ClientPlan:
+    """Return the plan of a method that is given, its step as the device has room for it."""
+    spec, shape = spec_of(asked.method), shape_of(model, config)
     wished = replace(setup_of(config, spec, **asked.numbers), labelled=labelled)
     client_plan(*shape, spec, wished)  # refuses what cannot be
-    plan = client_plan(*shape, spec, fitted(*shape, spec, wished, device.memory_bytes))
-    needs = footprint_needs(plan.footprint)
+    return client_plan(*shape, spec, fitted(*shape, spec, wished, device.memory_bytes))
+
+
+def _steps_in_time(
+    config: RunConfig, needs: Needs, device: Device, time: RoundTime, method: str
+) -> tuple[int, int]:
+    """Return the steps that are in time, and all; ConfigError if there are too few."""
+    training = config.training
     wanted = step_count(training.epochs, training.batch_size, time.examples)
-    steps, least = wanted, least_steps(wanted, config.clients.min_steps_share)
-    if time.seconds is not None:
-        steps = steps_within(needs, device, time.seconds, wanted)
+    if time.seconds is None:
+        return wanted, wanted
+    least = least_steps(wanted, config.clients.min_steps_share)
+    steps = steps_within(needs, device, time.seconds, wanted)
     if steps < least:
         needed = round_seconds(needs, device, least).total
         raise ConfigError(
-            f"{least} of {wanted} steps with {spec.name} take {needed:.3g} s on a "
-            f"{device.name}, there are {time.seconds:g} s"
+            f"{least} of {wanted} steps with {method} take {needed:.3g} s on a {device.name}, "
+            f"there are {time.seconds:g} s"
         )
-    setting = fixed_setting(config.context) if spec.trains_blocks else None
-    given = {f"method.{name}": n for name, n in asked.numbers.items() if name != "layers"}
-    options = {"method.name": spec.name, **given, **_step_options(config, plan.setup)}
-    if setting is not None:
-        options = _block_options(config, wished.layers, setting, plan.setup)
-    return {
-        "method": spec.name,
-        "layers": plan.footprint.block_layers,
-        "context": None if setting is None else str(setting),
-        "predicted_bytes": plan.rehearsal.peak,
-        "setup_bytes": plan.footprint.setup_bytes,
-        "needs": needs,
-        "steps": steps,
-        "all_steps": wanted,
-        "step": _step(plan.setup),
-        "options": options,
-    }
+    return steps, wanted
 
 
 def _costs(model: str, config: RunConfig, plan: ClientPlan) -> dict[str, Any]:

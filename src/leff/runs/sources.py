@@ -12,7 +12,7 @@ from typing import Any
 from leff.errors import ConfigError
 from leff.models import freeze_head, load_model
 from leff.models.kinds import LANGUAGE_KINDS
-from leff.runs.config import RunConfig
+from leff.runs.options import DataConfig, ProxyConfig, RunConfig
 from leff.tasks.encode import ensure_padding
 from leff.tasks.evaluator import Evaluator
 from leff.tasks.load import load_task
@@ -21,18 +21,18 @@ from leff.tasks.task import Task
 log = logging.getLogger("leff")
 
 
+SOURCE = ("task", "folder", "train", "validation", "test", "columns", "kind")
+
+
+def load_source(source: DataConfig | ProxyConfig, seed: int = 0) -> Task:
+    """Return the task that a section of the configuration names, with every row checked."""
+    given = {name: getattr(source, name) for name in SOURCE if hasattr(source, name)}
+    return load_task(given.pop("task"), given.pop("folder"), **given, seed=seed)
+
+
 def task_of(config: RunConfig) -> Task:
-    data = config.data
-    return load_task(
-        data.task,
-        data.folder,
-        train=data.train,
-        validation=data.validation,
-        test=data.test,
-        columns=data.columns,
-        kind=data.kind,
-        seed=config.seed,
-    )
+    """Return what the clients learn."""
+    return load_source(config.data, config.seed)
 
 
 def load_start(config: RunConfig, task: Task) -> tuple[Any, Any]:

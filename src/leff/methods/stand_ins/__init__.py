@@ -10,19 +10,6 @@ from leff.methods.stand_ins.distil import Distillation
 from leff.methods.stand_ins.error import block_errors
 from leff.methods.stand_ins.stand_in import EXACT, Batch, Context, Recipe, Span, StandIn
 
-__all__ = [
-    "EXACT",
-    "Bank",
-    "Batch",
-    "Context",
-    "Distillation",
-    "Recipe",
-    "Span",
-    "StandIn",
-    "block_errors",
-    "make_context",
-]
-
 
 def make_context(name: str, *, rate: float = 0.5, bits: int = 32, suffix: str = "") -> Context:
     """Return the context of that name; `suffix` names another one for the layers after the block.
