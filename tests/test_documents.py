@@ -3,13 +3,15 @@
 Every block of commands in a document is tried here, or has ``<!-- not run: reason -->`` on the line
 before it.  What a try is, by command, so that all of them take seconds:
 
-    leff run                 the configuration and all options are read and checked; nothing trains
+    leff run                 run as typed on the built-in task and on tables, but with `SIZES`; of
+                             other tasks the configuration is read and checked, and nothing trains
     leff table, figure       every label is looked up; nothing is run, shown or drawn
-    leff config, list        done as typed
+    leff config, list        done as typed; so are resume, evaluate and generate, where a command
+                             before them in the block has made the run
     leff, all others         parsed by the command line itself; nothing is computed
     python -m benchmarks.X   parsed by the benchmark's own parser; so is a script
     make X                   the Makefile has the target
-    Python                   run, with the sizes of a tiny run
+    Python                   run, with `SIZES` and the built-in task
     TOML                     read as a configuration, or after ``# fleet.toml`` as a fleet file
 
 Commands find the files that documents speak of (`my.toml`, `fleet.toml`, `walks.csv`).
@@ -48,6 +50,29 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 MARK = re.compile(r"<!-- not run: \S.* -->")
+RUN = api.run
+SIZES = {
+    "model.name": "tiny-gpt2",
+    "training.rounds": 1,
+    "evaluation.gap_clients": 0,
+    **{
+        key: OPTIONS[key]
+        for key in (
+            "data.train_examples",
+            "data.max_length",
+            "proxy.examples",
+            "proxy.importance_batches",
+            "clients.min_examples",
+            "context.steps",
+            "training.batch_size",
+            "evaluation.examples",
+            "evaluation.final_examples",
+            "evaluation.max_new_tokens",
+            "engine.threads",
+            "engine.workers",
+        )
+    },
+}
 LANGUAGES = ("sh", "python", "toml", "text")  # text is what is printed, and is not tried
 
 
@@ -102,7 +127,11 @@ def commands(text: str) -> Iterator[list[str]]:
 def of_all_documents(language: str) -> list:
     """Return the blocks of a language that a test has to try, each a parameter with its place."""
     return [
-        pytest.param(block.text, id=f"{path.name}:{block.line}")
+        pytest.param(
+            block.text,
+            id=f"{path.name}:{block.line}",
+            marks=[pytest.mark.slow] if "leff run" in block.text or language == "python" else [],
+        )
         for path in DOCUMENTS
         for block in blocks(path.read_text())
         if block.language == language and not block.marked
@@ -131,12 +160,28 @@ def looked_up(word, number, selection, places, wishes, say) -> None:
     raise ParsedError
 
 
+def run_small(config, out=None, progress=None):
+    """Run a configuration with `SIZES`, in place of `leff.api.run`."""
+    if config.data.task not in ("sample", "table"):
+        raise ParsedError
+    given = config.model_dump(exclude_unset=True, mode="json")
+    for key, value in SIZES.items():
+        section, name = key.split(".")
+        given.setdefault(section, {})[name] = value
+    if config.method.name == "leff" and not config.clients.fleet:
+        given["clients"].setdefault("layers", [1, 2, 4])
+    return RUN(parse_config(given), out=out, progress=progress)
+
+
 def try_leff(words: list[str]) -> None:
     """Try a command line of `leff`, by the rules above."""
     name, *rest = words
-    if name in ("run", "table", "figure", "config", "list"):
+    if name == "generate":
+        words = [*words, "--max-new-tokens=6"]
+    made = name in ("resume", "evaluate", "generate") and Path(rest[0]).exists()
+    if made or name in ("run", "table", "figure", "config", "list"):
         with (
-            patch.object(api, "run", side_effect=ParsedError),
+            patch.object(api, "run", run_small),
             patch.object(command, "answer", looked_up),
             pytest.raises((ParsedError, SystemExit)) as end,
         ):
@@ -151,7 +196,8 @@ def try_command(words: list[str], monkeypatch) -> None:
     program, *rest = words
     monkeypatch.setattr(sys, "argv", words)
     if program == "make":
-        assert re.search(rf"^{rest[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(rest) <= set(targets), f"the Makefile has no {rest}"
     elif program == "leff":
         try_leff(rest)
     elif program == "python" and rest[0] == "-m" and rest[1].startswith("benchmarks."):
@@ -166,18 +212,22 @@ def try_command(words: list[str], monkeypatch) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch, tiny_gpt2):
     """A working directory with what the documents' commands read."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")  # without Java, which takes seconds
     for name in ("experiments", "results"):
         (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "tiny-gpt2").symlink_to(tiny_gpt2)
     (tmp_path / "my.toml").touch()
+    rows = (f"length: {i} km,A walk of {i} km.,{'north' if i % 3 else 'south'}" for i in range(60))
+    (tmp_path / "walks.csv").write_text("\n".join(["facts,description,region", *rows]))
     (tmp_path / "fleet.toml").write_text(FLEET)
     return tmp_path
 
 
 FLEET = """[phone]
+count = 4
 memory = "2GB"
 speed = "50GFLOP/s"
 down = "20Mbit/s"
@@ -192,10 +242,9 @@ def test_commands_in_a_document_can_be_typed(text, folder, monkeypatch):
 
 
 @pytest.mark.parametrize("text", of_all_documents("python"))
-def test_python_in_a_document_runs(text, folder, tiny_gpt2, monkeypatch):
-    real, sizes = leff.run, {**OPTIONS, "model.name": str(tiny_gpt2), "training.rounds": 1}
-    sizes |= {"data.task": "sample", "proxy.task": "sample", "clients.by": ""}
-    monkeypatch.setattr(leff, "run", lambda *given, **_: real(*given, **sizes))
+def test_python_in_a_document_runs(text, folder, monkeypatch):
+    here = {"data.task": "sample", "proxy.task": "sample", "clients.by": "", "clients.layers": [1]}
+    monkeypatch.setattr(leff, "run", lambda *given, **_: RUN(*given, **SIZES, **here))
     monkeypatch.setattr(leff, "generate", partial(leff.generate, max_new_tokens=6))
     exec(compile(text, "document", "exec"), {})
 
@@ -219,20 +268,20 @@ def test_a_block_says_what_it_is(path):
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "reason"),
     [
-        "    pip install leff",
-        "```sh\nleff walk\n```",
-        "```sh\nleff plan gpt2 --lairs 2\n```",
-        "```sh\nleff run --set training.round=2\n```",
-        "```sh\nleff table 1 --row LEF\n```",
-        "```sh\nmake tea\n```",
-        "```sh\npython -m benchmarks.device --model\n```",
+        ("    pip install leff", "no rule tries pip"),
+        ("    leff walk", "walk"),
+        ("```sh\nleff plan gpt2 --lairs 2\n```", "lairs"),
+        ("```sh\nleff run --set training.round=2\n```", "training.round"),
+        ("```sh\nleff table 1 --row LEF\n```", "LEF"),
+        ("```sh\nmake tea\n```", "tea"),
+        ("```sh\npython -m benchmarks.device --model\n```", "2"),  # the exit status
     ],
 )
-def test_a_command_that_cannot_be_typed_is_found(text, folder, monkeypatch):
+def test_a_command_that_cannot_be_typed_is_found(text, reason, folder, monkeypatch):
     (block,) = blocks(text)
-    with pytest.raises((Exception, SystemExit)):
+    with pytest.raises((Exception, SystemExit), match=reason):
         for words in commands(block.text):
             try_command(words, monkeypatch)
 
