@@ -26,7 +26,7 @@ from leff.methods.setup import ClientSetup
 from leff.methods.stand_ins import EXACT
 from leff.runs.options import ClientsConfig, ContextConfig, RunConfig
 from leff.units import BYTES, FLOPS, parse_amount, parse_seconds
-from leff.wire.messages import Device
+from leff.wire.messages import Capacity, Device
 
 
 def setup_of(config: RunConfig, spec: MethodSpec, **numbers: int) -> ClientSetup:
@@ -83,6 +83,33 @@ def client_budgets(clients: ClientsConfig) -> list[tuple[int | None, int | None]
     flops = [parse_amount(text, FLOPS) for text in clients.flops] or [None]
     pairs = zip(itertools.cycle(memory), itertools.cycle(flops), strict=False)
     return list(itertools.islice(pairs, clients.count))
+
+
+def client_layers(config: RunConfig, spec: MethodSpec, total: int) -> tuple[int, ...]:
+    """Return L_i of every client; ConfigError for one outside [1, L].
+
+    Where layers mean nothing, or a fleet's devices go by memory and time, it is all layers.
+    """
+    clients = config.clients
+    layers = clients.layers if spec.trains_blocks and clients.fleet is None else [total]
+    outside = [number for number in layers if not 1 <= number <= total]
+    if outside:
+        raise ConfigError(
+            f"clients.layers must be 1 to {total}, the model's number of layers, got {outside[0]}"
+        )
+    return tuple(itertools.islice(itertools.cycle(layers), clients.count))
+
+
+def client_reports(
+    clients: ClientsConfig, layers: Sequence[int], examples: Sequence[int]
+) -> list[Capacity]:
+    """Return what each client reports in every round, from its layers and number of examples."""
+    devices = client_devices(clients) or itertools.repeat(None)
+    each = zip(layers, examples, client_budgets(clients), devices, strict=False)
+    return [
+        Capacity(client, count, own, memory_bytes, step_flops, device)
+        for client, (count, own, (memory_bytes, step_flops), device) in enumerate(each)
+    ]
 
 
 def timed_candidates(config: RunConfig, kind: str, model: Any) -> tuple[list[Candidate], TimeLimit]:

@@ -190,13 +190,3 @@ def _too_little(key: str, method: str, memory_bytes: int, needed: int) -> str:
         f"{needed / 1e6:.1f} MB at least; use leff with context.name = 'auto', or leave out "
         "clients with less"
     )
-
-
-def client_capacities(layers: Sequence[int], count: int, total: int) -> tuple[int, ...]:
-    """Return L_i of every client; ConfigError for one outside [1, L]."""
-    outside = [number for number in layers if not 1 <= number <= total]
-    if outside:
-        raise ConfigError(
-            f"clients.layers must be 1 to {total}, the model's number of layers, got {outside[0]}"
-        )
-    return tuple(itertools.islice(itertools.cycle(layers), count))

@@ -21,12 +21,13 @@ from leff.models import blocks, full_state, positions
 from leff.models.hardware import check_precision, torch_device
 from leff.runs.budgets import (
     check_deadline,
-    client_budgets,
     client_devices,
+    client_layers,
+    client_reports,
     make_limits,
     with_fleet_count,
 )
-from leff.runs.build_method import build_method, client_capacities
+from leff.runs.build_method import build_method
 from leff.runs.config import RunConfig
 from leff.runs.federation import Federation
 from leff.runs.folder import RunFolder
@@ -38,7 +39,6 @@ from leff.tasks.generation import MIN_PROMPT
 from leff.tasks.partition import Partition, partition
 from leff.tasks.proxy import proxy_batches, proxy_texts
 from leff.tasks.task import Kind, Task, draw_rows
-from leff.wire.messages import Capacity
 from leff.wire.parts import PartStore
 from leff.wire.spool import Spool
 
@@ -67,10 +67,8 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     )
     model, tokenizer = load_start(config, task)
     _check_positions(config, model, task.kind)
-    devices, total = client_devices(config.clients), len(blocks(model))
-    by_layers = spec.trains_blocks and not devices  # a fleet's go by memory and time
-    layers = config.clients.layers if by_layers else [total]
-    capacities = client_capacities(layers, config.clients.count, total)
+    devices = client_devices(config.clients)
+    layers = client_layers(config, spec, len(blocks(model)))
     examples = _client_examples(train, split, tokenizer, task.kind, data.max_length)
     few = [client for client, own in enumerate(examples) if not own]
     if few:
@@ -78,7 +76,8 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
             f"the texts of client {few[0]} are too short to learn from; raise "
             "clients.min_examples, or use fewer clients"
         )
-    check_deadline(config, task.kind, model, [len(own) for own in examples])
+    counts = [len(own) for own in examples]
+    check_deadline(config, task.kind, model, counts)
     store = PartStore(folder.path / "parts")
     writer = JobWriter(store, task.kind, tokenizer.pad_token_id)
     digests = {
@@ -103,26 +102,16 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         tokenizer=tokenizer,
         model=model,
         split=split,
-        capacities=capacities,
+        capacities=layers,
         method=method,
-        fleet=LocalFleet(examples, _reports(config, capacities, examples), store, device, workers),
+        fleet=LocalFleet(
+            examples, client_reports(config.clients, layers, counts), store, device, workers
+        ),
         server=Server(store, Spool(folder.path / "updates"), make_limits(config, task.kind, model)),
         devices=devices,
         evaluator=evaluator_for(config, task, tokenizer),
         digests=digests,
     )
-
-
-def _reports(
-    config: RunConfig, layers: Sequence[int], examples: Sequence[Sequence[Example]]
-) -> list[Capacity]:
-    """Return what each client reports in every round."""
-    devices = client_devices(config.clients) or itertools.repeat(None)
-    each = zip(layers, examples, client_budgets(config.clients), devices, strict=False)
-    return [
-        Capacity(client, count, len(own), memory_bytes, step_flops, device)
-        for client, (count, own, (memory_bytes, step_flops), device) in enumerate(each)
-    ]
 
 
 def _split_column(config: RunConfig, task: Task) -> str | None:
