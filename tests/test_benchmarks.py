@@ -2,9 +2,8 @@
 
 import argparse
 import json
-import subprocess
+import runpy
 import sys
-from pathlib import Path
 
 import pytest
 from scipy.stats import ttest_rel
@@ -14,19 +13,36 @@ from leff.capacity.footprint import Choice
 from leff.runs.config import load_config
 from leff.runs.plans import shape_of
 
-ROOT = Path(__file__).parent.parent
+SMALL = {
+    "proxy.examples": 16,
+    "context.steps": 2,
+    "evaluation.examples": 6,
+    "evaluation.final_examples": 6,
+    "evaluation.gap_clients": 0,
+    "evaluation.max_new_tokens": 4,
+    "engine.workers": 1,
+}
 
 
-def printed(module: str, *arguments: str):
-    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
+@pytest.fixture
+def printed(capsys, monkeypatch):
+    """What `python -m benchmarks.MODULE ... --json` prints, in this process."""
+
+    def run(module: str, *arguments: str):
+        monkeypatch.setattr("sys.argv", [module, *arguments, "--json"])
+        monkeypatch.delitem(sys.modules, f"benchmarks.{module}", raising=False)
+        runpy.run_module(f"benchmarks.{module}", run_name="__main__")
+        return json.loads(capsys.readouterr().out)
+
+    return run
 
 
 @pytest.mark.slow
-def test_fidelity_has_a_row_for_each_side():
-    rows = printed("fidelity", "--task", "sample", "--partitions=1", "--rounds=1", "--examples=160")
+@pytest.mark.usefixtures("quick_runs")
+def test_fidelity_has_a_row_for_each_side(printed):
+    sizes = ("--partitions=1", "--rounds=1", "--examples=40", "--clients=2")
+    changed = [f"{key}={value}" for key, value in SMALL.items() if key != "context.steps"]
+    rows = printed("fidelity", "--task", "sample", *sizes, "--set", *changed)
     assert [row["method"] for row in rows] == ["fedavg", "leff", "leff-paper"]
     for row in rows:
         assert 0 <= row["worst_last5"] <= row["mean_last5"] <= 100
@@ -37,10 +53,10 @@ def test_fidelity_has_a_row_for_each_side():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_runs")
 def test_deadline_has_two_rows_for_each_method(monkeypatch):
-    monkeypatch.setenv("PATH", "")  # Java's metrics take seconds a run
     monkeypatch.setattr(deadline, "METHODS", ("leff",))
-    free, late = deadline.compare("5s", rounds=1, examples=160, seed=0, roomy=False)
+    free, late = deadline.compare("5s", 1, examples=160, seed=0, roomy=False, changes=SMALL)
     assert free["method"] == late["method"] == "leff"
     assert free["deadline"] is None and late["deadline"] == "5s"
     assert late["round_seconds"]["max"] <= 5 and late["steps_share"] <= free["steps_share"]
@@ -49,7 +65,7 @@ def test_deadline_has_two_rows_for_each_method(monkeypatch):
 
 def test_every_side_is_a_configuration():
     arguments = argparse.Namespace(
-        task="cola", rounds=3, clients=4, layers=[1], alpha=0.5, examples=None
+        task="cola", rounds=3, clients=4, layers=[1], alpha=0.5, examples=None, set=[]
     )
     for options in fidelity.SIDES.values():
         config = load_config(None, {**options, **fidelity.shared_options(arguments)})
@@ -151,7 +167,7 @@ def test_a_side_that_fails_is_left_out_and_keeps_what_it_has(monkeypatch, capsys
 
 
 @pytest.mark.slow
-def test_device_has_a_row_for_each_side(tiny_gpt2):
+def test_device_has_a_row_for_each_side(printed, tiny_gpt2):
     given = ["--methods", "fedlora", "leff", "--batch=2", "--length=8", "--steps=2"]
     rows = printed("device", "--model", str(tiny_gpt2), *given)
     assert [row["method"] for row in rows] == ["fedlora", "leff"]

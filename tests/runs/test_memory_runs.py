@@ -16,13 +16,9 @@ from leff.runs.config import load_config
 from leff.runs.plans import chosen
 from leff.runs.setups import choice_of
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 KIND = "generation"
-
-
-@pytest.fixture(autouse=True)
-def no_java(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("JAVA_HOME", raising=False)
 
 
 @pytest.fixture
