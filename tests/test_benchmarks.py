@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from scipy.stats import ttest_rel
+from transformers import AutoConfig
 
 from benchmarks import convergence, deadline, device, fidelity, server
 from leff.capacity.footprint import Choice
@@ -54,13 +55,14 @@ def test_fidelity_has_a_row_for_each_side(printed):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_runs")
-def test_deadline_has_two_rows_for_each_method(monkeypatch):
+def test_deadline_has_two_rows_for_each_method(monkeypatch, tiny_gpt2):
     monkeypatch.setattr(deadline, "METHODS", ("leff",))
-    free, late = deadline.compare("5s", 1, examples=160, seed=0, roomy=False, changes=SMALL)
+    changes = {**SMALL, "model.name": str(tiny_gpt2), "data.max_length": 32}
+    free, late = deadline.compare("0.1s", 1, examples=160, seed=0, roomy=False, changes=changes)
     assert free["method"] == late["method"] == "leff"
-    assert free["deadline"] is None and late["deadline"] == "5s"
-    assert late["round_seconds"]["max"] <= 5 and late["steps_share"] <= free["steps_share"]
-    assert 0 <= late["idle_share"] <= 1
+    assert free["deadline"] is None and late["deadline"] == "0.1s"
+    assert late["round_seconds"]["max"] <= 0.1 < free["round_seconds"]["max"]
+    assert late["steps_share"] < free["steps_share"] and 0 <= late["idle_share"] <= 1
 
 
 def test_every_side_is_a_configuration():
@@ -167,13 +169,24 @@ def test_a_side_that_fails_is_left_out_and_keeps_what_it_has(monkeypatch, capsys
 
 
 @pytest.mark.slow
-def test_device_has_a_row_for_each_side(printed, tiny_gpt2):
+def test_device_has_a_row_for_each_side(printed, tiny_gpt2, tmp_path):
+    short = tmp_path / "short"  # of two layers: a process less
+    AutoConfig.from_pretrained(tiny_gpt2, n_layer=2).save_pretrained(short)
     given = ["--methods", "fedlora", "leff", "--batch=2", "--length=8", "--steps=2"]
-    rows = printed("device", "--model", str(tiny_gpt2), *given)
+    rows = printed("device", "--model", str(short), *given)
     assert [row["method"] for row in rows] == ["fedlora", "leff"]
     for row in rows:
         assert row.keys() >= {"context", "predicted_bytes", "tokens_per_second", "precision"}
         assert 0 <= row["context_error"] < 0.02  # all layers, in 32 or 8 bits
         assert 0 < row["state_bytes"] <= row["floor_bytes"] and row["peak_bytes"] >= 0
         assert row["peak_to_fedlora"] > 0 and (row["batch"], row["length"]) == (2, 8)
-    assert len(rows[1]["peak_by_place"]) == 3
+    assert len(rows[1]["peak_by_place"]) == 2
+
+
+def test_leff_is_measured_first_in_the_middle_and_last():
+    adapters, leff = device.sides(
+        *shape_of("gpt2", load_config(None)), Choice(), ("fedlora", "leff")
+    )
+    assert device.places(leff, 12) == [range(0, 1), range(6, 7), range(11, 12)]
+    assert device.places(leff, 2) == [range(0, 1), range(1, 2)]
+    assert device.places(adapters, 12) == [range(0)]
