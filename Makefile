@@ -22,8 +22,8 @@ demo: install
 	$(BIN)/leff run
 
 test: install
-	$(BIN)/python -m pytest --numprocesses auto -m "not slow"
-	$(BIN)/python -m pytest --numprocesses auto -m slow
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m slow
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -14,7 +14,9 @@ import argparse
 import json
 import statistics
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import leff
@@ -47,27 +49,35 @@ up = "50Mbit/s"
 MEMORY = {"phone": "5MB", "tablet": "10MB", "laptop": "160MB"}
 METHODS = ("leff", "fedlora", "fedavg")
 BATCH = 16
+NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
 
 
 def one_run(
-    method: str, deadline: str, fleet: Path, rounds: int, examples: int, seed: int
+    method: str,
+    deadline: str,
+    fleet: Path,
+    rounds: int,
+    examples: int,
+    seed: int,
+    changes: Mapping[str, Any] = NO_CHANGES,
 ) -> dict[str, Any]:
-    """Run a method on the fleet and return its row."""
+    """Run a method on the fleet, with other options changed, and return its row."""
     with tempfile.TemporaryDirectory() as folder:
         run = leff.run(
             out=Path(folder) / "run",
             rounds=rounds,
             seed=seed,
             train_examples=examples,
-            final_examples=50,
-            gap_clients=0,
             **{
+                "evaluation.final_examples": 50,
+                "evaluation.gap_clients": 0,
                 "method.name": method,
                 "context.name": "auto" if method == "leff" else "quantise",
                 "training.learning_rate": RATES["sample"].get(method, 4e-3),
                 "training.batch_size": BATCH,
                 "clients.fleet": fleet,
                 "clients.deadline": deadline,
+                **changes,
             },
         )
         records = run.records()[1:]
@@ -88,7 +98,12 @@ def one_run(
 
 
 def compare(
-    deadline: str, rounds: int, examples: int, seed: int, roomy: bool
+    deadline: str,
+    rounds: int,
+    examples: int,
+    seed: int,
+    roomy: bool,
+    changes: Mapping[str, Any] = NO_CHANGES,
 ) -> list[dict[str, Any]]:
     """Return a row for every method, without a deadline and with it."""
     memory = dict.fromkeys(MEMORY, "1GB") if roomy else MEMORY
@@ -96,7 +111,7 @@ def compare(
         fleet = Path(folder) / "fleet.toml"
         fleet.write_text(FLEET.format(**memory))
         return [
-            one_run(method, limit, fleet, rounds, examples, seed)
+            one_run(method, limit, fleet, rounds, examples, seed, changes)
             for method in METHODS
             for limit in ("", deadline)
         ]

@@ -23,6 +23,8 @@ clients.
 Learning rates: each side has its own, the best of the grid in `--tune`, which takes a partition
 that is not among those reported.  Without it the rates in `RATES`, which were found so.
 
+`--set KEY=VALUE ...` (a JSON value) sets options of all sides, over those of the task.
+
 With `--keep FOLDER` the runs stay there, and those that are there already are not run again.
 """
 
@@ -120,7 +122,14 @@ def shared_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "clients.layers": arguments.layers,
         "clients.alpha": arguments.alpha,
     }
-    return options | ({"data.train_examples": arguments.examples} if arguments.examples else {})
+    options |= {"data.train_examples": arguments.examples} if arguments.examples else {}
+    return options | dict(arguments.set)
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """Return key and value of `KEY=VALUE`; ValueError where the value is no JSON."""
+    key, _, value = text.partition("=")
+    return key, json.loads(value)
 
 
 def one_run(side: str, options: Mapping[str, Any], keep: Path) -> dict[str, Any]:
@@ -256,6 +265,7 @@ def main() -> None:
     add("--layers", type=int, nargs="+", default=[1], help="capacities, repeated over clients")
     add("--alpha", type=float, default=0.5)
     add("--seed", type=int, default=0, help="of the first partition")
+    add("--set", nargs="+", type=setting, default=[], metavar="KEY=VALUE")
     add("--tune", type=float, nargs="*", help="learning rates to try; without any, the usual grid")
     add("--keep", type=Path, help="folder for the runs, found again by the next call")
     add("--json", action="store_true")

@@ -38,6 +38,19 @@ def tiny_gpt2(tmp_path_factory):
 
 
 @pytest.fixture
+def no_java(monkeypatch):
+    """The metrics that need it take seconds a run."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+
+
+@pytest.fixture
+def quick_runs(no_java, monkeypatch):
+    """Neither Java nor a picture, which takes as long as two rounds of a tiny run."""
+    monkeypatch.setattr("leff.report.picture.draw_run", lambda records, metric, path: path.touch())
+
+
+@pytest.fixture
 def cli(capsys, monkeypatch):
     """Run a command line in this process: status, standard output, standard error."""
     from tiny_runs import command

@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import subprocess
+import runpy
 import sys
-from pathlib import Path
 
 import pytest
 from scipy.stats import ttest_rel
+from transformers import AutoConfig
 
 from benchmarks import convergence, deadline, device, fidelity, server
 from leff.methods.setup import ClientSetup
@@ -15,19 +15,36 @@ from leff.runs.config import load_config
 from leff.runs.plans import shape_of
 from leff.wire.messages import Step
 
-ROOT = Path(__file__).parent.parent
+SMALL = {
+    "proxy.examples": 16,
+    "context.steps": 2,
+    "evaluation.examples": 6,
+    "evaluation.final_examples": 6,
+    "evaluation.gap_clients": 0,
+    "evaluation.max_new_tokens": 4,
+    "engine.workers": 1,
+}
 
 
-def printed(module: str, *arguments: str):
-    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
+@pytest.fixture
+def printed(capsys, monkeypatch):
+    """What `python -m benchmarks.MODULE ... --json` prints, in this process."""
+
+    def run(module: str, *arguments: str):
+        monkeypatch.setattr("sys.argv", [module, *arguments, "--json"])
+        monkeypatch.delitem(sys.modules, f"benchmarks.{module}", raising=False)
+        runpy.run_module(f"benchmarks.{module}", run_name="__main__")
+        return json.loads(capsys.readouterr().out)
+
+    return run
 
 
 @pytest.mark.slow
-def test_fidelity_has_a_row_for_each_side():
-    rows = printed("fidelity", "--task", "sample", "--partitions=1", "--rounds=1", "--examples=160")
+@pytest.mark.usefixtures("quick_runs")
+def test_fidelity_has_a_row_for_each_side(printed):
+    sizes = ("--partitions=1", "--rounds=1", "--examples=40", "--clients=2")
+    changed = [f"{key}={value}" for key, value in SMALL.items() if key != "context.steps"]
+    rows = printed("fidelity", "--task", "sample", *sizes, "--set", *changed)
     assert [row["method"] for row in rows] == ["fedavg", "leff", "leff-paper"]
     for row in rows:
         assert 0 <= row["worst_last5"] <= row["mean_last5"] <= 100
@@ -38,19 +55,20 @@ def test_fidelity_has_a_row_for_each_side():
 
 
 @pytest.mark.slow
-def test_deadline_has_two_rows_for_each_method(monkeypatch):
-    monkeypatch.setenv("PATH", "")  # Java's metrics take seconds a run
+@pytest.mark.usefixtures("quick_runs")
+def test_deadline_has_two_rows_for_each_method(monkeypatch, tiny_gpt2):
     monkeypatch.setattr(deadline, "METHODS", ("leff",))
-    free, late = deadline.compare("5s", rounds=1, examples=160, seed=0, roomy=False)
+    changes = {**SMALL, "model.name": str(tiny_gpt2), "data.max_length": 32}
+    free, late = deadline.compare("0.1s", 1, examples=160, seed=0, roomy=False, changes=changes)
     assert free["method"] == late["method"] == "leff"
-    assert free["deadline"] is None and late["deadline"] == "5s"
-    assert late["round_seconds"]["max"] <= 5 and late["steps_share"] <= free["steps_share"]
-    assert 0 <= late["idle_share"] <= 1
+    assert free["deadline"] is None and late["deadline"] == "0.1s"
+    assert late["round_seconds"]["max"] <= 0.1 < free["round_seconds"]["max"]
+    assert late["steps_share"] < free["steps_share"] and 0 <= late["idle_share"] <= 1
 
 
 def test_every_side_is_a_configuration():
     arguments = argparse.Namespace(
-        task="cola", rounds=3, clients=4, layers=[1], alpha=0.5, examples=None
+        task="cola", rounds=3, clients=4, layers=[1], alpha=0.5, examples=None, set=[]
     )
     for options in fidelity.SIDES.values():
         config = load_config(None, {**options, **fidelity.shared_options(arguments)})
@@ -152,13 +170,24 @@ def test_a_side_that_fails_is_left_out_and_keeps_what_it_has(monkeypatch, capsys
 
 
 @pytest.mark.slow
-def test_device_has_a_row_for_each_side(tiny_gpt2):
+def test_device_has_a_row_for_each_side(printed, tiny_gpt2, tmp_path):
+    short = tmp_path / "short"  # of two layers: a process less
+    AutoConfig.from_pretrained(tiny_gpt2, n_layer=2).save_pretrained(short)
     given = ["--methods", "fedlora", "leff", "--batch=2", "--length=8", "--steps=2"]
-    rows = printed("device", "--model", str(tiny_gpt2), *given)
+    rows = printed("device", "--model", str(short), *given)
     assert [row["method"] for row in rows] == ["fedlora", "leff"]
     for row in rows:
         assert row.keys() >= {"context", "predicted_bytes", "tokens_per_second", "precision"}
         assert 0 <= row["context_error"] < 0.02  # all layers, in 32 or 8 bits
         assert 0 < row["state_bytes"] <= row["floor_bytes"] and row["peak_bytes"] >= 0
         assert row["peak_to_fedlora"] > 0 and (row["batch"], row["length"]) == (2, 8)
-    assert len(rows[1]["peak_by_place"]) == 3
+    assert len(rows[1]["peak_by_place"]) == 2
+
+
+def test_leff_is_measured_first_in_the_middle_and_last():
+    adapters, leff = device.sides(
+        *shape_of("gpt2", load_config(None)), Choice(), ("fedlora", "leff")
+    )
+    assert device.places(leff, 12) == [range(0, 1), range(6, 7), range(11, 12)]
+    assert device.places(leff, 2) == [range(0, 1), range(1, 2)]
+    assert device.places(adapters, 12) == [range(0)]

@@ -59,6 +59,7 @@ def test_run_prints_a_line_a_round_and_the_result(cli, settings, tmp_path):
     assert f"model     {tmp_path}/run/model" in lines
 
 
+@pytest.mark.usefixtures("quick_runs")
 def test_run_as_json(cli, settings, tmp_path):
     status, printed, said = cli("run", "--out", tmp_path / "run", "--json", *flags(settings))
     value = json.loads(printed)
@@ -68,6 +69,7 @@ def test_run_as_json(cli, settings, tmp_path):
     assert "round 1" in said  # progress
 
 
+@pytest.mark.usefixtures("quick_runs")
 def test_named_flags(cli, settings, tmp_path):
     table = settings["data.train"]
     rest = {k: v for k, v in settings.items() if k not in ("model.name", "training.rounds")}
@@ -206,6 +208,7 @@ def test_failure_during_the_work(cli, settings, tmp_path, monkeypatch):
     assert "error: [Errno 28] No space left on device" in said and "Traceback" not in said
 
 
+@pytest.mark.usefixtures("quick_runs")
 def test_an_interrupted_run_can_go_on(cli, settings, finished, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

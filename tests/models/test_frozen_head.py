@@ -93,6 +93,7 @@ def untied(tmp_path_factory):
     return folder
 
 
+@pytest.mark.usefixtures("quick_runs")
 @pytest.mark.parametrize("method", ["leff", "fedavg"])
 def test_a_run_leaves_the_head_and_says_nothing_of_it_in_the_model_that_it_saves(
     untied, tmp_path, method

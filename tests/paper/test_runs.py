@@ -23,13 +23,9 @@ from leff.runs.folder import RunFolder
 
 from made_up import write_experiments  # isort: skip
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 ONE = Selection(rows=("LEFF",), seeds=(0,))
-
-
-@pytest.fixture(autouse=True)
-def no_java(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("JAVA_HOME", raising=False)
 
 
 @pytest.fixture

@@ -11,13 +11,7 @@ from leff.runs.config import load_config, parse_config
 from leff.runs.folder import RunFolder
 from leff.runs.prepare import prepare
 
-
-@pytest.fixture(autouse=True)
-def no_java(monkeypatch):
-    """The metrics that need it take seconds a run."""
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 CLASSES = {
     "phone": (2, "{room}", "1MFLOP/s", "80kbit/s", "20kbit/s"),

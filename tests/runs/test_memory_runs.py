@@ -19,13 +19,9 @@ from leff.runs.budgets import setup_of
 from leff.runs.config import load_config
 from leff.runs.plans import choose_plan
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 KIND = "generation"
-
-
-@pytest.fixture(autouse=True)
-def no_java(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("JAVA_HOME", raising=False)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ def start(model, **changes):
     return load_start(config, task_of(config))
 
 
+@pytest.mark.usefixtures("quick_runs")
 def test_an_end_token_of_the_configuration_ends_texts_everywhere(tiny_gpt2, tmp_path):
     wanted = {"training.rounds": 1, "model.end_token": "<|pad|>"}
     run = leff.run(out=tmp_path / "run", **{**options(tiny_gpt2), **wanted})
