@@ -33,10 +33,11 @@ import leff
 from leff.files import read_json, write_json
 from leff.record import RoundRecord
 from leff.report.picture import save_figure
-from leff.runs.config import RunConfig, load_config
+from leff.runs.config import load_config
 from leff.runs.federation import Silent
 from leff.runs.folder import config_digest
 from leff.runs.gap import gradient_norm
+from leff.runs.options import RunConfig
 
 CONTEXTS: dict[str, dict[str, Any]] = {
     "exact": {"context.name": "quantise", "context.bits": 32, "context.embedding_bits": 32},

@@ -41,8 +41,9 @@ from leff.methods.method import RoundContext
 from leff.methods.setup import job_layout
 from leff.methods.stand_ins import Bank, Distillation, Span, StandIn, block_errors
 from leff.models import blocks
-from leff.runs.config import RunConfig, load_config
+from leff.runs.config import load_config
 from leff.runs.gap import gradient_error, plug_in_gap
+from leff.runs.options import RunConfig
 from leff.runs.sources import load_start, task_of
 from leff.tasks.encode import Example, encode
 from leff.tasks.proxy import proxy_batches, proxy_texts

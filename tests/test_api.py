@@ -9,7 +9,8 @@ from tiny_runs import options, write_table
 import leff
 from leff.api import new_folder
 from leff.errors import ConfigError, ModelError
-from leff.runs.config import RunConfig, load_config
+from leff.runs.config import load_config
+from leff.runs.options import RunConfig
 
 
 @pytest.fixture(autouse=True)

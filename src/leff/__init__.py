@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leff.api import Run, evaluate, generate, mmlu, resume, run
-    from leff.runs.config import RunConfig, load_config
+    from leff.runs.config import load_config
+from leff.runs.options import RunConfig
 
 __version__ = "0.1.0"
 
 _HOMES = {
     **dict.fromkeys(("Run", "evaluate", "generate", "mmlu", "resume", "run"), "leff.api"),
-    **dict.fromkeys(("RunConfig", "load_config"), "leff.runs.config"),
+    "RunConfig": "leff.runs.options",
+    "load_config": "leff.runs.config",
 }
 __all__ = ["Run", "RunConfig", "evaluate", "generate", "load_config", "mmlu", "resume", "run"]
 

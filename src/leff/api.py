@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leff.errors import ConfigError, RunError
-from leff.runs.config import RunConfig, full_key, load_config
+from leff.runs.config import full_key, load_config
+from leff.runs.options import RunConfig
 
 if TYPE_CHECKING:
     from leff.record import RoundRecord

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from leff.errors import CheckpointError
 
@@ -16,9 +16,9 @@ from leff.errors import CheckpointError
 def finite(value: Any) -> Any:
     """Return a JSON value with null for every number that JSON has not: a NaN, an infinity."""
     if isinstance(value, Mapping):
-        return {key: finite(entry) for key, entry in value.items()}
+        return {key: finite(entry) for key, entry in cast("Mapping[str, Any]", value).items()}
     if isinstance(value, list | tuple):
-        return [finite(entry) for entry in value]
+        return [finite(entry) for entry in cast("list[Any]", value)]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -67,16 +67,12 @@ class ClientRecord:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ClientRecord":
         """Return the record of JSON values.  Raises TypeError for keys that are not its own."""
-        losses, spent = values["losses"], values.get("seconds_simulated")
-        return cls(
-            **{
-                **values,
-                "layers": tuple(values["layers"]),
-                "layer_scores": tuple(values["layer_scores"]),
-                "losses": None if losses is None else tuple(losses),
-                "seconds_simulated": None if spent is None else SimulatedSeconds(**spent),
-            }
-        )
+        own: dict[str, Any] = dict(values)
+        for name in ("layers", "layer_scores", "losses"):
+            own[name] = None if own[name] is None else tuple(own[name])
+        if own.get("seconds_simulated") is not None:
+            own["seconds_simulated"] = SimulatedSeconds(**own["seconds_simulated"])
+        return cls(**own)
 
 
 @dataclass(frozen=True)
@@ -133,7 +129,8 @@ class RoundRecord:
 def _measured(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that are there, as JSON has them."""
     kept = {name: value for name, value in values.items() if value is not None or name in ALWAYS}
-    return {n: list(value) if isinstance(value, tuple) else value for n, value in kept.items()}
+    tuples = {name: [*value] for name, value in kept.items() if isinstance(value, tuple)}
+    return kept | tuples
 
 
 def round_record(

@@ -12,7 +12,8 @@ import leff
 from leff.errors import ConfigError
 from leff.methods import registry
 from leff.methods.registry import MethodSpec, methods, register, spec_of, users_of
-from leff.runs.config import RunConfig, load_config
+from leff.runs.config import load_config
+from leff.runs.options import RunConfig
 from leff.runs.plans import planned
 from leff.runs.unused import unused_options
 
@@ -44,7 +45,10 @@ def test_the_example_is_short_and_is_fedavg_with_a_pull(example, tmp_path):
     """To the bit: the option `training.proximal` does the same for FedAvg."""
     assert len(EXAMPLE.read_text().splitlines()) <= 60
     register(example.SPEC)
-    model, table = save_tiny(tmp_path / "model"), write_table(tmp_path / "train.jsonl", "generation")
+    model, table = (
+        save_tiny(tmp_path / "model"),
+        write_table(tmp_path / "train.jsonl", "generation"),
+    )
     given = options(model, **{"data.task": "table", "data.train": str(table)})
     own = leff.run(out=tmp_path / "own", **{**given, "method.name": "fedprox"})
     pulled = {"method.name": "fedavg", "training.proximal": 0.1}

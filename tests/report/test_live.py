@@ -9,7 +9,7 @@ from made_up_records import round_record
 from rich.console import Console
 
 from leff.report.live import LiveTable, bytes_text, print_result, print_rows, trained_layers
-from leff.runs.config import RunConfig
+from leff.runs.options import RunConfig
 
 
 def record(number, **more):

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from leff.errors import ConfigError
-from leff.runs.config import RunConfig, load_config
+from leff.runs.config import load_config
+from leff.runs.options import RunConfig
 from leff.runs.plans import Asked, RoundTime, device_plan, planned, round_time
 from leff.wire.messages import Device
 

@@ -21,8 +21,8 @@ from leff.methods.stand_ins import distil
 from leff.record import RoundRecord
 from leff.report import picture
 from leff.runs import federation
-from leff.runs.config import RunConfig
 from leff.runs.folder import Checkpoint, RunFolder, config_digest, list_runs
+from leff.runs.options import RunConfig
 from leff.runs.toml import commented_toml
 
 CASES = {

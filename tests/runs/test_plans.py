@@ -12,7 +12,8 @@ from leff.methods.registry import spec_of
 from leff.methods.setup import ClientSetup
 from leff.methods.stand_ins import make_context
 from leff.models import load_config as known_config
-from leff.runs.config import RunConfig, load_config
+from leff.runs.config import load_config
+from leff.runs.options import RunConfig
 from leff.runs.plans import choose_plan, planned, predicted
 from leff.wire.messages import Step
 

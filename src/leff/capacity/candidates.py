@@ -170,7 +170,7 @@ def measure(
     around = {c: places(c.layers, total) for c in found}
     spans = {s for c in found for block in around[c] for s in c.setting.context.spans(block, total)}
     made = bank.make(model, sorted(spans), batches, decided) if spans else {}
-    errors = {}
+    errors: dict[Candidate, float] = {}
     for candidate in found:
         context = candidate.setting.context
         each = block_errors(model, context, made, around[candidate], batches[0]).values()

@@ -18,7 +18,7 @@ again with that known.  Without a limit on memory nothing is rehearsed.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -207,7 +207,8 @@ class ByBudget:
         return {"errors": torch.tensor(values, dtype=torch.float64)}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        values = zip(self._found, state["errors"].tolist(), strict=True)
+        errors = cast("list[float]", state["errors"].tolist())  # pyright: ignore[reportUnknownMemberType]
+        values = zip(self._found, errors, strict=True)
         self._errors = {_kind(c): error for c, error in values if not math.isnan(error)}
 
 

@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from leff.errors import ConfigError, nearest
 from leff.units import BYTES, parse_amount, parse_link, parse_speed
@@ -49,7 +49,7 @@ class DeviceClass:
             )
         return Device(
             self.name,
-            self._read("memory", lambda text: parse_amount(text, BYTES)),
+            self._read("memory", _bytes),
             self._read("speed", parse_speed),
             self._read("down", parse_link),
             self._read("up", parse_link),
@@ -63,6 +63,10 @@ class DeviceClass:
         if not found:
             raise ConfigError(f"{self.origin}: {self.name}.{key} must be above 0")
         return found
+
+
+def _bytes(text: str) -> int:
+    return parse_amount(text, BYTES)
 
 
 _EXAMPLES = {
@@ -96,15 +100,16 @@ def read_classes(path: Path) -> dict[str, DeviceClass]:
 def _class(path: Path, name: str, values: Any) -> DeviceClass:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: {name} = {values!r} is outside a class such as [phone]")
-    for key, value in values.items():
+    given = cast("dict[str, object]", values)
+    for key, value in given.items():
         if key not in KEYS:
             raise ConfigError(f"{path}: unknown key {name}.{key}{nearest(key, KEYS)}")
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ConfigError(f"{path}: {name}.{key} must be text such as '2GB', got {value!r}")
-    count = values.get("count", 1)
+    count = given.get("count", 1)
     if not isinstance(count, int) or count < 1:
         raise ConfigError(f"{path}: {name}.count must be a whole number from 1, got {count!r}")
-    texts = {key: str(value) for key, value in values.items() if key != "count"}
+    texts = {key: str(value) for key, value in given.items() if key != "count"}
     return DeviceClass(name, count, texts, str(path))
 
 

@@ -65,18 +65,13 @@ def footprint(
     and only what trains is sent in each round; with `all_adapters` those of all clients are.
     """
     tuned, adapters = layout.tuned, adapter_values(layout) * FP32_BYTES
-    own, others = (
-        sum(sizes.layer_bytes(s.sources, s.bits) for s in layout.segments if kept(s))
-        for kept in (
-            lambda s: s.trains or tuned is not None,
-            lambda s: not s.trains and tuned is None,
-        )
-    )
+    own = [s for s in layout.segments if s.trains or tuned is not None]
+    others = [s for s in layout.segments if not s.trains and tuned is None]
     weights = Weights(
         embeddings=sizes.shell_bytes(layout.shell_bits),
-        block=own,
+        block=sum(sizes.layer_bytes(s.sources, s.bits) for s in own),
         tail=sizes.tail * FP32_BYTES,
-        stand_in=others,
+        stand_in=sum(sizes.layer_bytes(s.sources, s.bits) for s in others),
         adapters=adapters,
     )
     if tuned is None:

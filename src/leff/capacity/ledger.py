@@ -34,7 +34,7 @@ class Ledger(TorchDispatchMode):
     """Counts the bytes of storages from the operation that makes them until they are freed."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]  # torch's own
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         self.held = 0
         self.peak = 0
@@ -48,7 +48,7 @@ class Ledger(TorchDispatchMode):
             return args[0].fake_device
         kwargs = kwargs or {}
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        if self.before_backward is None and torch._C._current_graph_task_id() != -1:
+        if self.before_backward is None and torch._C._current_graph_task_id() != -1:  # pyright: ignore[reportPrivateUsage]
             self.before_backward = self.held
         valueless = any(isinstance(each, FakeTensor) for each in given)
         if valueless and func is READ:
@@ -66,7 +66,7 @@ class Ledger(TorchDispatchMode):
     def note(self, tensor: torch.Tensor) -> None:
         """Count a tensor's storage, if it is not known, until it is freed."""
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = storage._cdata  # pyright: ignore[reportPrivateUsage]
         if key in self._known:
             return
         self._known[key] = storage.nbytes()

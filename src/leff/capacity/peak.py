@@ -63,8 +63,9 @@ def _telling(
     """
     sizes = model_sizes(empty_model(config, kind), kind)
     heaviest = max(places, key=lambda layout: footprint(sizes, layout, setup).state_bytes)
-    last = places[-1:] if family_of(config).tail_feeds_layers else []
-    return list(dict.fromkeys((places[0], heaviest, *last)))
+    telling = [places[0], heaviest]
+    telling += places[-1:] if family_of(config).tail_feeds_layers else []
+    return list(dict.fromkeys(telling))
 
 
 def predict_job(job: Job, setup: ClientSetup) -> Rehearsal:

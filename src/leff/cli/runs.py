@@ -1,14 +1,19 @@
 """`leff run`, `resume`, `evaluate`, `generate`, `list` and `config`: a run, from its options on."""
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
 from leff.cli.console import Json, errors, out, print_json
 from leff.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from leff.api import Run
+    from leff.report.live import LiveTable
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 Beams = Annotated[int, typer.Option(min=1, help="Beam search width; 1 is greedy.")]
@@ -51,14 +56,21 @@ def run(
     overrides = {key: value for key, value in named.items() if value is not None}
     overrides |= dict(map(_option, options or []))
     checked = load_config(config, overrides)
-    _show(lambda progress: api.run(checked, out=folder, progress=progress), as_json)
+
+    def work(progress: "LiveTable") -> "Run":
+        return api.run(checked, out=folder, progress=progress)
+
+    _show(work, as_json)
 
 
 def resume(run: RunPath, as_json: Json = False) -> None:
     """Go on with a run that was cut off, to the result it would have had."""
     from leff import api
 
-    _show(lambda progress: api.resume(run, progress=progress), as_json)
+    def work(progress: "LiveTable") -> "Run":
+        return api.resume(run, progress=progress)
+
+    _show(work, as_json)
 
 
 def evaluate(
@@ -149,7 +161,7 @@ def config(
     return None
 
 
-def _show(work: Any, as_json: bool) -> None:
+def _show(work: "Callable[[LiveTable], Run]", as_json: bool) -> None:
     """Do `work(progress)`, show it live, and print the run's result."""
     from leff.report.live import LiveTable, print_result
 

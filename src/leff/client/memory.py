@@ -19,7 +19,8 @@ def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     moments = (value for state in optimizer.state.values() for value in state.values())
     tensors += [value for value in moments if isinstance(value, torch.Tensor)]
     storages = (tensor.untyped_storage() for tensor in tensors)
-    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
+    keyed = {each._cdata: each.nbytes() for each in storages}  # pyright: ignore[reportPrivateUsage]
+    return sum(keyed.values())
 
 
 # how torch's allocator on the CPU says it, in a plain RuntimeError

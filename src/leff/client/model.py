@@ -131,7 +131,7 @@ def tuned_values(tuned: Tuned, fetch: Fetch) -> dict[str, torch.Tensor]:
 
     Safetensors reads in any order, and sums over all that trains depend on it in the last bits.
     """
-    sent = {} if tuned.part is None else fetch(tuned.part)
+    sent: Mapping[str, torch.Tensor] = {} if tuned.part is None else fetch(tuned.part)
     drawn = {name: shape for name, shape in tuned.shapes.items() if name not in sent}
     values = {**sent, **lora.fresh(drawn, tuned.seed)}
     return {name: values[name] for name in sorted(values)}

@@ -55,7 +55,7 @@ class LocalFleet:
         # joblib renews a worker whose memory has grown, and says so each time
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
         threads = torch.get_num_threads()
-        parallel: Any = Parallel(n_jobs=self._workers, return_as="generator_unordered")
+        parallel = Parallel(n_jobs=self._workers, return_as="generator_unordered")
         try:
             yield from parallel(delayed(_train_pinned)(threads, *arguments) for arguments in work)
         except BrokenProcessPool:

@@ -35,7 +35,7 @@ class FlexLora:
 
     def plan(self, model: Any, context: RoundContext, reports: Sequence[Capacity]) -> Plan:
         own = own_parameters(model)
-        by_rank = {}
+        by_rank: dict[int, Tuned] = {}
         for rank in sorted({self._ranks[report.client] for report in reports}):
             tensors = {**self._cut(rank), **own}
             part = self._base.store.put(tensors)

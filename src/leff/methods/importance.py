@@ -47,6 +47,7 @@ def layer_scores(
         blocks(model).requires_grad_(True)
         for batch in batches:
             loss = _proxy_loss(model, batch) / len(batches)
+            found: Sequence[torch.Tensor | None]
             found = torch.autograd.grad(loss, parameters, allow_unused=True)
             for parameter, gradient in zip(parameters, found, strict=True):
                 if gradient is not None:
@@ -101,7 +102,7 @@ class RunningScores:
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return what `load_state` puts back: ``scores`` (L,) float64, NaN where not measured."""
-        return {"scores": torch.from_numpy(self._means.copy())}
+        return {"scores": torch.tensor(self._means, dtype=torch.float64)}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put `state()`'s tensors back."""

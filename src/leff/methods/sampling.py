@@ -9,7 +9,7 @@ The layers' scores and the probabilities made from them are in `leff.methods.imp
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -133,7 +133,8 @@ class BlockSampler:
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put `state()`'s tensors back."""
         self._measured.load_state(state)
-        self._turns = {int(client): int(turns) for client, turns in state["turns"].tolist()}
+        pairs = cast("list[list[int]]", state["turns"].tolist())  # pyright: ignore[reportUnknownMemberType]
+        self._turns = {client: turns for client, turns in pairs}
 
 
 def in_turn(batches: Sequence[Batch], offset: int) -> list[Batch]:

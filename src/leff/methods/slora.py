@@ -69,7 +69,7 @@ class SLora:
         fresh, found = lora.products(lora.fresh(shapes, self._seed)), {}
         for module, values in sparse.modules_of(self._trained).items():
             update = sparse.dense(model, module, values, self._seed)
-            u, s, vt = torch.linalg.svd(update.double(), full_matrices=False)
+            u, s, vt = lora.svd(update.double())
             root = (s[: self._rank] / self._scale).sqrt()
             b, a = u[:, : self._rank] * root, root[:, None] * vt[: self._rank]
             a = torch.where(root[:, None] > 0, a, fresh[module][1])  # two zeros could not learn

@@ -32,3 +32,15 @@ from leff.models.states import (
     tail_state,
     trainable_names,
 )
+
+# fmt: off
+__all__ = [
+    "FAMILIES", "FROZEN_HEAD", "Family", "KINDS", "KNOWN_CONFIGS", "State", "Trace",
+    "bitfit_names", "blocks", "body_and_head", "build_model", "capture", "config_from_json",
+    "config_to_json", "eager_attention", "empty_model", "family_of", "freeze_head",
+    "frozen_words", "full_state", "full_tail_names", "half_words", "layer_count",
+    "layer_prefix", "layer_state", "linear_shape", "load_config", "load_model", "lora_modules",
+    "model_class", "positions", "run_blocks", "shell_state", "short_config", "tail_state",
+    "trainable_names", "uncached",
+]
+# fmt: on

@@ -138,6 +138,12 @@ def stacked(parts: Sequence[tuple[float, Mapping[str, Product]]]) -> dict[str, P
     }
 
 
+def svd(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return U, S and Vᵀ of a matrix, as thin as can be, the largest values first."""
+    factors: tuple[torch.Tensor, ...] = torch.linalg.svd(matrix, full_matrices=False)  # pyright: ignore[reportUnknownMemberType]
+    return factors[0], factors[1], factors[2]
+
+
 def factored(product: Product) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return U (out, K), S (K,), Vᵀ (K, in) of B · A, float64, the largest values first.
 
@@ -146,7 +152,7 @@ def factored(product: Product) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     approximation of rank k (Eckart and Young).
     """
     (qb, rb), (qa, ra) = (torch.linalg.qr(f.double()) for f in (product[0], product[1].t()))
-    u, s, vt = torch.linalg.svd(rb @ ra.t(), full_matrices=False)
+    u, s, vt = svd(rb @ ra.t())
     return qb @ u, s, vt @ qa.t()
 
 

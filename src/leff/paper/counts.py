@@ -17,7 +17,8 @@ from leff.paper.experiment import Common, Experiment
 from leff.paper.published import MEMORY_GB, TRAINABLE
 from leff.paper.study import Study
 from leff.paper.tables import NOTHING, markdown_head, markdown_row, print_blocks, title
-from leff.runs.config import RunConfig, load_config
+from leff.runs.config import load_config
+from leff.runs.options import RunConfig
 from leff.runs.plans import planned, predicted
 
 Cell = Mapping[str, Any]  # of a model and a method

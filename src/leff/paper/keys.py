@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from leff.runs.config import RunConfig
+from leff.runs.options import RunConfig
 
 FILES = ("train", "validation", "test")  # options that name a file
 

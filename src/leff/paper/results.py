@@ -15,13 +15,13 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from leff.errors import DataError
 from leff.files import finite, write_json
 from leff.paper.cells import PaperRun
 from leff.paper.keys import portable
-from leff.runs.config import RunConfig
+from leff.runs.options import RunConfig
 
 Result = dict[str, Any]
 DIGEST = "sha256"
@@ -76,7 +76,7 @@ class ResultStore:
 
     def all(self) -> list[Result]:
         """Return every sound result, whatever table it is from."""
-        found = []
+        found: list[Result] = []
         for path in sorted(self.folder.glob("*.json")):
             try:
                 found.append(_checked(path))
@@ -120,7 +120,7 @@ def flat(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options by dotted key."""
     found: dict[str, Any] = {}
     for name, value in options.items():
-        own = value if isinstance(value, Mapping) else {"": value}
+        own = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {"": value}
         found |= {f"{name}.{key}" if key else name: entry for key, entry in own.items()}
     return found
 

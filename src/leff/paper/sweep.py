@@ -26,7 +26,8 @@ from leff.errors import ConfigError, LeffError, RunError
 from leff.files import write_atomically
 from leff.paper.cells import PaperRun
 from leff.paper.results import options_of
-from leff.runs.config import RunConfig, load_config
+from leff.runs.config import load_config
+from leff.runs.options import RunConfig
 from leff.runs.toml import commented_toml
 
 log = logging.getLogger("leff.paper")

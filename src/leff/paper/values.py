@@ -104,7 +104,7 @@ def _of_cell(
 ) -> list[Value]:
     entry = common.tasks[cell.task]
     group = common.groups[entry.group]
-    found = []
+    found: list[Value] = []
     for column in cell.columns:
         metric = entry.metrics[column]
         by_seed: dict[int, float] = {}
@@ -156,7 +156,7 @@ def _said(problems: Mapping[str, Sequence[int]]) -> str | None:
 def _average(group: Group, values: Sequence[Value]) -> Value:
     """Return the average over a group's columns in one row; the paper's over the same."""
     first = values[0]
-    seeds = set.intersection(*(set(value.by_seed) for value in values))
+    seeds = set(first.by_seed).intersection(*(value.by_seed for value in values))
     paper = [value.paper for value in values if value.paper is not None]
     lacking = [value.column for value in values if value.missing]
     return Value(
@@ -184,7 +184,7 @@ def round_values(
     cells: Sequence[Cell], results: Results, failures: Mapping[str, str]
 ) -> list[Value]:
     """Return the validation loss of every cell after every round, the round being the point."""
-    found = []
+    found: list[Value] = []
     for cell in cells:
         curves = {
             run.seed: {r["round"]: r["loss"] for r in results[run.key]["rounds"]}

@@ -19,8 +19,8 @@ from leff.wire.messages import Update
 
 if TYPE_CHECKING:
     from leff.methods.method import Plan
-    from leff.runs.config import RunConfig
     from leff.runs.federation import Federation
+    from leff.runs.options import RunConfig
     from leff.wire.messages import Device
 
 LISTED_REFERENCES = 2  # of several, beside each text

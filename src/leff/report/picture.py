@@ -45,7 +45,7 @@ def draw_run(records: Sequence[RoundRecord], metric: str, path: Path) -> None:
 def save_figure(figure: "Figure", path: Path, dpi: int = 110) -> None:
     """Write a figure as PNG so that a reader sees the old one or the new one, whole."""
     payload = io.BytesIO()
-    figure.savefig(payload, dpi=dpi, format="png")
+    figure.savefig(payload, dpi=dpi, format="png")  # pyright: ignore[reportUnknownMemberType]
     write_atomically(path, payload.getvalue())
 
 

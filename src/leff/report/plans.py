@@ -44,7 +44,8 @@ def print_choice(console: Console, choice: Mapping[str, Any]) -> None:
 def print_device_plans(console: Console, found: Mapping[str, Any]) -> None:
     """Print a row for every device class: what it trains, bytes and seconds of a round."""
     classes = found.get("classes") or {found["class"]: found}
-    rows, problems = [], {}
+    rows: list[dict[str, Any]] = []
+    problems: dict[str, str] = {}
     for name, plan in classes.items():
         if "problem" in plan:
             problems[name] = plan["problem"]

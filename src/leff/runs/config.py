@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
@@ -48,9 +48,10 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
+        inner: Any = values.setdefault(section, {})
+        if not isinstance(inner, dict):
             raise ConfigError(f"{key}: {section} is a value, not a section")
+        values = cast("dict[str, Any]", inner)
     values[last] = value
 
 

@@ -13,7 +13,7 @@ part) is on the disk the moment it is set, and found again when the run is resum
 import json
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from leff.errors import CheckpointError
 from leff.files import read_json, write_json
@@ -60,14 +60,13 @@ def forget_decisions(path: Path, before: int) -> None:
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    found = read_json(path)
+    found: Any = read_json(path)
     if found is None:
         return {}
-    if not isinstance(found, dict) or not all(
-        index.isdecimal() and isinstance(values, dict) for index, values in found.items()
-    ):
+    rounds = cast("dict[str, Any]", found) if isinstance(found, dict) else {"": None}
+    if not all(index.isdecimal() and isinstance(own, dict) for index, own in rounds.items()):
         raise CheckpointError(
             f"{path} is damaged (it is not decisions by round); remove it and resume, and the "
             "round's clocks decide anew"
         )
-    return found
+    return rounds

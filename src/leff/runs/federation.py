@@ -22,9 +22,9 @@ from leff.models import full_state
 from leff.models.hardware import pinned_threads, torch_device
 from leff.record import RoundRecord
 from leff.round import Fleet, Watcher, run_round
-from leff.runs.config import RunConfig
 from leff.runs.folder import Checkpoint, RunFolder, config_digest
 from leff.runs.gap import measure_clients
+from leff.runs.options import RunConfig
 from leff.runs.trained import restore, save_model
 from leff.seeds import numpy_rng
 from leff.server import Server

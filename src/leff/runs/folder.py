@@ -26,13 +26,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from leff.errors import CheckpointError, ConfigError, LeffError, RunError
 from leff.files import finite, read_json, sync_folder, write_atomically, write_json, write_synced
 from leff.record import RoundRecord
-from leff.runs.config import RunConfig, load_config
+from leff.runs.config import load_config
 from leff.runs.decisions import Decisions, forget_decisions
+from leff.runs.options import RunConfig
 from leff.runs.toml import commented_toml
 
 if TYPE_CHECKING:
@@ -127,15 +128,16 @@ class RunFolder:
     def environment(self) -> dict[str, Any]:
         """Return what `start` recorded.  Raises CheckpointError if it is lost."""
         try:
-            found = read_json(self.path / "environment.json")
+            found: Any = read_json(self.path / "environment.json")
         except CheckpointError:
             found = None
-        if not isinstance(found, dict) or "config_digest" not in found:
+        values = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+        if "config_digest" not in values:
             raise CheckpointError(
                 f"{self.path} has lost its environment.json, so it cannot go on; "
                 f"start again with `leff run {self.path}/config.toml`"
             )
-        return found
+        return values
 
     def clear_scratch(self) -> None:
         """Remove what only a round at work needs."""
@@ -270,9 +272,10 @@ def _round_of(checkpoint: Path) -> int:
 def _read_checkpoint(path: Path) -> tuple[Checkpoint, str]:
     from leff.wire.tensors import unpack
 
-    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    if not isinstance(state, dict):
+    read: Any = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    if not isinstance(read, dict):
         raise ValueError("state.json is not what was written")
+    state = cast("dict[str, Any]", read)
     payloads = {name: (path / name).read_bytes() for name in state["sha256"]}
     for name, wanted in state["sha256"].items():
         if _sha256(payloads[name]) != wanted:

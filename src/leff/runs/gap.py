@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from leff.client.model import client_model, trainable_parameters, trained_layers
-from leff.client.train import Fetch
+from leff.client.model import Fetch, client_model, trainable_parameters, trained_layers
 from leff.models import blocks
 from leff.models.forward import undisturbed
 from leff.models.losses import label_count, mean_loss
@@ -144,20 +143,21 @@ def measure_clients(
         for job in jobs
         if job.tuned is None and not all(segment.trains for segment in job.segments)
     }
-    chosen = set(rng.permutation(sorted(compressed))[:clients].tolist())
-    device, found = next(model.parameters()).device, []
+    chosen = {int(client) for client in rng.permutation(sorted(compressed))[:clients]}
+    device, measured = next(model.parameters()).device, list[dict[str, Any]]()
     for update in updates:
         if update.client not in chosen:
             continue
         job = compressed[update.client]
         gap = plug_in_gap(model, job, update, fetch, examples, batch_size, device)
-        found.append(asdict(gap) | {"gap": gap.gap})
+        measured.append(asdict(gap) | {"gap": gap.gap})
         if gradients:
             error = gradient_error(model, job, fetch, examples, batch_size, device)
-            found[-1]["gradient_error"] = error
-    if not found:
+            measured[-1]["gradient_error"] = error
+    if not measured:
         return {}
-    return {"plug_in": found, "plug_in_gap": sum(each["gap"] for each in found) / len(found)}
+    mean = sum(each["gap"] for each in measured) / len(measured)
+    return {"plug_in": measured, "plug_in_gap": mean}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ leaves out says where its default comes from.  Config stops here: functions take
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import (
     BaseModel,
@@ -47,7 +47,7 @@ class Section(BaseModel):
         """
         if not isinstance(values, Mapping):
             return values
-        found, base = dict(values), Path.cwd()
+        found, base = dict(cast("Mapping[str, Any]", values)), Path.cwd()
         for key in ("folder", "train", "validation", "test", "fleet"):
             if isinstance(found.get(key), str | Path):
                 found[key] = base / Path(found[key]).expanduser()
@@ -57,7 +57,7 @@ class Section(BaseModel):
 
 def picked(kind: type[Picked], section: Section) -> Picked:
     """Return a dataclass made of those of a section's options that have its fields' names."""
-    names = (each.name for each in fields(kind) if hasattr(section, each.name))  # type: ignore[arg-type]
+    names = (each.name for each in fields(kind) if hasattr(section, each.name))  # pyright: ignore[reportArgumentType]
     return kind(**{name: getattr(section, name) for name in names})
 
 
@@ -80,12 +80,15 @@ class ModelConfig(Section):
     @classmethod
     def _absolute_folder(cls, values: Any) -> Any:
         """Make the name of a folder absolute; any other name is left alone."""
-        name = values.get("name") if isinstance(values, Mapping) else None
+        if not isinstance(values, Mapping):
+            return values
+        given = dict(cast("Mapping[str, Any]", values))
+        name = given.get("name")
         if isinstance(name, str | Path) and name != "sample":
             folder = Path(name).expanduser()
             here = (folder / "config.json").exists()
-            return {**values, "name": str(folder.absolute() if here else name)}
-        return values
+            given["name"] = str(folder.absolute() if here else name)
+        return given
 
 
 class DataConfig(Section):
@@ -390,11 +393,11 @@ class RunConfig(Section):
         """Put the preset's values below those that are given."""
         if not isinstance(values, Mapping):
             return values
-        found = dict(values)
+        found = dict(cast("Mapping[str, Any]", values))
         for name, options in PRESETS.get(found.get("preset", "default"), {}).items():
-            given = found.get(name, {})
+            given: Any = found.get(name, {})
             if isinstance(given, Mapping):
-                found[name] = {**options, **given}
+                found[name] = {**options, **cast("Mapping[str, Any]", given)}
         return found
 
     @model_validator(mode="after")

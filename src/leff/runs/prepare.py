@@ -28,17 +28,17 @@ from leff.runs.budgets import (
     with_fleet_count,
 )
 from leff.runs.build_method import build_method
-from leff.runs.config import RunConfig
 from leff.runs.federation import Federation
 from leff.runs.folder import RunFolder
+from leff.runs.options import RunConfig
 from leff.runs.sources import evaluator_for, load_start, task_of
 from leff.runs.unused import unused_options
 from leff.server import Server
-from leff.tasks.encode import Example, encode
+from leff.tasks.encode import Example, Kind, encode
 from leff.tasks.generation import MIN_PROMPT
 from leff.tasks.partition import Partition, partition
 from leff.tasks.proxy import proxy_batches, proxy_texts
-from leff.tasks.task import Kind, Task, draw_rows
+from leff.tasks.task import Task, draw_rows
 from leff.wire.parts import PartStore
 from leff.wire.spool import Spool
 

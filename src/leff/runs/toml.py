@@ -4,7 +4,7 @@ print(commented_toml(config))
 """
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from leff.runs.options import RunConfig, Section
 
@@ -40,9 +40,15 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+        return "[" + ", ".join(map(_toml, cast("list[Any]", value))) + "]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(
+                f"{_toml(k)} = {_toml(v)}" for k, v in cast("dict[str, Any]", value).items()
+            )
+            + "}"
+        )
     if isinstance(value, int | float):
         return repr(value)
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

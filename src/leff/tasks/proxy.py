@@ -9,9 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from leff.tasks.encode import Example, collate, ensure_padding, prompt
+from leff.tasks.encode import Example, Kind, collate, ensure_padding, prompt
 from leff.tasks.load import load_task
-from leff.tasks.task import Kind, draw_rows
+from leff.tasks.task import draw_rows
 
 if TYPE_CHECKING:
     import torch

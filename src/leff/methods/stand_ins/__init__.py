@@ -10,6 +10,13 @@ from leff.methods.stand_ins.distil import Distillation
 from leff.methods.stand_ins.error import block_errors
 from leff.methods.stand_ins.stand_in import EXACT, Batch, Context, Recipe, Span, StandIn
 
+# fmt: off
+__all__ = [
+    "Bank", "Batch", "Context", "Distillation", "EXACT", "Recipe", "Span", "StandIn",
+    "block_errors", "make_context",
+]
+# fmt: on
+
 
 def make_context(name: str, *, rate: float = 0.5, bits: int = 32, suffix: str = "") -> Context:
     """Return the context of that name; `suffix` names another one for the layers after the block.

@@ -146,7 +146,7 @@ class Bank:
             start, stop, count = map(int, numbers)
             unit = Span(start, stop, count, trained=True)
             if last == "about":
-                about[unit] = bytes(tensor.tolist())
+                about[unit] = tensor.numpy().tobytes()
                 continue
             position, name = last.split("/", 1)
             layers.setdefault(unit, {}).setdefault(int(position), {})[name] = tensor

@@ -98,7 +98,7 @@ class Student:
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.step()
+        self.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
 
     def tensors(self) -> tuple[dict[str, torch.Tensor], ...]:
         """Return the tensors of each layer."""
@@ -142,7 +142,7 @@ def distil(
 
 def _means(model: nn.Module, unit: Span) -> Layers:
     """Return, for each layer of the student, the mean of the layers that it stands for."""
-    means = []
+    means: list[dict[str, torch.Tensor]] = []
     for piece in unit.units():
         states = [layer_state(model, layer) for layer in range(piece.start, piece.stop)]
         means.append({n: torch.stack([s[n] for s in states]).mean(0) for n in states[0]})

@@ -56,7 +56,7 @@ def block_errors(
         span: [rebuilt(full[s], t) for s, t in zip(span.sources, made[span].tensors, strict=True)]
         for span in {span for around in spans.values() for span in around}
     }
-    errors = {}
+    errors: dict[range, float] = {}
     for block, around in spans.items():
         own = Span(block.start, block.stop, len(block))
         pieces = {span: built[span] for span in around} | {own: [full[i] for i in block]}

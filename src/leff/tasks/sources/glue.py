@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leff.errors import DataError
+from leff.tasks.encode import Kind
 from leff.tasks.sources.files import Rows, locate, read_rows, read_tsv
-from leff.tasks.task import Kind, Task
+from leff.tasks.task import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset

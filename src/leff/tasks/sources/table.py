@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from leff.errors import ConfigError, DataError, nearest
+from leff.tasks.encode import Kind
 from leff.tasks.sources.files import Rows, read_rows
-from leff.tasks.task import Kind, Task, group_references, held_out
+from leff.tasks.task import Task, group_references, held_out
 
 CANONICAL = ("input", "target", "references", "text", "text_pair", "label")
 NEEDED: dict[str, tuple[str, ...]] = {
