@@ -10,7 +10,7 @@
         └── MetricError       a metric's own program failed
 
 A message says what was wrong, names the value, and gives the remedy.  A client that fails is
-data (`types.Update.failure`), not an exception.
+data (`wire.messages.Update.failure`), not an exception.
 """
 
 from collections.abc import Iterable
@@ -54,7 +54,7 @@ class MetricError(RunError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the known name closest to `name`, else the list."""
+    """Return the end of a message: the known name closest to `name`, or else all known names."""
     known = list(known)
     match = get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {match[0]!r}?" if match else f"; known are: {', '.join(known)}"

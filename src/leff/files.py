@@ -1,20 +1,22 @@
-"""Files that a crash cannot halve, and JSON that every reader takes.
+"""Files that a crash cannot leave half written, and JSON that every reader accepts.
 
-write_json(Path("result.json"), {"loss": float("nan")})      # {"loss": null}, whole or not there
+write_json(Path("result.json"), {"loss": float("nan")})      # {"loss": null}
 """
 
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from leff.errors import CheckpointError
 
+Json = Mapping[str, Any] | Sequence[Any] | float | None  # a text is a sequence, an int a float
 
-def finite(value: Any) -> Any:
-    """Return a JSON value with null for every number that JSON has not: a NaN, an infinity."""
+
+def finite(value: Json) -> Any:
+    """Return a JSON value with null for every NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
         return {key: finite(entry) for key, entry in cast("Mapping[str, Any]", value).items()}
     if isinstance(value, list | tuple):
@@ -23,7 +25,7 @@ def finite(value: Any) -> Any:
 
 
 def write_synced(path: Path, payload: bytes) -> None:
-    """Write a file and wait until the disk has it."""
+    """Write a file and wait until it is on the disk."""
     with path.open("wb") as file:
         file.write(payload)
         file.flush()
@@ -31,20 +33,21 @@ def write_synced(path: Path, payload: bytes) -> None:
 
 
 def write_atomically(path: Path, payload: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, whole."""
+    """Replace a file at once: a reader sees the whole old file or the whole new one."""
     unfinished = path.with_name(f".{path.name}.new")
     write_synced(unfinished, payload)
     unfinished.replace(path)
     sync_folder(path.parent)
 
 
-def write_json(path: Path, values: Any) -> None:
+def write_json(path: Path, values: Json) -> None:
+    """Write a value as JSON, atomically, with null for every NaN and infinity."""
     text = json.dumps(finite(values), indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(path, f"{text}\n".encode())
 
 
 def read_json(path: Path) -> Any:
-    """Return a JSON file's value, or None if there is no such file.  Raises CheckpointError."""
+    """Return a JSON file's value, or None without the file; CheckpointError if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     except ValueError as error:
@@ -52,7 +55,7 @@ def read_json(path: Path) -> Any:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the folder's list of names."""
+    """Wait until the folder's list of names is on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,12 +2,12 @@
 
     with forked(derive_seed(run_seed, "client", round_index, client)): model(batch)
 
-No random state outlives a round: a round's draws depend on the run's seed and the round alone,
-which is what makes a resumed run equal to one that was never stopped.
+No random state outlives a round.  A round's draws depend on the run's seed and the round alone,
+so a resumed run equals one that was never stopped.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -29,13 +29,14 @@ def numpy_rng(*parts: int | str) -> "np.random.Generator":
 
 
 @contextmanager
-def forked(seed: int) -> Iterator[None]:
-    """Run the body with torch's global generators seeded, and put their states back after it.
+def forked(seed: int) -> Generator[None]:
+    """Run the body with torch's global generators seeded, and restore their states after it.
 
-    Dropout, the initialisation of a head and peft's adapters draw from the global generators.
+    Dropout, a new head's initialisation and peft's adapters draw from the global generators.
     """
     import torch
 
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=devices):  # pyright: ignore[reportUnknownMemberType]  # untyped
+        torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]  # untyped
         yield

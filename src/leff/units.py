@@ -28,20 +28,24 @@ TIMES = {"ms": 1, "s": 10**3, "min": 60 * 10**3, "h": 3600 * 10**3}  # in millis
 def parse_amount(text: str, units: Mapping[str, int]) -> int:
     """Return the number that a text such as ``64MB`` stands for, rounded down.
 
-    Without a unit it is taken as it is.  ConfigError for another unit, or no number.
+    The unit may be left out.  ConfigError for an unknown unit, or no number.
     """
     return _amount(text, units)[0]
 
 
 def parse_speed(text: str) -> int:
-    """Return the operations a second of a text such as ``50GFLOP/s``; ConfigError as below."""
+    """Return the operations a second of a text such as ``50GFLOP/s``.
+
+    ConfigError for an unknown unit or none, no number, or 0.
+    """
     return _above_zero(text, SPEEDS, "speed")
 
 
 def parse_link(text: str) -> float:
     """Return the bytes a second of a text such as ``20Mbit/s`` or ``2.5MB/s``.
 
-    ConfigError for another unit or none (bits and bytes would be mixed up), no number, or 0.
+    The unit is needed, since bits and bytes are easily mixed up.  ConfigError for an unknown unit
+    or none, no number, or 0.
     """
     return _above_zero(text, LINKS, "bandwidth") / 8
 
@@ -49,7 +53,7 @@ def parse_link(text: str) -> float:
 def parse_seconds(text: str) -> float:
     """Return the seconds of a text such as ``30s``, ``1.5min`` or ``30``, to the millisecond.
 
-    ConfigError for another unit, no number, or 0.
+    ConfigError for an unknown unit, no number, or 0.
     """
     bare = re.fullmatch(r"\s*[\d.]+\s*", text, re.ASCII)
     return _above_zero(f"{text.strip()}s" if bare else text, TIMES, "time") / 1000

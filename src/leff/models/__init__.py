@@ -3,8 +3,8 @@
     model, tokenizer = load_model("gpt2", "generation")
     client = build_model(model.config, "generation", [0, 5, 6, 11], state)
 
-A record per architecture (`gpt2`, `llama`, `deberta`, `bert`, `roberta`), and functions that do
-the rest from the record: tensors by role, short models, replay of single layers.
+Each architecture has a record (`families`).  Functions do the rest from the record: tensors by
+role, short models, replay of single layers.
 """
 
 from leff.models.detect import family_of, layer_count, linear_shape, positions

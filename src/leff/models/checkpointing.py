@@ -1,9 +1,10 @@
-"""Activation checkpointing: layers keep their inputs alone, and run again in the backward pass.
+"""Activation checkpointing: a layer keeps only its inputs, and runs again in the backward pass.
 
-    recompute(model)      # from here on, in place
+    recompute(model)      # changes the model in place
 
-For the layers that have a graph, which are those that train and all after them.  Those before the
-block have none, and keep nothing as it is.  (DeBERTa's tail feeds every layer, so there all have.)
+Only layers with a graph run again: those that train, and all layers after them.  The layers before
+the block have no graph and keep nothing anyway.  In DeBERTa every layer has a graph, because its
+tail feeds every layer.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]  # untyped
 
 from leff.models import blocks
 
@@ -20,15 +21,15 @@ from leff.models import blocks
 def recompute(model: nn.Module) -> None:
     """Let every layer that has a graph run again in the backward pass (Chen et al. 2016).
 
-    Results are the same to the bit, dropout included, which is drawn anew from the same state.
+    Results are the same to the bit.  Dropout is drawn again from the same random state.
     """
     for layer in blocks(model):
         layer.forward = partial(_run, layer, layer.forward)
 
 
 def _run(layer: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    given = (*layer.parameters(), *args, *kwargs.values())
-    has_graph = any(isinstance(each, torch.Tensor) and each.requires_grad for each in given)
+    inputs = (*layer.parameters(), *args, *kwargs.values())
+    has_graph = any(isinstance(each, torch.Tensor) and each.requires_grad for each in inputs)
     if not (has_graph and torch.is_grad_enabled()):
         return forward(*args, **kwargs)
-    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)  # pyright: ignore[reportUnknownVariableType]  # untyped

@@ -1,13 +1,14 @@
-"""Find an architecture's record, or work one out for an architecture that has none.
+"""Find an architecture's record, or derive one for an architecture that has none.
 
     family_of(model).blocks      # "transformer.h"
 
-Detection looks for the one list of modules that has as many members as the config has layers,
-all of one type.  What comes after that list on the way out of the model is taken for its tail.
+Detection looks for one list of modules: as many as the config has layers, and all of one type.
+The modules that come after this list are taken for the tail.
 """
 
 import logging
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -20,13 +21,13 @@ from leff.models.kinds import KINDS, fits
 from leff.models.meta import empty_model
 
 log = logging.getLogger("leff.models")
-_guesses: dict[tuple[str, str], Family] = {}  # by model type and class, so that one is logged once
+_guesses: dict[tuple[str, str], Family] = {}  # by model type and class: each is logged once
 
 
 def family_of(source: PretrainedConfig | nn.Module) -> Family:
     """Return the record of a config's or a model's architecture.
 
-    Raises ModelError if it is none of ours and its layers cannot be found.
+    Without a record, one is derived and logged.  ModelError if the layers cannot be found.
     """
     config: Any = source if isinstance(source, PretrainedConfig) else source.config
     known = next((f for f in FAMILIES if config.model_type in f.model_types), None)
@@ -59,10 +60,10 @@ def layer_count(config: PretrainedConfig) -> int:
 
 def positions(config: PretrainedConfig) -> int:
     """Return how many tokens the model has positions for; `sys.maxsize` if nothing limits them."""
-    most = getattr(config, "max_position_embeddings", None)
-    if not isinstance(most, int):
+    count = getattr(config, "max_position_embeddings", None)
+    if not isinstance(count, int):
         return sys.maxsize
-    return most - (config.pad_token_id or 0) - 1 if family_of(config).offset_positions else most
+    return count - (config.pad_token_id or 0) - 1 if family_of(config).offset_positions else count
 
 
 def _any_model(config: PretrainedConfig) -> nn.Module:
@@ -77,43 +78,38 @@ def _any_model(config: PretrainedConfig) -> nn.Module:
 
 def _guess(model: nn.Module, config: PretrainedConfig) -> Family:
     layers = layer_count(config)
-    lists = [
-        (name, module)
-        for name, module in model.named_modules()
+    lists = {
+        name: module
+        for name, module in named_modules(model)
         if isinstance(module, nn.ModuleList)
         and len(module) == layers
         and len({type(member) for member in module}) == 1
-    ]
-    lists = [found for found in lists if not any(_inside(found[0], path) for path, _ in lists)]
-    if len(lists) != 1:
-        found = ", ".join(name for name, _ in lists) or "none"
+    }
+    paths = [name for name in lists if not any(name.startswith(f"{path}.") for path in lists)]
+    if len(paths) != 1:
         raise ModelError(
             f"cannot find the layers of architecture {config.model_type!r}: looked for one "
-            f"ModuleList of {layers} modules of one type, found {found}; add a Family record"
+            f"ModuleList of {layers} modules of one type, found {', '.join(paths) or 'none'}; "
+            "add a Family record"
         )
-    path, blocks = lists[0]
-    block = blocks[0]
+    path = paths[0]
+    block = lists[path][0]
     return Family(
         name=config.model_type,
         model_types=(config.model_type,),
         blocks=path,
-        attention=next(
-            (n for n, m in block.named_modules() if "Attention" in type(m).__name__), ""
-        ),
+        attention=next((n for n, m in named_modules(block) if "Attention" in type(m).__name__), ""),
         tail=_modules_after(model, path),
-        lora_targets=tuple(
-            dict.fromkeys(n.rpartition(".")[2] for n, m in block.named_modules() if linear_shape(m))
-        ),
+        lora_targets=tuple(dict.fromkeys(name.rpartition(".")[2] for name in linears(block))),
     )
 
 
-def _inside(name: str, path: str) -> bool:
-    return name.startswith(f"{path}.")
-
-
 def _modules_after(model: nn.Module, path: str) -> tuple[str, ...]:
-    """Paths of what runs after the list: registered later, or a norm beside the list."""
-    found: list[str] = []
+    """Return the paths of modules that run after the list: registered later, or a norm beside it.
+
+    Modules without parameters are left out.
+    """
+    after: list[str] = []
     names = path.split(".")
     for depth, name in enumerate(names):
         prefix = "".join(f"{part}." for part in names[:depth])
@@ -122,9 +118,19 @@ def _modules_after(model: nn.Module, path: str) -> tuple[str, ...]:
         for child, module in owner.named_children():
             final_norm = "norm" in type(module).__name__.lower() and "emb" not in child
             if (later or final_norm) and not isinstance(module, nn.Embedding) and child != name:
-                found.append(prefix + child)
+                after.append(prefix + child)
             later = later or child == name
-    return tuple(p for p in found if any(True for _ in model.get_submodule(p).parameters()))
+    return tuple(p for p in after if any(True for _ in model.get_submodule(p).parameters()))
+
+
+def named_modules(module: nn.Module) -> Iterable[tuple[str, nn.Module]]:
+    """Return the modules inside a module with their paths, as torch does, but typed."""
+    return module.named_modules()  # pyright: ignore[reportUnknownVariableType]  # untyped
+
+
+def linears(module: nn.Module) -> dict[str, nn.Linear | Conv1D]:
+    """Return the Linear and Conv1D modules inside a module, by path."""
+    return {n: m for n, m in named_modules(module) if isinstance(m, nn.Linear | Conv1D)}
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int] | None:

@@ -3,8 +3,8 @@
     family_of(GPT2Config()) is GPT2
     GPT2.blocks      # "transformer.h"
 
-Paths are dotted module names inside the full Hugging Face model; a path that a model does not
-have is skipped, so that one record serves a language model and a classifier alike.
+Paths are dotted module names inside the full Hugging Face model.  A path that a model does not
+have is skipped, so one record serves both a language model and a classifier.
 """
 
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ class Family:
     blocks: str  # path of the list of layers
     attention: str  # within a layer: the module whose output[1] is the attention map (B, H, T, T)
     tail: tuple[str, ...]  # trained by every client, beside its layers
-    lora_targets: tuple[str, ...] = ()  # last names of linear modules in a layer that get adapters
-    lora_tail: tuple[str, ...] = ()  # paths of linear modules outside the layers that do too
+    lora_targets: tuple[str, ...] = ()  # last names of a layer's linear modules that get adapters
+    lora_tail: tuple[str, ...] = ()  # paths of linear modules outside the layers that get adapters
     bias_tail: tuple[str, ...] = ()  # paths outside the layers whose biases BitFit trains
     full_tail: tuple[str, ...] = ("classifier", "score")  # trained whole beside adapters or biases
-    attention_flag: bool = False  # the map is made only if the layer gets output_attentions=True
-    offset_positions: bool = False  # positions are counted from the padding token's id on
-    plain_head: bool = False  # a language model's logits are its head times the body's output
+    attention_flag: bool = False  # a layer makes its map only if it gets output_attentions=True
+    offset_positions: bool = False  # positions are counted from the padding token's id
+    plain_head: bool = False  # a language model's logits are the body's output times its head
     after_first: str | None = None  # path of a module that runs between the first two layers
-    tail_feeds_layers: bool = False  # every layer reads the tail, so those before a block train it
+    tail_feeds_layers: bool = False  # every layer reads the tail, so layers before a block train it
 
 
 def find(model: nn.Module, path: str) -> nn.Module | None:
-    """Return the submodule at a dotted path, or None where the model has none."""
+    """Return the submodule at a dotted path, or None if the model has none there."""
     module: object = model
     for name in path.split("."):
         module = getattr(module, name, None)
@@ -52,7 +52,7 @@ GPT2 = Family(
     plain_head=True,
 )
 
-# Llama and its kin.  An untied head trains, a tied one stays frozen.
+# Llama and its relatives.  An untied head trains; a tied head stays frozen.
 LLAMA = Family(
     name="llama",
     model_types=("llama", "mistral", "qwen2", "qwen3"),
@@ -72,9 +72,9 @@ LLAMA = Family(
     plain_head=True,
 )
 
-# v2 and v3, which share a type.  `encoder.LayerNorm` is no final norm: it normalises the
-# relative-position embeddings that every layer reads.  It trains all the same (PAPER, Table 5); the
-# embeddings themselves are frozen.
+# v2 and v3 share a type.  `encoder.LayerNorm` is no final norm: it normalises the
+# relative-position embeddings, which every layer reads.  The embeddings are frozen, but this norm
+# trains (PAPER, Table 5).
 DEBERTA = Family(
     name="deberta-v2",
     model_types=("deberta-v2",),
@@ -95,7 +95,7 @@ DEBERTA = Family(
     tail_feeds_layers=True,
 )
 
-# Its rules follow DeBERTa's, the encoder that the paper has.
+# The rules follow those of DeBERTa, the paper's encoder.
 BERT = Family(
     name="bert",
     model_types=("bert",),
@@ -106,7 +106,7 @@ BERT = Family(
     lora_tail=("bert.pooler.dense",),
 )
 
-# Its classifier has its own dense layer and takes the pooler's place.
+# The classifier has a dense layer of its own and takes the pooler's place.
 ROBERTA = Family(
     name="roberta",
     model_types=("roberta",),

@@ -3,13 +3,13 @@
     shell = half_words(model, shell_state(model))     # on the server
     widen_words(model)                                # on the client: stored in 16, computed in 32
 
-Only the word matrix (V, D) is halved, the largest frozen tensor of a small model, and a head of its
-own where that is frozen too; position tables, norms and a head that trains stay in fp32.  One in
-16 bits multiplies in fp32 without keeping an fp32 copy.
+Only the word matrix (V, D) is halved, which is the largest frozen tensor of a small model, and an
+untied head if it is frozen too.  Position tables, norms and a head that trains stay in fp32.  A
+head in 16 bits multiplies in fp32, but no fp32 copy of it is kept.
 """
 
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -22,9 +22,9 @@ from leff.models.states import State, own_frozen_head
 def half_words(model: Any, shell: State) -> State:
     """Return the model's shell with its word embeddings, and a frozen head, as float16.
 
-    ModelError if a value is beyond float16's range, 65504.
+    ModelError if a value is outside float16's range, ±65504.
     """
-    halved = {}
+    halved: State = {}
     for name, parameter in model.named_parameters():
         if any(parameter is weight for weight in frozen_words(model)):
             halved[name] = shell[name].half()
@@ -37,16 +37,16 @@ def half_words(model: Any, shell: State) -> State:
 
 
 def frozen_words(model: Any) -> list[nn.Parameter]:
-    """Return what never trains and has a row a word: the embeddings, and a frozen head."""
+    """Return the frozen parameters with a row for each word: the embeddings, and a frozen head."""
     head = own_frozen_head(model)
     return [model.get_input_embeddings().weight, *([] if head is None else [head.weight])]
 
 
 def widen_words(model: Any) -> None:
-    """Let a model whose word embeddings or head are float16 compute in fp32 with them, in place.
+    """Make a model with float16 word embeddings or a float16 head compute in fp32, in place.
 
     Names and tensors stay as they are, and the words must stay frozen.  An embedding that scales
-    its rows itself, such as Gemma's, does that in 16 bits.  Other models are left alone.
+    its own rows, such as Gemma's, scales them in 16 bits.  Any other model is left unchanged.
     """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if embedding.weight.dtype == torch.float16:
@@ -62,12 +62,13 @@ def _widened(module: nn.Module, arguments: Any, output: torch.Tensor) -> torch.T
 
 
 def _wide_logits(head: Any, hidden: torch.Tensor) -> torch.Tensor:
-    logits = _WideProduct.apply(hidden, head.weight)  # (B, T, D), (V, D) -> (B, T, V)
+    # (B, T, D), (V, D) -> (B, T, V)
+    logits = cast("torch.Tensor", _WideProduct.apply(hidden, head.weight))  # pyright: ignore[reportUnknownMemberType]  # untyped
     return logits if head.bias is None else logits + head.bias
 
 
 class _WideProduct(torch.autograd.Function):
-    """hidden @ W.T at hidden's precision; the cast W is made again for the backward pass."""
+    """hidden @ W.T in hidden's precision; the backward pass casts W again."""
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,9 @@
-"""The precision of a matrix product, and whether the hardware has it.
+"""Devices, their threads, and the precision of their matrix products.
 
-product_dtype(hidden)      # torch.bfloat16 inside autocast to it, else hidden's own
+product_dtype(hidden)      # inside autocast to bfloat16 torch.bfloat16, else hidden's own type
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -12,15 +12,16 @@ from leff.errors import ConfigError
 
 
 def product_dtype(inputs: torch.Tensor) -> torch.dtype:
-    """Return the type in which a product with `inputs` is computed here, as torch's modules do."""
+    """Return the type of a product with `inputs`: autocast's type if it is on, else their own."""
     device = inputs.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Raise ConfigError if a device has no matrix products of training.precision's kind.
+    """Raise ConfigError if a device does not compute matrix products in this precision.
 
-    A GPU older than Ampere emulates bfloat16, slower than float32; a CPU always computes it.
+    A GPU older than Ampere only emulates bfloat16, which is slower than float32.  A CPU computes
+    both.
     """
     if precision != "bfloat16" or device.type != "cuda":
         return
@@ -33,7 +34,10 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def torch_device(name: str) -> torch.device:
-    """Return the device of that name; "auto" is the first GPU, or the CPU without one."""
+    """Return the device of that name; "auto" is the first GPU, or the CPU if there is none.
+
+    ConfigError if the device cannot be used.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -48,8 +52,8 @@ def torch_device(name: str) -> torch.device:
 
 
 @contextmanager
-def pinned_threads(count: int) -> Iterator[None]:
-    """Run the body with `count` torch threads: LayerNorm's gradient depends on their number."""
+def pinned_threads(count: int) -> Generator[None]:
+    """Run the body with `count` torch threads.  LayerNorm's gradient depends on their number."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -24,8 +24,8 @@ KINDS = LANGUAGE_KINDS + LABEL_KINDS
 def fits(config: PretrainedConfig, kind: str) -> bool:
     """Return whether the architecture can do a task of this kind.
 
-    An encoder that reads in both directions has a causal head in the library too, which is
-    nonsense without `is_decoder`; such types are those that also have a masked-token head.
+    The library has causal heads for encoders too, but an encoder reads in both directions and
+    cannot generate unless `is_decoder` is set.  Encoders are the types with a masked-token head.
     """
     if kind in LABEL_KINDS:
         return type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
@@ -54,9 +54,9 @@ def model_class(config: PretrainedConfig, kind: str) -> Any:
 
 
 def name_loss(model: Any, kind: str) -> None:
-    """Name the loss of a language model whose class name does not say it, as GPT-2's does not.
+    """Set the loss of a language model whose class name does not imply one, such as GPT-2's.
 
-    The library would take the same one, and warn.
+    The library would choose the same loss, with a warning.
     """
     if kind in LANGUAGE_KINDS and model.loss_type is None:
         model.loss_type = "ForCausalLM"

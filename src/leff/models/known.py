@@ -1,9 +1,9 @@
-"""Configurations, by name without the hub, from a folder or a file, and as JSON.
+"""Configurations: known by name without the hub, from a folder or a file, and as JSON.
 
     config, kind = load_config("llama-3.1-8b")       # no weights, no network
 
-The paper's models are known by name (Table 5); the values are those of the models' own
-`config.json` on the hub.
+The paper's models are known by name (Table 5).  Their values are those of their `config.json` on
+the hub.
 """
 
 import json
@@ -90,8 +90,8 @@ KNOWN_CONFIGS: dict[str, Callable[[], tuple[PretrainedConfig, str]]] = {
 def load_config(name: str | Path) -> tuple[PretrainedConfig, str]:
     """Return the configuration of a known name, a folder, a `config.json` or a hub id, and a kind.
 
-    The kind is what the checkpoint's own head is for; without a head, generation for a decoder
-    and classification for an encoder.  ModelError if there is no readable configuration.
+    The kind of task is the one of the checkpoint's own head.  Without a head it is generation for
+    a decoder and classification for an encoder.  ModelError if no configuration can be read.
     """
     if str(name) in KNOWN_CONFIGS:
         return KNOWN_CONFIGS[str(name)]()
@@ -109,7 +109,7 @@ def load_config(name: str | Path) -> tuple[PretrainedConfig, str]:
     return config, kind
 
 
-def read_config(name: str | Path) -> Any:
+def read_config(name: str | Path) -> PretrainedConfig:
     """Return the configuration in a folder, a file or on the hub; ModelError if there is none."""
     path = Path(name)
     if not path.exists() and looks_like_a_path(name):
@@ -118,19 +118,19 @@ def read_config(name: str | Path) -> Any:
         raise ModelError(f"the folder {name} has no config.json, so it holds no model")
     try:
         with quiet():
-            return AutoConfig.from_pretrained(str(name))
+            return AutoConfig.from_pretrained(str(name))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelError(cannot_read(name, error)) from error
 
 
 def looks_like_a_path(name: str | Path) -> bool:
-    """Return whether a name can only be a path: a hub id is `name` or `owner/name`."""
+    """Return whether a name can only be a path, since a hub id is `name` or `owner/name`."""
     text = str(name)
     return isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1
 
 
 def cannot_read(name: str | Path, error: Exception) -> str:
-    """Return what to tell the user when the library could not read a model."""
+    """Return the message for a model that the library could not read."""
     reason = " ".join(str(error).split("\n")[:2])
     if Path(name).exists():
         return f"cannot read the model at {name}: {reason}"
@@ -145,10 +145,11 @@ def config_to_json(config: PretrainedConfig) -> str:
     return config.to_json_string(use_diff=False)
 
 
-def config_from_json(text: str) -> Any:
-    """Return the configuration that `config_to_json` wrote; ModelError if it is none."""
+def config_from_json(text: str) -> PretrainedConfig:
+    """Return the configuration that `config_to_json` wrote; ModelError for any other text."""
     try:
         values = json.loads(text)
-        return AutoConfig.for_model(values.pop("model_type")).from_dict(values)
+        config = AutoConfig.for_model(values.pop("model_type"))  # pyright: ignore[reportUnknownMemberType]  # untyped
+        return config.from_dict(values)  # pyright: ignore[reportUnknownMemberType]  # untyped
     except (ValueError, KeyError, AttributeError, TypeError, StrictDataclassError) as error:
         raise ModelError(f"this is no model configuration: {error}") from error

@@ -6,12 +6,14 @@ model, tokenizer = load_model(folder, "classification", num_labels=3, seed=7)
 
 import itertools
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoTokenizer
+from torch import nn
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from leff.errors import ModelError
 from leff.models.detect import family_of
@@ -25,12 +27,12 @@ log = logging.getLogger("leff.models")
 
 def load_model(
     name: str | Path, kind: str, num_labels: int | None = None, seed: int = 0
-) -> tuple[Any, Any]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a model in fp32, in eval mode, and its tokenizer, from a folder or the hub.
 
-    A head that the checkpoint lacks is initialised from `seed`.  `num_labels` counts classes; a
-    regression has one output.  ModelError if there is no such model, it has no tokenizer, it
-    cannot do this kind of task, or its checkpoint is incomplete.
+    A head that the checkpoint lacks is initialised from `seed`.  `num_labels` is the number of
+    classes; a regression has one output.  ModelError if the model is missing, has no tokenizer,
+    cannot do this kind of task, or has an incomplete checkpoint.
     """
     config = read_config(name)
     auto = model_class(config, kind)
@@ -39,14 +41,15 @@ def load_model(
             f"{name} is quantised, and what trains must be fp32; take the model that it was made of"
         )
     if kind == "classification":
-        config.num_labels = config.num_labels if num_labels is None else num_labels
+        if num_labels is not None:
+            config.num_labels = num_labels
         config.problem_type = "single_label_classification"
     elif kind == "regression":
         config.num_labels, config.problem_type = 1, "regression"
     tokenizer = _load_tokenizer(name, config)
     try:
         with quiet(), forked(seed):
-            model, found = auto.from_pretrained(
+            model, loading = auto.from_pretrained(
                 str(name),
                 config=config,
                 dtype=torch.float32,
@@ -55,10 +58,10 @@ def load_model(
             )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(cannot_read(name, error)) from error
-    _check_new_weights(name, kind, model, found)
+    _check_new_weights(name, kind, model, loading)
     name_loss(model, kind)
     for tensor in itertools.chain(model.parameters(), model.buffers()):
-        tensor.data = tensor.data.clone()  # the file's bytes need not lie as torch's do: see LOG.md
+        tensor.data = tensor.data.clone()  # the file's bytes may be aligned differently: see LOG.md
     if tokenizer.pad_token_id is not None:
         model.config.pad_token_id = tokenizer.pad_token_id
         if getattr(model, "generation_config", None) is not None:
@@ -66,14 +69,15 @@ def load_model(
     return model.eval(), tokenizer
 
 
-def _load_tokenizer(name: str | Path, config: Any) -> Any:
-    """The library makes an empty tokenizer where the files are missing; that is refused."""
+def _load_tokenizer(name: str | Path, config: PretrainedConfig) -> PreTrainedTokenizerBase:
+    """Return the model's tokenizer; refuse the empty one that the library makes without files."""
     remedy = "put the tokenizer's files (tokenizer.json and tokenizer_config.json) beside it"
     try:
         with quiet():
-            tokenizer: Any = AutoTokenizer.from_pretrained(str(name))
+            loaded = AutoTokenizer.from_pretrained(str(name))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise ModelError(f"{name} has no tokenizer that can be read; {remedy} ({error})") from error
+    tokenizer = cast("PreTrainedTokenizerBase", loaded)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelError(f"{name} has no tokenizer; {remedy}")
     if len(tokenizer) > config.vocab_size:
@@ -84,10 +88,12 @@ def _load_tokenizer(name: str | Path, config: Any) -> Any:
     return tokenizer
 
 
-def _check_new_weights(name: str | Path, kind: str, model: Any, found: dict[str, Any]) -> None:
-    """Accept a new classification head, and nothing else, where the checkpoint had no weights."""
-    resized = {entry[0] for entry in found["mismatched_keys"]}
-    new = sorted({*found["missing_keys"], *resized})
+def _check_new_weights(
+    name: str | Path, kind: str, model: nn.Module, loading: Mapping[str, Any]
+) -> None:
+    """Refuse weights that the checkpoint lacks, except those of a new classification head."""
+    resized = {entry[0] for entry in loading["mismatched_keys"]}
+    new = sorted({*loading["missing_keys"], *resized})
     family = family_of(model)
     heads = tuple(f"{path}." for path in family.tail)
     wrong = [key for key in new if kind in LANGUAGE_KINDS or not key.startswith(heads)]

@@ -3,11 +3,11 @@
     loss = mean_loss(model, batch)       # as model(**batch).loss, in fp32
     label_count(batch["labels"])         # what it is the mean over
 
-With a vocabulary of 50k to 128k the logits (B, T, V) are the largest tensor of a step, several
-times over.  Here the body runs without the head, positions without a label are left out, and head
-and cross-entropy are computed for `POSITIONS` labels at a time.  The gradients of the hidden
-states, and of the head's weight if it trains, are made in the forward pass, while a chunk's logits
-are there: making those anew in the backward pass would take another product with the head.
+With a vocabulary of 50k to 128k the logits (B, T, V) are by far the largest tensor of a step.
+Here the body runs without the head, and positions without a label are left out.  The head and the
+cross-entropy are computed for `POSITIONS` labels at a time.  The forward pass also computes the
+gradients of the hidden states, and of the head's weight if it trains, from each chunk's logits.
+The backward pass would need another product with the head to make those logits again.
 
 Legend: B batch, T tokens, D width, V vocabulary, N positions with a label, C of them in a chunk.
 """
@@ -23,30 +23,32 @@ from torch.nn import functional
 from leff.models import body_and_head, uncached
 from leff.models.hardware import product_dtype
 
-IGNORED = -100  # the label that torch's cross entropy leaves out
-ROWS = 8192  # of a head that is stored in another type than it multiplies in, cast at a time
-POSITIONS = 128  # C, our choice: three (C, V) are there at a time, 77 MB with GPT-2's vocabulary
+IGNORED = -100  # the label that torch's cross-entropy leaves out
+ROWS = 8192  # how many rows are cast at a time, of a head that multiplies in another type
+POSITIONS = 128  # C, our choice: three (C, V) exist at a time, 77 MB with GPT-2's vocabulary
 
 
 def mean_loss(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return the model's own loss on a batch with labels, in fp32: the mean over them.
+    """Return the model's own loss on a batch, in fp32: the mean over the batch's labels.
 
-    In chunks for a language model whose logits are one product, else as the model computes it.
-    Inside autocast the products are of its type.  NaN for a language model without a label.
+    It is computed in chunks for a language model whose logits are one product, and by the model
+    itself otherwise.  Inside autocast the products have its type.  A language model's loss is NaN
+    if the batch has no label.
     """
-    found = body_and_head(model) if batch["labels"].dim() == 2 else None
-    if found is None:
+    parts = body_and_head(model) if batch["labels"].dim() == 2 else None
+    if parts is None:
         return model(**batch, **uncached(model)).loss.float()
-    body, weight = found
+    body, weight = parts
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     hidden = body(**inputs, **uncached(body)).last_hidden_state  # (B, T, D)
     return chunked_loss(hidden, weight, batch["labels"])
 
 
 def label_count(labels: torch.Tensor) -> int:
-    """Return how many labels a batch's mean loss is over.
+    """Return the number of labels that a batch's mean loss is over.
 
-    A language model's are (B, T), and nothing predicts the first token; others are (B,).
+    A language model's labels are (B, T), and no position predicts the first token.  Other labels
+    are (B,).
     """
     return int((labels[:, 1:] != IGNORED).sum()) if labels.dim() == 2 else len(labels)
 
@@ -56,18 +58,19 @@ def chunked_loss(
 ) -> torch.Tensor:
     """Return the mean cross-entropy of softmax(hidden · Wᵀ) with the next token's label.
 
-    `hidden` (B, T, D); `weight` (V, D), in 16 bits if it is frozen; `labels` (B, T), -100 where
-    there is none.  Logits are made for at most `positions` labels at a time.  Gradients can be
-    taken once.
+    `hidden` is (B, T, D).  `weight` is (V, D); a frozen one may be in 16 bits.  `labels` is (B, T),
+    with -100 for no label.  Logits exist for at most `positions` labels at a time.  The backward
+    pass can run only once.
     """
     targets = functional.pad(labels, (0, 1), value=IGNORED)[:, 1:].flatten()  # (B·T,)
     rows = (targets != IGNORED).nonzero().squeeze(1)  # (N,)
     labelled = hidden.flatten(0, 1).index_select(0, rows)  # (N, D)
-    return _ChunkedLoss.apply(labelled, weight, targets, rows, positions, torch.is_grad_enabled())
+    learning = torch.is_grad_enabled()
+    return _ChunkedLoss.apply(labelled, weight, targets, rows, positions, learning)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """The loss, and its gradients with it; the backward pass scales them in place."""
+    """The loss together with its gradients, which the backward pass scales in place."""
 
     @staticmethod
     def forward(
@@ -96,18 +99,18 @@ class _ChunkedLoss(torch.autograd.Function):
             if weight_gradient is not None:
                 _add_product(weight_gradient, gradient, inputs[part])
         ctx.gradients = hidden_gradient, weight_gradient
-        # summed by position as the library does, those without a label too: the same last bits
+        # Like the library, sum over all positions, even those without a label: the same last bits.
         return functional.nll_loss(-losses[:, None], targets.clamp(max=0), ignore_index=IGNORED)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        made, ctx.gradients = ctx.gradients, None  # given away: the head's may be gigabytes
-        scaled = (None if each is None else each.mul_(grad_outputs[0]) for each in made)
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
+        gradients, ctx.gradients = ctx.gradients, None  # freed early: the head's may be gigabytes
+        scaled = (None if each is None else each.mul_(grad_outputs[0]) for each in gradients)
         return (*scaled, None, None, None, None)
 
 
 def _parts(count: int, most: int) -> list[slice]:
-    """Return consecutive slices of `count` positions, as even as can be, `most` at most."""
+    """Return consecutive slices of `count` positions: even ones, of at most `most` each."""
     parts = math.ceil(count / most)
     return [slice(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
 
@@ -115,9 +118,9 @@ def _parts(count: int, most: int) -> list[slice]:
 def _loss_and_gradient(
     logits: torch.Tensor, targets: torch.Tensor, share: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each position's loss (C,), and the gradient of `share` times their sum (C, V).
+    """Return each position's loss (C,), and the gradient (C, V) of `share` times their sum.
 
-    By the library's own kernels, in fp32.
+    Both come from torch's own kernels, in fp32.
     """
     log_p = functional.log_softmax(logits, dim=1, dtype=torch.float32)  # (C, V)
     del logits
@@ -128,17 +131,18 @@ def _loss_and_gradient(
 
 
 def _head_parts(weight: torch.Tensor, dtype: torch.dtype) -> list[slice]:
-    """Return the rows of the head that are multiplied at a time: all, unless they have to be cast.
+    """Return the slices of the head's rows that are multiplied at a time.
 
-    A cast copy of the whole head would be the largest tensor of the step.
+    It is one slice unless the rows have to be cast: a cast copy of the whole head would be the
+    largest tensor of the step.
     """
     return [slice(None)] if weight.dtype == dtype else _parts(len(weight), ROWS)
 
 
 def _logits(inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     parts = _head_parts(weight, inputs.dtype)
-    made = [functional.linear(inputs, weight[part].to(inputs.dtype)) for part in parts]
-    return made[0] if len(made) == 1 else torch.cat(made, dim=1)  # (C, V)
+    logits = [functional.linear(inputs, weight[part].to(inputs.dtype)) for part in parts]
+    return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)  # (C, V)
 
 
 def _back(gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -151,7 +155,7 @@ def _back(gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _add_product(total: torch.Tensor, gradient: torch.Tensor, inputs: torch.Tensor) -> None:
-    """Add gradientᵀ · inputs to `total` (V, D), without a second one."""
+    """Add gradientᵀ · inputs to `total` (V, D), without a second tensor of its size."""
     if gradient.dtype == total.dtype:
         total.addmm_(gradient.t(), inputs)
         return

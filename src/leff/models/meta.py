@@ -1,10 +1,10 @@
-"""Models without weights: real modules and buffers, parameters on the meta device.
+"""Models without weights: real modules and buffers, and parameters on the meta device.
 
     empty_model(GPT2Config(), "generation")      # 124 million parameters, no bytes
 
-`torch.device("meta")` would take the buffers too (`inv_freq`, `position_ids`), and those are not
-in any checkpoint; patching `nn.Module` would reach into other threads.  Weights are made with
-`torch.empty`, buffers are not, so only that is redirected, for this thread.
+`torch.device("meta")` would also move the buffers (`inv_freq`, `position_ids`), which are in no
+checkpoint.  Patching `nn.Module` would affect other threads.  Only weights are made with
+`torch.empty`, so this function alone is redirected, and in this thread alone.
 """
 
 import copy
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from leff.models.kinds import model_class, name_loss
 
@@ -28,8 +28,8 @@ class _EmptyOnMeta(TorchFunctionMode):
 
 def empty_model(
     config: PretrainedConfig, kind: str, attn_implementation: str | None = None
-) -> nn.Module:
-    """Return the config's model for a kind of task with every parameter on the meta device.
+) -> PreTrainedModel:
+    """Return the config's model for a kind of task, with every parameter on the meta device.
 
     The config is copied.  ModelError if the architecture cannot do this kind of task.
     """

@@ -19,8 +19,9 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return AdamW with both moments in fp32, 8 bytes a value, or in 8 bits, 2.03 bytes a value.
 
-    In 8 bits: bitsandbytes' blocks of 256 values that share a scale (Dettmers et al. 2022, "8-bit
-    Optimizers via Block-wise Quantization").  Tensors of fewer than 4096 values keep fp32 moments.
+    The 8-bit moments are bitsandbytes': blocks of 256 values share a scale (Dettmers et al. 2022,
+    "8-bit Optimizers via Block-wise Quantization").  Tensors of fewer than 4096 values keep fp32
+    moments.
     """
     if name == "adamw":
         return torch.optim.AdamW(

@@ -1,12 +1,14 @@
-"""Layers whose linear weights are sent in 16, in 8 or in 4 bits.
+"""Layers whose linear weights are sent in 16, 8 or 4 bits.
 
     tensors = quantised(layer, bits=4)
     left = install(layer, tensors, device)   # on the client: modules that unpack as they multiply
 
-16 bits: the nearest bfloat16 (8 significant bits, fp32's range).  8 bits: each output row has its
-own scale, absmax / 127 (LLM.int8(), Dettmers et al. 2022).  4 bits: NF4, a scale for every 64
-weights, 0.5625 bytes a weight (QLoRA, Dettmers et al. 2023).  8 and 4 are packed by bitsandbytes.
-Biases and norms stay as they are, and so does the computing, which is in the inputs' precision.
+- 16 bits: the nearest bfloat16 (8 significant bits, fp32's range).
+- 8 bits: each output row has a scale, absmax / 127 (LLM.int8(), Dettmers et al. 2022).
+- 4 bits: NF4, a scale for every 64 weights, 0.5625 bytes a weight (QLoRA, Dettmers et al. 2023).
+
+bitsandbytes packs 8 and 4 bits.  Biases and norms stay as they are.  Products are computed in the
+inputs' precision.
 """
 
 import copy
@@ -19,9 +21,10 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from leff.errors import ModelError
+from leff.models.detect import linears
 from leff.models.hardware import product_dtype
 
-# It logs when it is imported that a CPU kernel, which we do not use, is not installed.
+# On import it logs that a CPU kernel is not installed, which we do not use.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 SCALE = "SCB"  # 8 bits, bitsandbytes' name: the maxima of a weight's rows, (out,)
@@ -31,26 +34,30 @@ GROUP = 64
 
 
 def quantised(layer: nn.Module, bits: int) -> dict[str, torch.Tensor]:
-    """Return a layer's tensors, every linear weight as codes and scales.
+    """Return a layer's tensors, with every linear weight as codes and scales.
 
-    16 bits: `weight` bfloat16 (out, in) alone; 8 bits: `weight` int8 (out, in) and `SCB`; 4 bits:
-    `weight` uint8 (out, in/2) and `absmax`; 32 bits: as they are.  ModelError if there is nothing
-    to quantise, or for 4 bits an odd number of inputs.
+    - 32 bits: the tensors as they are;
+    - 16 bits: `weight` bfloat16 (out, in), without scales;
+    - 8 bits: `weight` int8 (out, in) and `SCB` (out,);
+    - 4 bits: `weight` uint8 (out, in/2) and `absmax` (⌈out·in/64⌉,).
+
+    ModelError if there is nothing to quantise, or for an odd number of inputs in 4 bits.
     """
     tensors = {name: tensor.detach() for name, tensor in layer.state_dict().items()}
     if bits == 32:
         return tensors
-    if not _linears(layer):
+    modules = linears(layer)
+    if not modules:
         raise ModelError(
             f"{type(layer).__name__} has no linear module that can be quantised; use context.bits "
             "= 32 with the context distil or drop"
         )
-    for name, linear in _linears(layer).items():
+    for name, linear in modules.items():
         weight = tensors.pop(f"{name}.weight")
         rows = weight.t() if isinstance(linear, Conv1D) else weight  # (out, in)
-        # On the CPU whatever the layer's device: there it takes fp32, and gives the same bytes.
-        found = PACKED[bits](name, rows.float().cpu().contiguous())
-        tensors |= {f"{name}.{key}": tensor for key, tensor in found.items()}
+        # Always on the CPU: bitsandbytes takes fp32 there, and the bytes are always the same.
+        packed = PACKED[bits](name, rows.float().cpu().contiguous())
+        tensors |= {f"{name}.{key}": tensor for key, tensor in packed.items()}
     return tensors
 
 
@@ -83,12 +90,12 @@ PACKED = {16: _in_16_bits, 8: _in_8_bits, 4: _in_4_bits}
 def install(
     layer: nn.Module, tensors: Mapping[str, torch.Tensor], device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """Swap the linear modules whose weights are quantised, and return the tensors that are left.
+    """Replace the linear modules whose weights are quantised, and return the other tensors.
 
-    The layer may be on the meta device: the new modules hold their tensors, on `device`.
+    The new modules hold their tensors on `device`.  The layer itself may be on the meta device.
     """
     left = dict(tensors)
-    for name in _linears(layer):
+    for name in linears(layer):
         scales = next((left.pop(key) for s in SCALES if (key := f"{name}.{s}") in left), None)
         weight = left.get(f"{name}.weight")
         if scales is None and (weight is None or weight.dtype != torch.bfloat16):
@@ -106,11 +113,14 @@ def install(
 
 
 class QuantisedLinear(nn.Module):
-    """A frozen linear module whose weight is unpacked for each product, forward and backward.
+    """A frozen linear module that unpacks its weight for each product, forward and backward.
 
-    bitsandbytes' own modules would round the inputs to 8 bits too (on a GPU, and on the CPU in
-    eval mode), misread 4-bit groups that cross rows on the CPU (inputs not a multiple of 64), and
-    repack weights in eval mode.  Here a product is the same everywhere, in the inputs' precision.
+    A product is the same on every device, in the inputs' precision.  bitsandbytes' own modules
+    would differ:
+
+    - they round the inputs to 8 bits too, on a GPU, and on the CPU in eval mode;
+    - on the CPU they misread 4-bit groups that cross rows (inputs not a multiple of 64);
+    - they repack weights in eval mode.
     """
 
     def __init__(
@@ -126,28 +136,35 @@ class QuantisedLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return _Product.apply(hidden, self.codes, self.scales, self.bias)
+        return _Product.apply(hidden, self.codes, self.scales, self.bias)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped
 
 
 class _Product(torch.autograd.Function):
-    """hidden · Wᵀ + b, keeping W (out, in) for the backward pass as codes alone; b is frozen."""
+    """hidden · Wᵀ + b with W and b frozen; only W's codes are kept for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, codes: Any, scales: Any, bias: Any) -> torch.Tensor:
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        codes: torch.Tensor,
+        scales: torch.Tensor | None,
+        bias: torch.Tensor | None,
+    ) -> torch.Tensor:
         ctx.save_for_backward(codes, scales)
         weight = unpacked(codes, scales).to(product_dtype(hidden))
         return nn.functional.linear(hidden, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (gradient,) = grad_outputs
         return gradient @ unpacked(*ctx.saved_tensors).to(gradient.dtype), None, None, None
 
 
 def unpacked(codes: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
-    """Return the weight (out, in) of codes, int8 (out, in) or NF4's uint8 (out, in/2), in fp32.
+    """Return the weight (out, in) of codes in fp32.
 
-    One in 16 bits, which has no scales, is returned as it is.
+    The codes are int8 (out, in) or NF4's uint8 (out, in/2).  A weight in 16 bits has no scales and
+    is returned as it is.
     """
     if scales is None:
         return codes
@@ -162,15 +179,7 @@ def unpacked(codes: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
 
 
 def rebuilt(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
-    """Return a frozen copy of `layer` that holds `tensors`, as the client will run it."""
+    """Return a frozen copy of `layer` with `tensors` in it, as a client will run it."""
     copied = copy.deepcopy(layer).eval().requires_grad_(False)
     copied.load_state_dict(install(copied, tensors, next(layer.parameters()).device), strict=False)
     return copied
-
-
-def _linears(layer: nn.Module) -> dict[str, nn.Linear | Conv1D]:
-    return {
-        name: module
-        for name, module in layer.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-    }

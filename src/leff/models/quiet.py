@@ -4,15 +4,15 @@ with quiet(): model = AutoModelForCausalLM.from_pretrained(name)
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from transformers.utils import logging as library_logging
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Let only errors of transformers and of the hub's client through."""
+def quiet() -> Generator[None]:
+    """Show only errors of transformers and of the hub's client during the body."""
     hub = logging.getLogger("huggingface_hub")
     verbosity, hub_level = library_logging.get_verbosity(), hub.level
     bars = library_logging.is_progress_bar_enabled()

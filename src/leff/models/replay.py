@@ -3,11 +3,11 @@
     trace = capture(model, batch)
     hidden, _ = run_blocks(blocks(model)[2:5], trace.hidden[2], trace, sources=range(2, 5))
 
-Masks, positions and rotary tables belong to a batch, and in some families to a layer, so each
-layer is run with what its own source layer got.  Shapes: B batch, T tokens, D width, H heads.
+Masks, positions and rotary tables belong to a batch, and in some families to a layer.  So each
+layer runs with the arguments of its own source layer.  Shapes: B batch, T tokens, D width, H heads.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,27 +21,30 @@ from leff.models.families import Family, find
 from leff.models.forward import uncached
 from leff.models.states import blocks
 
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # of a layer, by place and by name
+Output = torch.Tensor | tuple[Any, ...]  # the hidden state (B, T, D), alone or first
+
 
 @dataclass
 class Trace:
     """What a forward pass gave each layer.
 
-    `hidden[l]` is what layer l read, `hidden[L]` what the last one wrote, each (B, T, D);
-    `maps[l]` is layer l's attention map (B, H, T, T), if asked for.
+    `hidden[l]` (B, T, D) is the input of layer l, and `hidden[L]` the output of the last layer.
+    `maps[l]` (B, H, T, T) is layer l's attention map, if asked for.
     """
 
     family: Family
-    hidden: list[torch.Tensor] = field(default_factory=list)
-    arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
-    maps: list[torch.Tensor] = field(default_factory=list)
+    hidden: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
+    arguments: list[Arguments] = field(default_factory=list[Arguments])
+    maps: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
     after_first: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
 @contextmanager
-def eager_attention(*modules: nn.Module) -> Iterator[None]:
-    """Switch models, or bare layers, to the attention that returns its maps, and back after it."""
-    found = (getattr(part, "config", None) for module in modules for part in module.modules())
-    configs: dict[int, Any] = {id(c): c for c in found if hasattr(c, "_attn_implementation")}
+def eager_attention(*modules: nn.Module) -> Generator[None]:
+    """Let models, or bare layers, use the attention that returns its maps during the body."""
+    owned = (getattr(part, "config", None) for module in modules for part in module.modules())
+    configs: dict[int, Any] = {id(c): c for c in owned if hasattr(c, "_attn_implementation")}
     before = [(config, config._attn_implementation) for config in configs.values()]
     try:
         for config, _ in before:
@@ -60,9 +63,9 @@ def capture(
 ) -> Trace:
     """Run the model without its head on a batch, and return what each of its layers was given.
 
-    Labels are ignored.  The model should be in eval mode, since a replay draws its own dropout; for
-    attention maps it has to be in `eager_attention`.  ModelError if something unknown runs between
-    two layers, since a replay would then be wrong.
+    Labels are ignored.  The model should be in eval mode, because a replay draws new dropout.
+    Attention maps need `eager_attention`.  ModelError if something unknown runs between two layers,
+    because a replay would then be wrong.
     """
     trace = Trace(family_of(model))
     body: Any = getattr(model, "base_model", model)
@@ -74,7 +77,7 @@ def capture(
             _record(stack, block, trace, outputs, attention)
         if trace.family.after_first and (between := find(model, trace.family.after_first)):
             _record_between(stack, between, trace)
-        body(**inputs, **uncached(body))  # a captured cache would break the replay
+        body(**inputs, **uncached(body))  # a cache among the arguments would break the replay
     trace.hidden.append(outputs[-1])
     for layer, output in enumerate(outputs):
         known = layer == 0 and trace.after_first is not None
@@ -101,7 +104,7 @@ def _record(
         kwargs = _asking(trace.family, kwargs, attention)
         return (hidden, *args[1:]), kwargs
 
-    def after(_: nn.Module, __: Any, output: Any) -> None:
+    def after(_: nn.Module, __: Any, output: Output) -> None:
         outputs.append(_hidden_of(output))
 
     stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
@@ -112,24 +115,24 @@ def _record(
 
 def _record_between(stack: ExitStack, module: nn.Module, trace: Trace) -> None:
     def before(_: nn.Module, args: tuple[Any, ...]) -> None:
-        first, _hidden, *rest = args  # the model's first hidden state, the first layer's output
+        first, _hidden, *rest = args  # the first layer's input and output, and anything else
         trace.after_first = lambda hidden: module(first, hidden, *rest)
 
     stack.callback(module.register_forward_pre_hook(before).remove)
 
 
-def _keep_map(stack: ExitStack, block: nn.Module, family: Family, maps: list[Any]) -> None:
+def _keep_map(stack: ExitStack, block: nn.Module, family: Family, maps: list[torch.Tensor]) -> None:
     module = find(block, family.attention) if family.attention else None
     if module is None:
         raise ModelError(f"{family.name} has no known attention module; distil without maps")
 
-    def after(_: nn.Module, __: Any, output: Any) -> None:
-        kept = output[1] if isinstance(output, tuple) and len(output) > 1 else None
-        if not isinstance(kept, torch.Tensor):
+    def after(_: nn.Module, __: Any, output: Output) -> None:
+        attention_map = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        if not isinstance(attention_map, torch.Tensor):
             raise ModelError(
                 f"{family.name} returned no attention map; run inside eager_attention(model)"
             )
-        maps.append(kept)
+        maps.append(attention_map)
 
     stack.callback(module.register_forward_hook(after).remove)
 
@@ -138,7 +141,7 @@ def _asking(family: Family, kwargs: dict[str, Any], attention: bool) -> dict[str
     return {**kwargs, "output_attentions": True} if attention and family.attention_flag else kwargs
 
 
-def _hidden_of(output: Any) -> torch.Tensor:
+def _hidden_of(output: Output) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
@@ -152,10 +155,10 @@ def run_blocks(
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Run layers on a hidden state (B, T, D), each with the arguments of its source layer.
 
-    Returns what the last one wrote (B, T, D), and their attention maps (B, H, T, T) if asked for
-    (inside `eager_attention`).  Gradients flow.  `first` says that these layers open the model,
-    which matters to a family that does something after its first layer; by default they do if
-    the first source is layer 0.
+    Returns the last layer's output (B, T, D), and the layers' attention maps (B, H, T, T) if asked
+    for, which needs `eager_attention`.  Gradients flow.  `first` means that these layers open the
+    model; by default they do if the first source is layer 0.  It matters only to a family that runs
+    a module after its first layer.
     """
     first = sources[0] == 0 if first is None and len(sources) else bool(first)
     maps: list[torch.Tensor] = []

@@ -1,14 +1,13 @@
-"""Sparse updates: a few weights of every linear module that train, at random positions.
+"""Sparse updates: a few weights of every linear module train, at random positions.
 
     places = positions("h.0.attn.c_attn", (288, 96), count=3072, seed=0)
 
-Stage one of SLoRA (Babakniya et al. 2023): the mask does not depend on data, is drawn once and is
-the same for all clients, so server and clients draw it from a seed, and only values travel:
-``MODULE.sparse`` (n,), what is added to the weight (out, in), read row by row.
+This is stage one of SLoRA (Babakniya et al. 2023).  The mask does not depend on data, is drawn
+once and is the same for all clients.  So server and clients draw it from a seed, and only values
+travel.  ``MODULE.sparse`` (n,) is added to the weight (out, in), read row by row.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -23,9 +22,10 @@ SPARSE = "sparse"
 
 
 def sparse_shapes(targets: Mapping[str, tuple[int, int]], rank: int) -> dict[str, tuple[int, ...]]:
-    """Return as many values for every module as adapters of this rank have, all at most.
+    """Return the shapes of every module's values: as many as its adapters of this rank have.
 
-    That makes both stages of SLoRA cost a client the same; the density is not in PAPER.md.
+    A module gets no more values than it has weights.  Both stages of SLoRA thus cost a client the
+    same.  The paper gives no density.
     """
     return {
         f"{module}.{SPARSE}": (min(rank * (outputs + inputs), outputs * inputs),)
@@ -64,7 +64,7 @@ def is_sparse(name: str) -> bool:
 
 
 def modules_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the values by module, of the tensors that are sparse updates."""
+    """Return each module's values, from the tensors that are sparse updates."""
     suffix = f".{SPARSE}"
     return {n.removesuffix(suffix): t for n, t in tensors.items() if n.endswith(suffix)}
 
@@ -72,8 +72,8 @@ def modules_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def install(
     model: nn.Module, tensors: Mapping[str, torch.Tensor], seed: int
 ) -> dict[str, nn.Parameter]:
-    """Have the modules' weights gain the values, which train; return these by name."""
-    parameters = {}
+    """Add trainable values to the modules' weights; return their parameters by name."""
+    parameters: dict[str, nn.Parameter] = {}
     for module, values in modules_of(tensors).items():
         linear = model.get_submodule(module)
         shape = linear_shape(linear)
@@ -92,10 +92,10 @@ class _Added(nn.Module):
         super().__init__()
         self.places: torch.Tensor
         self.register_buffer("places", places.to(values.device), persistent=False)
-        self.values: Any = nn.Parameter(values.clone())
+        self.values = nn.Parameter(values.clone())
         self._transposed = transposed
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         rows = weight.t() if self._transposed else weight
-        found = rows.reshape(-1).index_add(0, self.places, self.values).view_as(rows)
-        return found.t() if self._transposed else found
+        sums = rows.reshape(-1).index_add(0, self.places, self.values).view_as(rows)
+        return sums.t() if self._transposed else sums

@@ -2,8 +2,8 @@
 
     layer_state(model, 3)["attn.c_attn.weight"]
 
-Tied duplicates appear once, under the name that comes first in the model; since the embeddings
-come first, a head that is tied to them belongs to the shell.  So does one of its own after
+Tied tensors appear once, under the name that comes first in the model.  The embeddings come first,
+so a head that is tied to them belongs to the shell.  An untied head belongs to the shell after
 `freeze_head`.  Nothing is copied: the tensors are the model's own, without gradient.
 """
 
@@ -14,23 +14,23 @@ import torch
 from torch import nn
 
 from leff.errors import ConfigError
-from leff.models.detect import family_of, linear_shape
+from leff.models.detect import family_of, linears
 from leff.models.families import find
 
 State = dict[str, torch.Tensor]
 
-FROZEN_HEAD = "frozen_head"  # set in a model's config, so that it travels with every job
+FROZEN_HEAD = "frozen_head"  # set in a model's config, so it travels with every job
 
 
 def blocks(model: nn.Module) -> nn.ModuleList:
     """Return the list of the model's layers."""
-    found = find(model, family_of(model).blocks)
-    assert isinstance(found, nn.ModuleList)
-    return found
+    layers = find(model, family_of(model).blocks)
+    assert isinstance(layers, nn.ModuleList)
+    return layers
 
 
 def layer_prefix(model: nn.Module, layer: int) -> str:
-    """Return what the full names of a layer's tensors start with."""
+    """Return the prefix of the full names of a layer's tensors."""
     return f"{family_of(model).blocks}.{layer}."
 
 
@@ -43,31 +43,29 @@ def layer_state(model: nn.Module, layer: int) -> State:
 
 
 def freeze_head(model: Any) -> None:
-    """Take a language model's own head out of its tail: it is frozen from here on.
+    """Move a language model's untied head from its tail to its shell: it stays frozen.
 
-    With 128k words it is the largest thing that trains, several times over (Llama-3.1-8B: 525 of
-    743 million parameters with one layer).  The paper trains it (Table 5).  ConfigError for a model
-    that has none of its own: one tied to the embeddings is frozen anyway, a classifier must train.
+    A head with 128k words is most of what trains (Llama-3.1-8B with one layer: 525 of 743 million
+    parameters).  The paper trains it (Table 5).  ConfigError for a head that is tied to the
+    embeddings, since it is frozen anyway, and for a classifier, which must train.
     """
     head = model.get_output_embeddings()
     if head is None or head.weight is model.get_input_embeddings().weight:
-        why = (
-            "has none" if head is None else "has one that is tied to its embeddings, frozen anyway"
-        )
+        reason = "none" if head is None else "one that is tied to its embeddings, frozen anyway"
         raise ConfigError(
             f"only a language model's own head can be frozen, and this {model.config.model_type} "
-            f"{why}; leave model.train_head as it is"
+            f"has {reason}; leave model.train_head as it is"
         )
     setattr(model.config, FROZEN_HEAD, True)
 
 
 def own_frozen_head(model: Any) -> Any:
-    """Return the head that `freeze_head` has frozen, None if it has not."""
+    """Return the head that `freeze_head` has frozen, or None."""
     return model.get_output_embeddings() if getattr(model.config, FROZEN_HEAD, False) else None
 
 
 def tail_state(model: nn.Module) -> State:
-    """Return the tensors of the tail, under their full names."""
+    """Return the tail's tensors, under their full names."""
     tail = _tail(model)
     return {name: tensor for name, tensor in _outside(model).items() if _under(name, tail)}
 
@@ -79,12 +77,15 @@ def shell_state(model: nn.Module) -> State:
 
 
 def full_state(model: nn.Module) -> State:
-    """Return shell, layers and tail together, under their full names: all a model consists of."""
+    """Return all of a model's tensors, under their full names: shell, layers and tail."""
     return _untied(model)
 
 
 def trainable_names(model: nn.Module, layers: Iterable[int]) -> list[str]:
-    """Return the parameters of these layers and of the tail, in the model's order (Table 5)."""
+    """Return the names of the parameters of these layers and the tail, in the model's order.
+
+    These train (PAPER, Table 5).
+    """
     prefixes, tail = tuple(layer_prefix(model, layer) for layer in layers), _tail(model)
     return [
         name
@@ -99,25 +100,22 @@ def lora_modules(model: nn.Module) -> list[str]:
     prefix = family.blocks + "."
     return [
         name
-        for name, module in model.named_modules()
-        if linear_shape(module)
-        and (
-            name in family.lora_tail
-            or (name.startswith(prefix) and name.rpartition(".")[2] in family.lora_targets)
-        )
+        for name in linears(model)
+        if name in family.lora_tail
+        or (name.startswith(prefix) and name.rpartition(".")[2] in family.lora_targets)
     ]
 
 
 def full_tail_names(model: nn.Module) -> list[str]:
-    """Return the classifier's parameters: they train whole beside adapters or biases (Table 5)."""
+    """Return the classifier's parameters, which train whole beside adapters or biases (Table 5)."""
     return [n for n, _ in model.named_parameters() if _under(n, family_of(model).full_tail)]
 
 
 def bitfit_names(model: nn.Module) -> list[str]:
     """Return the parameters that FedBitFit trains (Table 5).
 
-    They are the biases of layers and final norm, and the whole classifier.  ConfigError if the
-    layers have no biases.
+    These are the biases of the layers and of the final norm, and the whole classifier.
+    ConfigError if the layers have no biases.
     """
     family = family_of(model)
     biases = [
@@ -129,8 +127,8 @@ def bitfit_names(model: nn.Module) -> list[str]:
         raise ConfigError(
             f"fedbitfit trains biases and {family.name} has none; use fedlora or leff"
         )
-    wanted = {*biases, *full_tail_names(model)}
-    return [name for name, _ in model.named_parameters() if name in wanted]
+    trained = {*biases, *full_tail_names(model)}
+    return [name for name, _ in model.named_parameters() if name in trained]
 
 
 def _under(name: str, paths: Iterable[str]) -> bool:

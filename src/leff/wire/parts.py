@@ -4,7 +4,7 @@
     part = store.put({"weight": tensor})     # Part(digest, size_bytes)
     store.get(part)["weight"]                # equal to the bit
 
-On disk, so that memory does not grow with the number of different client models.
+The parts are on disk, so memory does not grow with the number of different client models.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ class PartStore:
         self.folder = folder
 
     def put(self, tensors: Mapping[str, torch.Tensor]) -> Part:
-        """Store tensors, unless they are here whole, and return the part they are."""
+        """Store tensors, unless their file is here and complete, and return their part."""
         payload = pack(tensors)
         part = part_of(payload)
         path = self.folder / part.digest
@@ -39,7 +39,7 @@ class PartStore:
     def get(self, part: Part) -> dict[str, torch.Tensor]:
         """Return a part's tensors, on the CPU.
 
-        Raises RunError if it is not here, or its bytes are not its own.
+        RunError if the file is missing or was changed.
         """
         path = self.folder / part.digest
         try:
@@ -52,7 +52,7 @@ class PartStore:
         return unpack_file(path)
 
     def keep(self, digests: Collection[str]) -> None:
-        """Delete all other parts."""
+        """Delete every part whose digest is not among these."""
         for path in list(self.folder.glob("*")):
             if path.name not in digests:
                 path.unlink()

@@ -3,7 +3,7 @@
     spool.add(update)                  # in any order
     for update in spool.accepted():    # in the order of client ids, one in memory at a time
 
-So memory does not grow with the number of clients, and who came first does not matter.
+Memory does not grow with the number of clients, and the order of arrival does not matter.
 """
 
 import shutil
@@ -29,12 +29,12 @@ class Spool:
         self.updates = {}
 
     def add(self, update: Update) -> None:
-        """Keep an update; its payload goes to disk."""
+        """Keep an update, with its payload on disk."""
         self._path(update.client).write_bytes(update.payload)
         self.updates[update.client] = replace(update, payload=b"")
 
     def accepted(self) -> Iterator[Update]:
-        """Yield the updates that did not fail, whole, in the order of client ids."""
+        """Yield the updates that did not fail, with their payloads, in the order of client ids."""
         for client in sorted(self.updates):
             update = self.updates[client]
             if update.failure is None:

@@ -1,8 +1,8 @@
-"""Tensors as they cross the network: safetensors bytes, which nothing is ever unpickled from.
+"""Tensors as they cross the network: as safetensors bytes, so that nothing is ever unpickled.
 
 payload = pack({"weight": tensor})
 unpack(payload)["weight"]            # equal to the bit
-part_of(payload).digest              # by content
+part_of(payload).digest              # SHA-256 of the bytes
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from leff.wire.messages import Part
 if TYPE_CHECKING:
     import torch
 
-READ_BYTES = 2**24  # of a part's file that are in memory beside the tensor that is read
+READ_BYTES = 2**24  # the most of a part's file that is in memory beside the tensor being read
 
 
 def pack(tensors: Mapping[str, "torch.Tensor"]) -> bytes:
@@ -28,20 +28,20 @@ def pack(tensors: Mapping[str, "torch.Tensor"]) -> bytes:
 def unpack(payload: bytes) -> dict[str, "torch.Tensor"]:
     """Return the tensors of `pack`'s bytes, on the CPU, in the order of their names.
 
-    They are copied to where torch would have put them: safetensors aligns to 16 bytes, and the
-    last bits of a matrix product may depend on the alignment.
+    Each tensor is copied into memory that torch aligns.  safetensors aligns to 16 bytes only, and
+    the last bits of a matrix product may depend on the alignment.
     """
     from safetensors.torch import load
 
-    tensors = load(payload)  # in any order
+    tensors = load(payload)  # in no fixed order
     return {name: tensors[name].clone() for name in sorted(tensors)}
 
 
 def unpack_file(path: Path) -> "dict[str, torch.Tensor]":
     """Return the tensors of a file of `pack`'s bytes, as `unpack` does.
 
-    Beside them no more than `READ_BYTES` or one row is in memory: the file is mapped anew for each
-    piece, since what was read of a map stays in memory as long as the map.
+    Beside them at most `READ_BYTES` or one row is in memory.  The file is mapped anew for each
+    piece, because the pages that were read stay in memory until the map is closed.
     """
     from safetensors import safe_open
 
@@ -58,14 +58,14 @@ def _read(path: Path, name: str) -> "torch.Tensor":
         shape = file.get_slice(name).get_shape()
         if not shape:
             return file.get_tensor(name).clone()
-        made = torch.empty(shape, dtype=file.get_slice(name)[:0].dtype)
-    rows = max(1, READ_BYTES * shape[0] // max(1, made.nbytes))
+        tensor = torch.empty(shape, dtype=file.get_slice(name)[:0].dtype)
+    rows = max(1, READ_BYTES * shape[0] // max(1, tensor.nbytes))
     for first in range(0, shape[0], rows):
         with safe_open(path, "pt") as file:
-            made[first : first + rows] = file.get_slice(name)[first : first + rows]
-    return made
+            tensor[first : first + rows] = file.get_slice(name)[first : first + rows]
+    return tensor
 
 
 def part_of(payload: bytes) -> Part:
-    """Return the part that `payload` is."""
+    """Return the digest and the size of a part's bytes."""
     return Part(hashlib.sha256(payload).hexdigest(), len(payload))

@@ -1,0 +1,29 @@
+"""What LEFF uses of safetensors, opened with framework "pt"; the package gives it no types."""
+
+from collections.abc import Sequence
+from os import PathLike
+from types import TracebackType
+from typing import Literal, Self
+
+import torch
+
+class SafetensorError(Exception): ...
+
+class _Slice:
+    def get_shape(self) -> list[int]: ...
+    def __getitem__(self, index: slice | Sequence[slice]) -> torch.Tensor: ...
+
+class safe_open:  # noqa: N801
+    def __init__(
+        self, filename: str | PathLike[str], framework: Literal["pt"], device: str = "cpu"
+    ) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+    def keys(self) -> list[str]: ...
+    def get_slice(self, name: str) -> _Slice: ...
+    def get_tensor(self, name: str) -> torch.Tensor: ...
