@@ -18,7 +18,7 @@ Json = Mapping[str, Any] | Sequence[Any] | float | None  # a text is a sequence,
 def finite(value: Json) -> Any:
     """Return a JSON value with null for every NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
-        return {key: finite(entry) for key, entry in cast("Mapping[str, Any]", value).items()}
+        return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [finite(entry) for entry in cast("list[Any]", value)]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -9,7 +9,7 @@ the first round.  A field that is None was not measured in that round; it is not
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from leff.capacity.clock import idle_share
 from leff.wire.messages import Capacity, Job, Update
@@ -129,8 +129,12 @@ class RoundRecord:
 def _measured(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that are there, as JSON has them."""
     kept = {name: value for name, value in values.items() if value is not None or name in ALWAYS}
-    tuples = {name: [*value] for name, value in kept.items() if isinstance(value, tuple)}
-    return kept | tuples
+    return {name: jsonable(value) for name, value in kept.items()}
+
+
+def jsonable(value: Any) -> Any:
+    """Return a list for a tuple, and any other value as it is."""
+    return list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
 
 
 def round_record(

@@ -217,7 +217,7 @@ def test_a_wrong_file_is_refused(tmp_path):
         ),
         ("LEFF = { glue =", "LEFF = { blue =", "no task or group in mini.rates 'blue'; .*SST-2"),
         ("SLoRA = { glue =", "LoRA = { glue =", "no method in mini.rates 'LoRA'; .*SLoRA"),
-        ("E2E = 145", "E3E = 145", "no mini task 'E3E'"),
+        ('STS-B = { "data', 'STS-C = { "data', "no mini task 'STS-C'"),
     ):
         common.write_text(text.replace(before, after))
         with pytest.raises(ConfigError, match=said):

@@ -15,6 +15,7 @@ from tiny_runs import Killed, raises
 from leff.errors import ConfigError, DataError, ModelError
 from leff.paper import sweep
 from leff.paper.cells import Selection
+from leff.paper.predict import Forecast
 from leff.paper.results import ResultStore
 from leff.paper.study import Places, Study
 from leff.paper.tables import print_table
@@ -68,7 +69,7 @@ def test_a_result_file_says_what_was_run_where_and_how_it_came_out(copied):
     assert result["options"]["method"]["name"] == "leff" and "engine" not in result["options"]
     assert result["after"]["metrics"].keys() >= {"BLEU", "NIST", "CIDEr"}
     assert [record["round"] for record in result["rounds"]] == [0, 1]
-    assert result["wall_seconds"] > 0 and result["operations"] > 0
+    assert result["wall_seconds"] > 0 and result["round_seconds"] > 0
     assert result["hardware"]["cores"] >= 1 and result["versions"]["torch"]
     assert result["upload_bytes"] > 0 and result["client_bytes"] > 0
     path = study.store.path(run.key)
@@ -263,9 +264,27 @@ def test_dry_run_lists_every_run_with_seconds_and_bytes(copied, cli):
         ("FedAvg", 1): False,
         ("LEFF", 1): False,
     }
-    assert rows[-1]["basis"] == "1 finished run of leff with this model"
+    assert rows[-1]["basis"] == "1 finished run of leff on this task with this model"
     status, printed, _ = cli("table", 1, "--dry-run", *flags(copied))
     assert status == 0 and "2 of 4 runs to do" in printed
+
+
+def test_seconds_are_of_this_method_on_this_task_then_of_the_method_then_of_the_model(copied):
+    study = Study.open("table1", Selection(seeds=(0,)), copied)
+    results = {result["method"]: result for result in study.results.values()}
+    (run,) = (run for run in study.runs if run.row == "LEFF")
+    same = results["leff"] | {"wall_seconds": 7.0}
+    own = results["leff"] | {"wall_seconds": 20.0, "task": "e2e"}
+    other = results["fedavg"] | {"wall_seconds": 300.0}
+    elsewhere = other | {"hardware": {}, "wall_seconds": 9.0}
+    for found, seconds, basis in (
+        ([other, own, same], 7.0, "1 finished run of leff on this task with this model"),
+        ([other, own, elsewhere], 20.0, "1 finished run of leff with this model"),
+        ([other, other, elsewhere], 300.0, "2 finished runs with this model"),
+    ):
+        prediction = Forecast(found).of(run)
+        assert (prediction.seconds, prediction.basis) == (seconds, basis)
+    assert Forecast([elsewhere]).of(run).seconds is None
 
 
 def test_runs_that_shared_the_cores_are_predicted_from_too(copied, cli):
@@ -275,7 +294,9 @@ def test_runs_that_shared_the_cores_are_predicted_from_too(copied, cli):
     _, printed, _ = cli("table", 1, "--row", "LEFF", "--dry-run", "--json", *flags(copied))
     rows = json.loads(printed)
     assert [row["seconds"] for row in rows] == pytest.approx([1234, 1234])
-    assert rows[1]["basis"].endswith("of leff with this model, 1 of them cut or beside others")
+    assert rows[1]["basis"].endswith(
+        "of leff on this task with this model, 1 of them cut or beside others"
+    )
 
 
 def test_a_table_keeps_to_the_consoles_width(copied):
@@ -291,11 +312,16 @@ def test_a_table_keeps_to_the_consoles_width(copied):
         assert len(cells) == 2 * 3  # of either method, BLEU, CIDEr and their average
 
 
-def test_dry_run_without_results_takes_the_machines_speed(places, cli):
+def test_dry_run_without_results_has_no_seconds(places, cli):
     status, printed, _ = cli("figure", 4, "--dry-run", "--json", *flags(places))
     rows = json.loads(printed)
     assert status == 0 and {row["point"] for row in rows} == {"0.5", "5"}
-    assert {row["basis"] for row in rows} == {"the speed of a matrix product on this machine"}
+    unknown = "unknown: no run with this model is finished on this machine"
+    assert {(row["basis"], row["seconds"]) for row in rows} == {(unknown, None)}
+    assert all(row["bytes"] > 1e6 and not row["done"] for row in rows)
+    status, printed, _ = cli("figure", 4, "--dry-run", *flags(places))
+    assert status == 0 and "4 of 4 runs to do." in printed and unknown in printed
+    assert "cannot be" not in printed and "time from" not in printed
     assert not places.runs.exists() and not places.results.exists()
 
 

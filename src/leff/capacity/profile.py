@@ -126,7 +126,7 @@ def calibration_steps(device: torch.device, repeats: int) -> tuple[int, list[flo
 
         def step() -> None:
             optimizer.zero_grad(set_to_none=True)
-            mean_loss(model, batch).backward()
+            mean_loss(model, batch).backward()  # pyright: ignore[reportUnknownMemberType]
             optimizer.step()
 
         for _ in range(2):

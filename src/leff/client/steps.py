@@ -92,7 +92,7 @@ def _add_gradients(
         share = label_count(part["labels"]) / labels if labels else 1.0
         if share:  # a mean over no labels is NaN
             loss = share * _loss(model, part, step.precision == "bfloat16", log_prior)
-            loss.backward()
+            loss.backward()  # pyright: ignore[reportUnknownMemberType]
             total += float(loss.detach())
     return total
 
@@ -134,7 +134,7 @@ def _step_scores(layers: Sequence[Sequence[nn.Parameter]]) -> list[float]:
         torch.stack([(p.grad * p.detach()).square().sum() for p in layer if p.grad is not None])
         for layer in layers
     ]
-    return torch.stack([each.sum() for each in sums]).tolist() if sums else []
+    return [float(total) for total in torch.stack([each.sum() for each in sums])] if sums else []
 
 
 def _pull_back(

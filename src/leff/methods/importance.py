@@ -47,11 +47,9 @@ def layer_scores(
         blocks(model).requires_grad_(True)
         for batch in batches:
             loss = _proxy_loss(model, batch) / len(batches)
-            found: Sequence[torch.Tensor | None]
-            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+            found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
             for parameter, gradient in zip(parameters, found, strict=True):
-                if gradient is not None:
-                    gradients[parameter] += gradient
+                gradients[parameter] += gradient
     return np.array([sum(_importance(p, gradients[p]) for p in layer) for layer in layers])
 
 

@@ -81,7 +81,7 @@ class BlockSampler:
             blocks[client] = range(first, first + wanted[client])
             self._turns[client] = self._turns.get(client, 0) + 1
         entropies = [sampling_entropy(rule.sampling, p) for p in probabilities.values()]
-        facts = {
+        facts: dict[str, Any] = {
             "layer_scores": None if scores is None else scores.tolist(),
             "entropy": float(np.mean(entropies)),
             "entropy_uniform": float(np.mean([np.log(len(p)) for p in probabilities.values()])),
@@ -134,7 +134,7 @@ class BlockSampler:
         """Put `state()`'s tensors back."""
         self._measured.load_state(state)
         pairs = cast("list[list[int]]", state["turns"].tolist())  # pyright: ignore[reportUnknownMemberType]
-        self._turns = {client: turns for client, turns in pairs}
+        self._turns = {int(client): int(turns) for client, turns in pairs}
 
 
 def in_turn(batches: Sequence[Batch], offset: int) -> list[Batch]:

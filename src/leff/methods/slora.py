@@ -66,7 +66,8 @@ class SLora:
     def _adapters(self, model: Any) -> dict[str, torch.Tensor]:
         """Return the adapters that stage two starts from, put into the model for the update."""
         shapes = lora.adapter_shapes(lora.target_shapes(model), self._rank)
-        fresh, found = lora.products(lora.fresh(shapes, self._seed)), {}
+        fresh = lora.products(lora.fresh(shapes, self._seed))
+        found: dict[str, lora.Product] = {}
         for module, values in sparse.modules_of(self._trained).items():
             update = sparse.dense(model, module, values, self._seed)
             u, s, vt = lora.svd(update.double())

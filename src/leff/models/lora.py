@@ -141,8 +141,7 @@ def stacked(parts: Sequence[tuple[float, Mapping[str, Product]]]) -> dict[str, P
 
 def svd(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return U, S and Vᵀ of a matrix, as thin as can be, the largest values first."""
-    factors: tuple[torch.Tensor, ...] = torch.linalg.svd(matrix, full_matrices=False)  # pyright: ignore[reportUnknownMemberType]
-    return factors[0], factors[1], factors[2]
+    return linalg.svd(matrix, full_matrices=False)
 
 
 def factored(product: Product) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

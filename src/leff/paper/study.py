@@ -45,7 +45,7 @@ class Study:
     places: Places
     cells: list[Cell]
     store: ResultStore
-    results: dict[str, Result] = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict[str, Result])
 
     @classmethod
     def open(cls, name: str, selection: Selection, places: Places) -> "Study":

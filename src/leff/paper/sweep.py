@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,7 +225,7 @@ def _sharing(config: RunConfig, jobs: int) -> RunConfig:
 
 
 @contextlib.contextmanager
-def terminable() -> Iterator[None]:
+def terminable() -> Generator[None]:
     """Take a request to terminate as Ctrl-C is taken, so that the processes of runs end too."""
     if threading.current_thread() is not threading.main_thread():  # signals are not ours to set
         yield

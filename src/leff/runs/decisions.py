@@ -63,7 +63,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     found: Any = read_json(path)
     if found is None:
         return {}
-    rounds = cast("dict[str, Any]", found) if isinstance(found, dict) else {"": None}
+    rounds = cast("dict[str, Any]", found if isinstance(found, dict) else {"": None})
     if not all(index.isdecimal() and isinstance(own, dict) for index, own in rounds.items()):
         raise CheckpointError(
             f"{path} is damaged (it is not decisions by round); remove it and resume, and the "

@@ -10,7 +10,7 @@ before the merge: `model` is the one that the job was made from.  Beside it one 
 memory, and it is left as it was, to the bit.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -163,7 +163,7 @@ def measure_clients(
 @contextmanager
 def plugged_in(
     parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.Tensor]
-) -> Iterator[None]:
+) -> Generator[None]:
     """Have `tensors` in the place of the parameters' own, which come back after the body.
 
     Nothing is copied.  Raises ValueError if a tensor is none of them by name and shape.

@@ -173,9 +173,10 @@ def device_plan(
     if setting is not None:
         options = _block_options(config, layers, setting, plan.setup)
     else:
-        given = {} if asked is None else asked.numbers
+        given: Mapping[str, int] = {} if asked is None else asked.numbers
         numbers = {f"method.{name}": n for name, n in given.items() if name != "layers"}
-        options = {"method.name": plan.spec.name, **numbers, **_step_options(config, plan.setup)}
+        options: dict[str, Any] = {"method.name": plan.spec.name, **numbers}
+        options |= _step_options(config, plan.setup)
     spent = round_seconds(needs, device, steps)
     return {
         "method": plan.spec.name,

@@ -12,8 +12,16 @@ from leff.methods.stand_ins.stand_in import EXACT, Batch, Context, Recipe, Span,
 
 # fmt: off
 __all__ = [
-    "Bank", "Batch", "Context", "Distillation", "EXACT", "Recipe", "Span", "StandIn",
-    "block_errors", "make_context",
+    "EXACT",
+    "Bank",
+    "Batch",
+    "Context",
+    "Distillation",
+    "Recipe",
+    "Span",
+    "StandIn",
+    "block_errors",
+    "make_context",
 ]
 # fmt: on
 
