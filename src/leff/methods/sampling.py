@@ -75,14 +75,14 @@ class BlockSampler:
         probabilities = {client: self._probabilities(scores, wanted[client]) for client in clients}
         rng = numpy_rng(context.seed, "blocks", context.index)
         chances = uniforms(len(clients), rng, stratified=rule.stratified)
-        blocks = {}
+        blocks: dict[int, range] = {}
         for client, chance in zip(clients, chances, strict=True):
             first = self._first(client, probabilities[client], chance)
             blocks[client] = range(first, first + wanted[client])
             self._turns[client] = self._turns.get(client, 0) + 1
         entropies = [sampling_entropy(rule.sampling, p) for p in probabilities.values()]
         facts: dict[str, Any] = {
-            "layer_scores": None if scores is None else scores.tolist(),
+            "layer_scores": None if scores is None else [float(score) for score in scores],
             "entropy": float(np.mean(entropies)),
             "entropy_uniform": float(np.mean([np.log(len(p)) for p in probabilities.values()])),
         }
