@@ -186,7 +186,7 @@ def test_device_has_a_row_for_each_side(printed, tiny_gpt2, tmp_path):
 
 def test_leff_is_measured_first_in_the_middle_and_last():
     adapters, leff = device.sides(
-        *shape_of("gpt2", load_config(None)), Choice(), ("fedlora", "leff")
+        *shape_of("gpt2", load_config(None)), ClientSetup(), ("fedlora", "leff")
     )
     assert device.places(leff, 12) == [range(0, 1), range(6, 7), range(11, 12)]
     assert device.places(leff, 2) == [range(0, 1), range(1, 2)]

@@ -11,9 +11,10 @@ from tiny_runs import Killed, options, save_tiny, write_table
 
 import leff
 from leff.errors import CheckpointError, ConfigError, RunError
+from leff.methods.registry import spec_of
 from leff.models.hardware import pinned_threads, torch_device
 from leff.runs import federation
-from leff.runs.build_method import client_capacities
+from leff.runs.budgets import client_layers
 from leff.runs.config import load_config
 from leff.runs.federation import Federation
 from leff.runs.folder import Checkpoint, RunFolder
@@ -201,10 +202,15 @@ def test_model_sources(tmp_path, monkeypatch):
 
 
 def test_capacities():
-    assert client_capacities([1, 3], 5, 3) == (1, 3, 1, 3, 1)
+    def layers_of(layers, method="leff"):
+        config = load_config(None, {"clients.layers": layers, "clients.count": 5})
+        return client_layers(config, spec_of(method), 3)
+
+    assert layers_of([1, 3]) == (1, 3, 1, 3, 1)
+    assert layers_of([1, 3], "fedavg") == (3, 3, 3, 3, 3)
     for layers, wrong in (([1, 4], 4), ([0], 0)):
         with pytest.raises(ConfigError, match=f"must be 1 to 3, .*, got {wrong}"):
-            client_capacities(layers, 2, 3)
+            layers_of(layers)
 
 
 def test_devices():
