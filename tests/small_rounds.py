@@ -162,6 +162,7 @@ def fleet_of(
     workers: int = 1,
     budgets: Sequence[tuple[int | None, int | None]] = (),
     devices: Sequence[Device] = (),
+    kind: type[LocalFleet] = LocalFleet,
 ) -> LocalFleet:
     """A local fleet whose clients report these layers, budgets and devices."""
     none = [None] * len(examples)
@@ -172,7 +173,7 @@ def fleet_of(
         Capacity(client, count, len(own), *budget, where)
         for client, (count, own, budget, where) in enumerate(each)
     ]
-    return LocalFleet(examples, reports, store, device, workers)
+    return kind(examples, reports, store, device, workers)
 
 
 def federate(

@@ -11,6 +11,7 @@ from transformers import AutoConfig
 
 from benchmarks import convergence, deadline, device, fidelity, server
 from leff.methods.setup import ClientSetup
+from leff.models import short_config
 from leff.runs.config import load_config
 from leff.runs.plans import shape_of
 from leff.wire.messages import Step
@@ -185,9 +186,13 @@ def test_device_has_a_row_for_each_side(printed, tiny_gpt2, tmp_path):
 
 
 def test_leff_is_measured_first_in_the_middle_and_last():
-    adapters, leff = device.sides(
-        *shape_of("gpt2", load_config(None)), ClientSetup(), ("fedlora", "leff")
-    )
-    assert device.places(leff, 12) == [range(0, 1), range(6, 7), range(11, 12)]
-    assert device.places(leff, 2) == [range(0, 1), range(1, 2)]
-    assert device.places(adapters, 12) == [range(0)]
+    config, kind = shape_of("gpt2", load_config(None))
+    adapters, leff = device.sides(config, kind, ClientSetup(), ("fedlora", "leff"))
+    short = short_config(config, [0, 1])
+
+    def blocks(side, config):
+        return [layout.block for layout in device.layouts(side, config, kind)]
+
+    assert blocks(leff, config) == [[0], [6], [11]]
+    assert blocks(leff, short) == [[0], [1]]
+    assert blocks(adapters, config) == [list(range(12))]  # once, whole

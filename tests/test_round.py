@@ -136,7 +136,7 @@ def test_tail_is_merged_over_all_and_a_layer_over_those_who_trained_it(tmp_path)
     sizes, capacities = (9, 5, 12), (1, 2, 3)
     model, store = tiny(*GPT2), PartStore(tmp_path / "parts")
     before = state_of(model)
-    fleet = Watched(clients_of("generation", sizes), capacities, store, CPU)
+    fleet = fleet_of(clients_of("generation", sizes), capacities, store, kind=Watched)
     method = make_method("leff", "generation", store, sampling="round_robin")
     run_rounds(model, method, fleet, tmp_path, 1)
     assert [u.layers for u in seen] == [(0,), (1, 2), (0, 1, 2)]
@@ -159,7 +159,8 @@ def test_order_of_arrival_does_not_matter(method, tmp_path):
     for fleet_class in (LocalFleet, Shuffled):
         folder = tmp_path / fleet_class.__name__
         model, store = tiny(*GPT2), PartStore(folder / "parts")
-        fleet = fleet_class(clients_of("generation", (9, 5, 12)), (1, 2, 3), store, CPU)
+        clients = clients_of("generation", (9, 5, 12))
+        fleet = fleet_of(clients, (1, 2, 3), store, kind=fleet_class)
         made = make_method(method, "generation", store)
         records.append(run_rounds(model, made, fleet, folder, 2))
         states.append(state_of(model))

@@ -4,7 +4,7 @@
     run = leff.run("experiments/e2e.toml")
     print(run.before, run.after)
 
-Everything is loaded where it is used, so that this import is quick.
+Modules are imported when they are first used, so `import leff` is quick.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What scripts and notebooks call; the command line is a thin layer over it.
+"""Functions for scripts and notebooks; the command line is a thin layer over them.
 
 import leff
 run = leff.run(rounds=3)          # or leff.run("experiments/e2e.toml", out="runs/e2e")
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: where it is, and its `result.json`."""
+    """A finished run: its folder, and its `result.json`."""
 
     folder: Path
     result: Mapping[str, Any]
@@ -40,16 +40,16 @@ class Run:
 
     @property
     def model(self) -> Path:
-        """The fine-tuned model's folder, which `from_pretrained` reads."""
+        """The fine-tuned model's folder; `from_pretrained` reads it."""
         return self.folder / "model"
 
     @property
     def picture(self) -> Path:
-        """Loss and metric by round, layers trained, importance."""
+        """The PNG of loss and metric by round, trained layers and importance."""
         return self.folder / "rounds.png"
 
     def records(self) -> "list[RoundRecord]":
-        """One record a round; round 0 is the model before the first."""
+        """Return one record a round; round 0 is the model before the first."""
         from leff.runs.folder import RunFolder
 
         return RunFolder(self.folder).records()
@@ -70,10 +70,10 @@ def run(
 ) -> Run:
     """Run a federation to its end and return it.
 
-    `config` is a TOML file or a configuration, the built-in run if None.  `options` override it:
-    by dotted key in a dict (``**{"training.rounds": 3}``), by bare name where only one section
-    has it (``rounds=3``), or by section for its name (``model="gpt2", method="fedavg"``).
-    `out` is the run's folder, by default a new one in ``runs/``.
+    `config` is a TOML file or a configuration; None is the built-in run.  `options` override a
+    file: by dotted key (``**{"training.rounds": 3}``), by bare name if only one section has it
+    (``rounds=3``), or by a section's name (``model="gpt2"`` is ``model.name``).  `out` is the
+    run's folder, by default a new one in ``runs/``.
 
     Raises ConfigError, DataError or ModelError before any training, RunError if it fails later.
     """
@@ -91,7 +91,7 @@ def run(
 
 
 def resume(folder: str | Path, *, progress: "Progress | None" = None) -> Run:
-    """Go on with a run that was cut off, to the same result; return at once if it is finished.
+    """Continue an interrupted run to the same result; return at once if it is finished.
 
     Raises ConfigError if `folder` is no run, CheckpointError if no checkpoint can be read.
     """
@@ -113,7 +113,7 @@ def _finish(folder: Any, config: RunConfig, progress: "Progress | None") -> Run:
 
 
 def _drawn(run: Run) -> Run:
-    """Draw the run's picture, unless it is there."""
+    """Draw the run's picture if there is none yet."""
     from leff.report.picture import draw_run
 
     if not run.picture.exists():
@@ -124,10 +124,10 @@ def _drawn(run: Run) -> Run:
 def evaluate(
     folder: str | Path, *, examples: int | None = None, beams: int | None = None
 ) -> dict[str, Any]:
-    """Return every metric of a run's model, or of the newest checkpoint's, on the test split.
+    """Return every metric of a run's model, or of its newest checkpoint, on the test split.
 
-    `examples` is their number, all by default; `beams` the beam width, by default the run's own.
-    The keys are those of `leff.tasks.evaluator.Evaluator.full`.
+    `examples` is the number of test examples, by default all; `beams` is the beam width, by
+    default the run's.  The keys are those of `leff.tasks.evaluator.Evaluator.full`.
     """
     from leff.runs.trained import measure
 
@@ -139,8 +139,8 @@ def generate(
 ) -> list[str]:
     """Return a text for every input, from a run's model or any folder with a causal LM.
 
-    Inputs of a run that learnt a generation task, or of its ``model`` folder, get the prompt that
-    it was trained with; all others go to the model as they are.
+    A run of a generation task, or its ``model`` folder, gets inputs in the prompt that it was
+    trained with.  Any other model gets the inputs as they are.
 
     Raises ConfigError for a model that classifies.
     """
@@ -167,13 +167,13 @@ def mmlu(
     batch_size: int = 8,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Return how many of MMLU's test questions a causal model answers rightly.
+    """Return the share of MMLU's test questions that a causal model answers correctly.
 
-    `model` is a run's folder, a model's folder or a hub id; `folder` is where the data is, as for
-    every task.  `subjects` are all by default, and `examples` the questions of each at most.  The
-    keys are ``accuracy`` (of all questions), ``subject_mean``, ``subjects`` (each one's accuracy
-    and questions), ``categories``, ``shots``, ``questions`` and ``notes``.  `progress` is called
-    with the questions done and their number.
+    `model` is a run's folder, a model's folder or a hub id; `folder` holds the data.  `subjects`
+    are all by default.  `examples` is the most questions of a subject.  The keys are ``accuracy``
+    (of all questions), ``subject_mean``, ``subjects`` (accuracy and questions of each),
+    ``categories``, ``shots``, ``questions`` and ``notes``.  `progress` is called with the number
+    of questions done and of all.
 
     Raises ConfigError, DataError and ModelError before anything is computed.
     """
@@ -195,7 +195,7 @@ def mmlu(
     read, tokenizer = read_trained(model)
     if not read.can_generate():
         raise ConfigError(f"{model} is no causal language model; it gives answers no likelihood")
-    found = score(
+    scores = score(
         read.to(torch_device("auto")),
         tokenizer,
         questions,
@@ -204,15 +204,15 @@ def mmlu(
         batch_size=batch_size,
         progress=progress,
     )
-    return {**asdict(found), "shots": shots}
+    return {**asdict(scores), "shots": shots}
 
 
 def new_folder(config: RunConfig) -> Path:
-    """Return a folder in ``runs/`` that does not exist yet, named by time, task and method."""
+    """Return a new folder's path in ``runs/``, named by time, task and method."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = f"{stamp}-{config.data.task}-{config.method.name}"
     tries = (Path("runs") / (name + (f"-{i}" if i else "")) for i in range(1000))
-    found = next((path for path in tries if not path.exists()), None)
-    if found is None:
+    unused = next((path for path in tries if not path.exists()), None)
+    if unused is None:
         raise RunError(f"runs/{name} and its like exist; give --out")
-    return found
+    return unused

@@ -1,10 +1,10 @@
-"""One round as a typed record: what happened, to whom, and what was measured.
+"""One round as a typed record: its clients, failures, bytes, times and measurements.
 
     record = RoundRecord.from_dict(json.loads(line))       # a line of a run's rounds.jsonl
     record.loss, record.clients[0].layers, record.to_dict()
 
-The live table, the picture, the paper's tables and results read these.  Round 0 is the model before
-the first round.  A field that is None was not measured in that round; it is not in the JSON.
+The live table, the picture, the paper's tables and results read records.  Round 0 is the model
+before the first round.  A field that is None was not measured; most are then left out of the JSON.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,9 +27,9 @@ ALWAYS = ("memory_bytes", "step_flops", "losses", "predicted_bytes", "failure", 
 
 @dataclass(frozen=True)
 class SimulatedSeconds:
-    """Where a client's time goes by the virtual clock; `setup` comes once, before its first round.
+    """A client's seconds by the virtual clock.  `setup` comes once, before its first round.
 
-    `round` is the sum of the first three.
+    `round` is the sum of `download`, `compute` and `upload`.
     """
 
     download: float
@@ -41,16 +41,16 @@ class SimulatedSeconds:
 
 @dataclass(frozen=True)
 class ClientRecord:
-    """One client's part in a round; fields are those of `messages`, as far as not said here."""
+    """One client's part in a round; fields without a comment are as in `messages`."""
 
     client: int
-    capacity: int  # layers that it reported
-    memory_bytes: int | None  # reported, as step_flops
+    capacity: int  # layers that the client reported
+    memory_bytes: int | None  # reported, like step_flops
     step_flops: int | None
-    layers: tuple[int, ...]  # of the full model, trained
+    layers: tuple[int, ...]  # the full model's layers that the client trained
     examples: int
     steps: int
-    losses: tuple[float, float] | None  # nats, of the first and the last quarter of the steps
+    losses: tuple[float, float] | None  # nats; means of the first and last quarter of the steps
     download_bytes: int
     upload_bytes: int
     train_seconds: float
@@ -66,7 +66,7 @@ class ClientRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ClientRecord":
-        """Return the record of JSON values.  Raises TypeError for keys that are not its own."""
+        """Return the record of JSON values.  Raises TypeError for unknown keys."""
         own: dict[str, Any] = dict(values)
         for name in ("layers", "layer_scores", "losses"):
             own[name] = None if own[name] is None else tuple(own[name])
@@ -77,15 +77,15 @@ class ClientRecord:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round; `facts` is what the method records of it, such as layer scores and entropy."""
+    """One round; `facts` are the method's own values, such as layer scores and entropy."""
 
-    round: int  # from 1; 0 is before the first
-    train_loss: float | None = None  # of the clients' last steps, weighted by examples
+    round: int  # from 1; 0 is the model before the first round
+    train_loss: float | None = None  # mean over the clients' last steps, weighted by examples
     learning_rate: float | None = None
     failures: int | None = None
     download_bytes: int | None = None
     upload_bytes: int | None = None
-    sat_out: Mapping[str, str] | None = None  # client -> why
+    sat_out: Mapping[str, str] | None = None  # client -> reason
     round_seconds_simulated: float | None = None
     setup_seconds_simulated: float | None = None
     idle_share: float | None = None
@@ -96,7 +96,7 @@ class RoundRecord:
     train_seconds: float | None = None
     observe_seconds: float | None = None
     merge_seconds: float | None = None
-    loss: float | None = None  # of the full model, on validation examples
+    loss: float | None = None  # the full model's, on validation examples
     metric: float | None = None
     evaluation_seconds: float | None = None
     before: Mapping[str, Any] | None = None  # every metric on the test split, in round 0
@@ -105,20 +105,20 @@ class RoundRecord:
 
     @property
     def layer_scores(self) -> Sequence[float] | None:
-        """I_l of every layer, where the method measured it."""
+        """I_l of every layer, or None if the method did not measure it."""
         return self.facts.get("layer_scores")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON values of a line; facts stand beside the other keys."""
+        """Return the JSON values of a line.  Facts are keys beside the other fields."""
         values = _measured(asdict(self))
         values["clients"] = [_measured(client) for client in values["clients"]]
-        if not self.round:  # nobody trained
+        if not self.round:  # no client trained in round 0
             del values["clients"], values["train_loss"]
         return {"round": self.round, **values.pop("facts"), **values}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RoundRecord":
-        """Return the record of a line's values; keys that are none of its own are facts."""
+        """Return the record of a line's values; keys without a field of their own are facts."""
         names = {each.name for each in fields(cls)} - {"facts", "clients"}
         own = {name: value for name, value in values.items() if name in names}
         facts = {n: v for n, v in values.items() if n not in names and n != "clients"}
@@ -127,14 +127,12 @@ class RoundRecord:
 
 
 def _measured(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that are there, as JSON has them."""
+    """Return the fields that go into the JSON, with lists in place of tuples."""
     kept = {name: value for name, value in values.items() if value is not None or name in ALWAYS}
-    return {name: jsonable(value) for name, value in kept.items()}
-
-
-def jsonable(value: Any) -> Any:
-    """Return a list for a tuple, and any other value as it is."""
-    return list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
+    return {
+        name: list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
+        for name, value in kept.items()
+    }
 
 
 def round_record(
@@ -144,9 +142,9 @@ def round_record(
     jobs: Mapping[int, Job],
     updates: Sequence[Update],
 ) -> RoundRecord:
-    """Return the record of a round whose updates, without payloads, are in the order of ids.
+    """Return the record of a round.
 
-    `jobs` are the clients' jobs as they were done.
+    `jobs` are the clients' jobs as run.  `updates` have no payloads and are in the order of ids.
     """
     capacities = {report.client: report for report in reports}
     clients = tuple(
@@ -164,7 +162,7 @@ def round_record(
         failures=sum(client.failure is not None for client in clients),
         download_bytes=sum(client.download_bytes for client in clients),
         upload_bytes=sum(client.upload_bytes for client in clients),
-        sat_out={str(i): why for i, why in sorted(schedule.sat_out.items())} or None,
+        sat_out={str(i): reason for i, reason in sorted(schedule.sat_out.items())} or None,
         round_seconds_simulated=max(own, default=None),
         setup_seconds_simulated=max((each.setup for each in spent), default=None),
         idle_share=idle_share([*own, *absent]) if own else None,

@@ -1,12 +1,12 @@
-"""The round: what every method and every engine runs.  Start reading here.
+"""One round, the same for every method and every engine.  Start reading here.
 
     1  capacity        each client that takes part says how many layers it can fine-tune
     2  plan            the method samples a block of layers for each, and compresses the rest
     3  local training  each client trains its block inside its own small model
     4  merge           the method averages layer by layer
 
-Two seams meet here: a `Method` (what is sent, trained, merged: `leff.methods`) and a `Fleet`
-(where the clients are: `leff.engines`).
+Two seams meet here.  A `Method` says what is sent, trained and merged (`leff.methods`).  A `Fleet`
+reaches the clients (`leff.engines`).
 """
 
 import time
@@ -27,32 +27,32 @@ from leff.wire.spool import Spool
 
 
 class Fleet(Protocol):
-    """Where the clients are.  It keeps nothing between rounds."""
+    """Reaches the clients.  It keeps nothing between rounds."""
 
     def clients(self) -> Sequence[int]:
-        """Return the ids of the clients that are there, in order."""
+        """Return the ids of the available clients, in order."""
         ...
 
     def report(self, clients: Sequence[int]) -> list[Capacity]:
-        """Return the capacities of those of these clients that answer, in the order of ids."""
+        """Return the capacities of the clients that answer, in the order of ids."""
         ...
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
-        """Have the jobs done and yield the updates, one at a time, in any order."""
+        """Run the jobs on the clients and yield the updates, one at a time, in any order."""
         ...
 
 
 class Watcher:
-    """Watches a round.  Every method may do nothing."""
+    """Watches a round.  By default each method does nothing."""
 
     def planned(self, plan: Plan) -> None:
-        """See the jobs before they are done."""
+        """See the jobs before the clients get them."""
 
     def trained(self, update: Update) -> None:
-        """See an update as the server took it."""
+        """See an update after the server has checked it."""
 
     def observe(self, plan: Plan, spool: Spool) -> Mapping[str, Any]:
-        """Measure something before the merge; what it returns are fields of the record."""
+        """Measure something before the merge, and return it as fields of the record."""
         return {}
 
 

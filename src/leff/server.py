@@ -1,11 +1,11 @@
-"""What the server knows of its clients, and how it takes in what they send.
+"""The server's knowledge of its clients, and the checks of their updates.
 
     server = Server(store, Spool(folder), limits)
     server.open(model, jobs, reports)              # jobs go out
     update = server.receive(update)                # checked, on disk, perhaps refused
     jobs, updates = server.close()                 # in the order of client ids, without payloads
 
-Who holds which part and whose memory ran out is kept here, once for every engine.
+The server records which client holds which parts and whose memory ran out, for every engine.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from leff.wire.spool import Spool
 
 
 class Server:
-    """The server beside the model and the method; `limits` are where jobs are weighed by any."""
+    """The server without the model and the method; `limits` is None if jobs have no limits."""
 
     def __init__(self, store: PartStore, spool: Spool, limits: Limits | None = None) -> None:
         self.store, self.spool, self.limits = store, spool, limits
@@ -40,7 +40,7 @@ class Server:
         return [self._setbacks.applied(report) for report in reports]
 
     def open(self, model: nn.Module, jobs: Sequence[Job], reports: Sequence[Capacity]) -> None:
-        """Note what goes out in a round, and forget the round before."""
+        """Start a round: forget the last one; note the jobs and each client's expected tensors."""
         self.spool.clear()
         self._jobs = {job.client: job for job in jobs}
         self._reports = {report.client: report for report in reports}
@@ -48,7 +48,7 @@ class Server:
         self._downloads = {job.client: self.holdings.send(job) for job in jobs}
 
     def receive(self, update: Update) -> Update:
-        """Keep an update, and return it with its bytes; what cannot be merged is refused."""
+        """Keep an update and return it with its download bytes; refuse what cannot be merged."""
         update = replace(update, download_bytes=self._downloads[update.client])
         if update.out_of_memory_bytes:
             update = self._lowered(update)
@@ -59,15 +59,12 @@ class Server:
         return update
 
     def close(self) -> tuple[dict[int, Job], list[Update]]:
-        """Return the round's jobs by client as they were done, and its updates.
-
-        Parts of earlier rounds are dropped.
-        """
+        """Return the round's jobs by client, and its updates; drop the parts of earlier rounds."""
         self.store.keep({part.digest for job in self._jobs.values() for part in job.parts})
         return self._jobs, [update for _, update in sorted(self.spool.updates.items())]
 
     def _lowered(self, update: Update) -> Update:
-        """Take the client for less from now on, and say what had been predicted."""
+        """Lower the client's limits, and add the predicted bytes to the failure's text."""
         job = self._jobs[update.client]
         if self.limits is not None:
             job = self._jobs[update.client] = with_peak(job, self.limits)
@@ -76,10 +73,9 @@ class Server:
         return replace(update, failure=f"{update.failure}; {predicted}")
 
     def state(self) -> dict[str, Any]:
-        """Return what a resumed run needs, as JSON values."""
+        """Return the holdings and the setbacks as JSON values, for a resumed run."""
         return {"holdings": self.holdings.state(), "setbacks": self._setbacks.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Put `state()`'s values back."""
         self.holdings.load_state(state["holdings"])
         self._setbacks.load_state(state["setbacks"])

@@ -10,6 +10,7 @@ from small_rounds import (
     CPU,
     clients_of,
     federate,
+    fleet_of,
     job_of,
     make_method,
     run_rounds,
@@ -18,44 +19,54 @@ from small_rounds import (
 )
 from tiny_models import tiny
 
+from leff.client import train as client
 from leff.engines import local
 from leff.engines.local import worker_count
 from leff.errors import RunError
+from leff.server import Server
 from leff.wire.messages import Capacity
+from leff.wire.spool import Spool
 
 GPT2 = ("gpt2", "generation")
 
 
-def fleet_of(store, sizes=(5, 6), capacities=(1, 2), workers=1):
+def fleet_with(store, sizes=(5, 6), capacities=(1, 2), workers=1):
     return fleet_of(clients_of("generation", sizes), capacities, store, CPU, workers)
 
 
+def done(model, fleet, server, job):
+    """The update of a job that the server sent out."""
+    server.open(model, [job], fleet.report([job.client]))
+    (update,) = (server.receive(each) for each in fleet.train([job]))
+    return update
+
+
 def test_report_says_capacity_and_examples(store):
-    fleet = fleet_of(store)
-    assert fleet.size == 2
+    fleet = fleet_with(store)
+    assert list(fleet.clients()) == [0, 1]
     assert fleet.report([1, 0]) == [Capacity(1, 2, 6), Capacity(0, 1, 5)]
 
 
-def test_only_what_a_client_does_not_hold_is_downloaded(store):
-    model, fleet = tiny(*GPT2), fleet_of(store, sizes=(5,) * 4)
+def test_only_what_a_client_does_not_hold_is_downloaded(store, tmp_path):
+    model, fleet = tiny(*GPT2), fleet_with(store, (5,) * 4, (1,) * 4)
+    server = Server(store, Spool(tmp_path / "u"))
     job = job_of(model, "generation", store, range(1, 3))
     sizes = {part.digest: part.size_bytes for part in job.parts}
-    (first,) = fleet.train([job])
-    assert first.download_bytes == sum(sizes.values())
-    (again,) = fleet.train([job])
-    assert again.download_bytes == 0
+    assert done(model, fleet, server, job).download_bytes == sum(sizes.values())
+    assert done(model, fleet, server, job).download_bytes == 0
     with torch.no_grad():
         model.transformer.h[2].ln_1.bias.add_(1)  # one layer moves
-    (third,) = fleet.train([job_of(model, "generation", store, range(1, 3))])
+    third = done(model, fleet, server, job_of(model, "generation", store, range(1, 3)))
     assert third.download_bytes == job.segments[0].parts[1].size_bytes
 
 
-def test_a_part_that_occurs_twice_is_downloaded_once(store):
+def test_a_part_that_occurs_twice_is_downloaded_once(store, tmp_path):
     model = tiny(*GPT2)
     with torch.no_grad():
         model.transformer.h[1].load_state_dict(model.transformer.h[0].state_dict())
     job = job_of(model, "generation", store, range(0, 2))
-    (update,) = fleet_of(store, sizes=(5,) * 4).train([job])
+    fleet, server = fleet_with(store, (5,) * 4, (1,) * 4), Server(store, Spool(tmp_path / "u"))
+    update = done(model, fleet, server, job)
     one = job.segments[0].parts[0].size_bytes
     assert update.download_bytes == job.shell.size_bytes + job.tail.size_bytes + one
 
@@ -69,21 +80,20 @@ def test_the_second_round_does_not_resend_the_shell(tmp_path):
         assert b["download_bytes"] > 0
 
 
-def test_what_clients_hold_survives_a_restart(store):
-    model = tiny(*GPT2)
-    job = job_of(model, "generation", store, range(1))
-    fleet = fleet_of(store, sizes=(5,) * 4)
-    list(fleet.train([job]))
+def test_what_clients_hold_survives_a_restart(store, tmp_path):
     import json
 
-    resumed = fleet_of(store, sizes=(5,) * 4)
-    resumed.load_state(json.loads(json.dumps(fleet.state())))
-    assert [u.download_bytes for u in resumed.train([job])] == [0]
-    assert resumed.state() == fleet.state()
+    model, fleet = tiny(*GPT2), fleet_with(store, (5,) * 4, (1,) * 4)
+    job = job_of(model, "generation", store, range(1))
+    server, resumed = (Server(store, Spool(tmp_path / name)) for name in ("a", "b"))
+    assert done(model, fleet, server, job).download_bytes > 0
+    resumed.load_state(json.loads(json.dumps(server.state())))
+    assert done(model, fleet, resumed, job).download_bytes == 0
+    assert resumed.state() == server.state()
 
 
 def test_the_store_holds_the_parts_of_one_round(tmp_path, store):
-    model, fleet = tiny(*GPT2), fleet_of(store, sizes=(5, 5, 5), capacities=(1, 1, 1))
+    model, fleet = tiny(*GPT2), fleet_with(store, sizes=(5, 5, 5), capacities=(1, 1, 1))
     method = make_method("leff", "generation", store)
     sizes = []
     for index in range(4):
@@ -118,17 +128,17 @@ def test_number_of_workers():
 
 
 def test_a_client_that_raises_is_a_refused_update(store, monkeypatch, caplog):
-    model, fleet = tiny(*GPT2), fleet_of(store)
+    model, fleet = tiny(*GPT2), fleet_with(store)
     job = job_of(model, "generation", store, range(1, 3))
     jobs = [replace(job, client=client) for client in (0, 1)]
-    real = local.client.train
+    real = client.train
 
     def train(job, *arguments):
         if job.client == 0:
             raise IndexError("no row 12")
         return real(job, *arguments)
 
-    monkeypatch.setattr(local.client, "train", train)
+    monkeypatch.setattr(client, "train", train)
     broken, whole = fleet.train(jobs)
     assert broken.failure == "IndexError: no row 12" and not broken.payload
     assert broken.examples == 5 and broken.layers == (1, 2)
@@ -142,7 +152,7 @@ def die(*_):
 
 @pytest.mark.slow
 def test_a_killed_worker_is_a_clear_error(store, monkeypatch):
-    model, fleet = tiny(*GPT2), fleet_of(store, workers=2)
+    model, fleet = tiny(*GPT2), fleet_with(store, workers=2)
     job = job_of(model, "generation", store, range(1, 3))
     monkeypatch.setattr(local, "_train_pinned", die)
     with pytest.raises(RunError, match=r"a worker process was killed.*engine\.workers = 1"):

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import (
     ElectraConfig,
     GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     OPTConfig,
     PhiConfig,
     T5Config,
@@ -41,8 +42,10 @@ UNKNOWN = {
     "phi": (PhiConfig(**SIZES, **ENDS), "generation", "model.layers"),
     "electra": (ElectraConfig(**SIZES), "classification", "electra.encoder.layer"),
 }
+# the head's name in the library, which was `embed_out` up to 5.13
+NEOX_HEAD = next(iter(GPTNeoXForCausalLM._tied_weights_keys)).removesuffix(".weight")
 TAILS = {
-    "gpt_neox": {"gpt_neox.final_layer_norm", "lm_head"},
+    "gpt_neox": {"gpt_neox.final_layer_norm", NEOX_HEAD},
     "opt": {"model.decoder.final_layer_norm"},  # the head is tied
     "phi": {"model.final_layernorm", "lm_head"},
     "electra": {"classifier.dense", "classifier.out_proj"},

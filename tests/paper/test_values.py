@@ -150,9 +150,7 @@ def test_what_runs_say_of_a_metric_is_said_once():
         other["after"]["notes"] = {"shots": "3 of 64 questions had 0.5 shots"}
     values = metric_values(read_experiment(FOLDER, "table4"), COMMON, found, results, {})
     assert values[0].to_dict()["notes"] == ["1 of 64 questions had 1.5 shots"]
-    assert note_lines(values) == [
-        "MMLU: 1 of 64 questions had 1.5 shots (and the like in other runs)"
-    ]
+    assert note_lines(values) == ["MMLU: 1 of 64 questions had 1.5 shots (similar in other runs)"]
     found, results = made("table3", {"E2E": {0: 0.5}}, rows=("8",))
     (notes,) = (result["after"]["notes"] for result in results.values())
     notes["NIST"] = "not the official one"

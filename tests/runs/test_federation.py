@@ -203,8 +203,9 @@ def test_model_sources(tmp_path, monkeypatch):
 
 def test_capacities():
     def layers_of(layers, method="leff"):
-        config = load_config(None, {"clients.layers": layers, "clients.count": 5})
-        return client_layers(config, spec_of(method), 3)
+        config = load_config(None, {"clients.count": 5})
+        clients = config.clients.model_copy(update={"layers": layers})  # 0 is no valid option
+        return client_layers(config.model_copy(update={"clients": clients}), spec_of(method), 3)
 
     assert layers_of([1, 3]) == (1, 3, 1, 3, 1)
     assert layers_of([1, 3], "fedavg") == (3, 3, 3, 3, 3)

@@ -50,5 +50,7 @@ def test_clear_and_a_new_spool_forget_everything(tmp_path):
     spool.clear()
     assert list(spool.accepted()) == [] and list((tmp_path / "updates").iterdir()) == []
     spool.add(update(2))
-    assert list(Spool(tmp_path / "updates").accepted()) == []
+    other = Spool(tmp_path / "updates")
+    assert list(other.accepted()) == [] and list(spool.accepted()) == [update(2)]
+    other.clear()
     assert list((tmp_path / "updates").iterdir()) == []

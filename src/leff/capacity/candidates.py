@@ -1,12 +1,12 @@
-"""What a client's block size and context are chosen from, and their errors.
+"""The candidates for a client's block size and context, and their errors.
 
     sizes = model_sizes(model, "classification")
-    found = candidates(sizes)
-    errors = measure(model, bank, found, proxy_batches, decided={})
-    found[1].layers, found[1].setting     # 1, Setting(name='quantise', rate=1.0, bits=8, suffix='')
+    tried = candidates(sizes)
+    errors = measure(model, bank, tried, proxy_batches, decided={})
+    tried[1].layers, tried[1].setting     # 1, Setting(name='quantise', rate=1.0, bits=8, suffix='')
 
-The error is the floor Δ² of PAPER Sec. 4 seen from outside: how far a client's last hidden state
-is from the full model's.  The paper leaves the choice of r and L_i to the user.
+The error is the distance of a client's last hidden state from the full model's.  It stands for the
+floor Δ² of PAPER Sec. 4.  The paper leaves the choice of r and L_i to the user.
 """
 
 from collections.abc import MutableMapping, Sequence
@@ -24,14 +24,14 @@ from leff.methods.stand_ins.error import block_errors
 from leff.methods.stand_ins.stand_in import Batch, Context, Span
 from leff.models import blocks
 
-TOLERANCE = 0.03  # errors that differ by less count as equal: 8 bits then count as exact
-BITS = (32, 8, 4)  # 16 would never be chosen: 8 take less, and count as exact
-DEEP = 8  # layers from which a quarter of them is a model of its own
+TOLERANCE = 0.03  # errors that differ by less count as equal, so 8 bits count as exact
+BITS = (32, 8, 4)  # not 16: 8 bits take less memory and count as exact too
+DEEP = 8  # from so many layers on, students of a quarter of the layers are tried too
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The options of a run that make a context, under their own names (`ContextConfig`)."""
+    """The run options that make a context, under the names that they have in `ContextConfig`."""
 
     name: str
     rate: float = 1.0
@@ -44,19 +44,19 @@ class Setting:
 
     @property
     def keeps_all(self) -> bool:
-        """Whether every layer is there."""
+        """Whether the client's model has every layer of the full model."""
         return self.name == "quantise" and self.suffix in ("", "quantise")
 
     def options(self) -> dict[str, Any]:
         """Return the run options that differ from plain layers, by their full names."""
-        found: dict[str, Any] = {"context.name": self.name, "context.bits": self.bits}
-        found |= {"context.rate": self.rate} if self.rate < 1 else {}
-        return found | ({"context.suffix": self.suffix} if self.suffix else {})
+        options: dict[str, Any] = {"context.name": self.name, "context.bits": self.bits}
+        options |= {"context.rate": self.rate} if self.rate < 1 else {}
+        return options | ({"context.suffix": self.suffix} if self.suffix else {})
 
     def __str__(self) -> str:
-        way = f"{self.name} + {self.suffix}" if self.suffix else self.name
+        name = f"{self.name} + {self.suffix}" if self.suffix else self.name
         rate = f" {self.rate:g}" if self.rate < 1 else ""
-        return f"{way}{rate}, {self.bits} bits"
+        return f"{name}{rate}, {self.bits} bits"
 
 
 ASSUMED_ERRORS = {
@@ -75,19 +75,19 @@ ASSUMED_ERRORS = {
     Setting("drop", 0.5, 8): 0.89,
     Setting("drop", 0.5, 4): 0.89,
 }
-"""What is taken for the error where there are no weights to measure it on: a prior, no more.
+"""Errors that plans assume where there are no weights to measure.  They are a prior, no more.
 
-Geometric means of MiniLM-L6's (SST-2, proxy WNLI) and the built-in model's errors with one layer
-trained, students after 100 steps at 3e-3, one seed (`benchmarks.frontier`).  They differ by up to
-ten times: 8 bits .029 and .003, 4 bits .22 and .041, distil 0.5 .40 and .18, drop 0.5 .85 and .93.
-distil 0.25 is the built-in model's, times what distil 0.5 is above that.  8 bits
-count as exact (`TOLERANCE`), as they do on both models where they are measured.
+Each is the geometric mean of two models' errors: MiniLM-L6 (SST-2, proxy WNLI) and the built-in
+model.  One layer was trained, students took 100 steps at 3e-3, one seed (`benchmarks.frontier`).
+The two differ by up to ten times: 8 bits .029 and .003, 4 bits .22 and .041, distil 0.5 .40 and
+.18, drop 0.5 .85 and .93.  distil 0.25 is the built-in model's error, raised as much as distil 0.5
+is raised above the built-in model's.  8 bits count as exact (`TOLERANCE`) on both models.
 """
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A block size in a context, its step checkpointed or not, and what it takes (`Footprint`)."""
+    """A block size in a context, checkpointed or not, with its state bytes and operations."""
 
     layers: int
     setting: Setting
@@ -96,13 +96,13 @@ class Candidate:
     checkpointing: bool = False
 
     def setup(self, asked: ClientSetup) -> ClientSetup:
-        """Return what is asked for, with this block, context and checkpointing."""
+        """Return the setup `asked`, with this candidate's block, context and checkpointing."""
         step = replace(asked.step, checkpointing=self.checkpointing)
         return replace(asked, layers=self.layers, context=self.setting.context, step=step)
 
 
 def settings(layers: int) -> list[Setting]:
-    """Return the contexts that are tried for a model of so many layers, the plainest first."""
+    """Return the contexts to try for a model of `layers` layers, the plainest first."""
     rates = (0.5, 0.25) if layers >= DEEP else (0.5,)
     return [
         *(Setting("quantise", bits=bits) for bits in BITS),
@@ -120,9 +120,8 @@ def candidates(
 ) -> list[Candidate]:
     """Return every block size in every context, each different client model once.
 
-    `asked` has the embedding bits and a step's batch, which may be checkpointed.  Block sizes are 1
-    to L if none are given; with L there is nothing to replace, and one candidate.  `contexts` are
-    all `settings` unless given.
+    `asked` gives the embedding bits and the step.  Block sizes are 1 to L and contexts are all
+    `settings`, unless given.  A block of all L layers has no context, so it is one candidate.
     """
     total, asked = len(sizes.layers), asked or ClientSetup()
     again, different = asked.step.checkpointing, dict[tuple[Any, ...], Candidate]()
@@ -132,8 +131,8 @@ def candidates(
             worst = worst_footprint(
                 [footprint(sizes, o, setup) for o in block_layouts(setup, total)]
             )
-            made = Candidate(layers, setting, worst.state_bytes, worst.step_flops, again)
-            different.setdefault((layers, *_units(setting, layers, total)), made)
+            candidate = Candidate(layers, setting, worst.state_bytes, worst.step_flops, again)
+            different.setdefault((layers, *_units(setting, layers, total)), candidate)
     return list(different.values())
 
 
@@ -142,12 +141,12 @@ def with_checkpointing(
 ) -> list[Candidate]:
     """Return the candidates, and after them the same ones checkpointed."""
     again = replace(asked, step=replace(asked.step, checkpointing=True))
-    each = [asked] if asked.step.checkpointing else [asked, again]
-    return [found for setup in each for found in candidates(sizes, setup, contexts=contexts)]
+    setups = [asked] if asked.step.checkpointing else [asked, again]
+    return [each for setup in setups for each in candidates(sizes, setup, contexts=contexts)]
 
 
 def _units(setting: Setting, layers: int, total: int) -> list[tuple[Span, ...]]:
-    """Return what each place's stand-ins are made of; where it is the same, so is the client."""
+    """Return each place's units.  Two settings with the same units give the same client model."""
     return [
         tuple(unit for span in setting.context.spans(block, total) for unit in span.units())
         for block in places(layers, total)
@@ -157,31 +156,31 @@ def _units(setting: Setting, layers: int, total: int) -> list[tuple[Span, ...]]:
 def measure(
     model: nn.Module,
     bank: Bank,
-    found: Sequence[Candidate],
+    tried: Sequence[Candidate],
     batches: Sequence[Batch],
     decided: MutableMapping[str, Any],
 ) -> dict[Candidate, float]:
-    """Return each candidate's error: the client's last hidden state, the mean over all places.
+    """Return each candidate's error: the mean of `block_errors` over all places of its block.
 
-    `block_errors` on the first of `batches`.  All stand-ins come from one `bank`, so units are
-    shared, and a student is trained once whatever bits it is then sent in.
+    The errors are measured on the first of `batches`.  All stand-ins come from one `bank`, so
+    candidates share units: a student is trained once for all numbers of bits.
     """
     total = len(blocks(model))
-    around = {c: places(c.layers, total) for c in found}
-    spans = {s for c in found for block in around[c] for s in c.setting.context.spans(block, total)}
-    made = bank.make(model, sorted(spans), batches, decided) if spans else {}
+    drawn = {c: places(c.layers, total) for c in tried}
+    spans = {s for c in tried for block in drawn[c] for s in c.setting.context.spans(block, total)}
+    stand_ins = bank.make(model, sorted(spans), batches, decided) if spans else {}
     errors: dict[Candidate, float] = {}
-    for candidate in found:
+    for candidate, blocks_drawn in drawn.items():
         context = candidate.setting.context
-        each = block_errors(model, context, made, around[candidate], batches[0]).values()
+        each = block_errors(model, context, stand_ins, blocks_drawn, batches[0]).values()
         errors[candidate] = sum(each) / len(each)
     return errors
 
 
-def assumed_errors(found: Sequence[Candidate]) -> dict[Candidate, float]:
-    """Return `ASSUMED_ERRORS` for plans without weights: bits first, then students, then dropping.
+def assumed_errors(tried: Sequence[Candidate]) -> dict[Candidate, float]:
+    """Return `ASSUMED_ERRORS` of candidates: fewer bits err least, then students, then dropping.
 
-    On both models and all block sizes that were measured the order was this, but for 4 bits and
-    a distilled suffix in 8 bits, which were close on MiniLM (.170 and .168 with three layers).
+    Both models gave this order at all measured block sizes, with one exception: on MiniLM, 4 bits
+    and a distilled suffix in 8 bits were close (.170 and .168 with three layers).
     """
-    return {candidate: ASSUMED_ERRORS[candidate.setting] for candidate in found}
+    return {candidate: ASSUMED_ERRORS[candidate.setting] for candidate in tried}

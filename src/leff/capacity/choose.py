@@ -1,34 +1,29 @@
-"""What a client has room for: block and context, by its memory, its operations and its time.
+"""The choice of a client's block and context, by its memory, its operations and its time.
 
     report = Capacity(client=0, layers=1, examples=160, memory_bytes=2 * 10**9)
-    chosen = choose(found, assumed_errors, report, TimeLimit(), peaks)
+    chosen = choose(tried, assumed_errors, report, TimeLimit(), peaks)
     chosen.candidate.layers, chosen.candidate.setting, chosen.steps
 
-A candidate fits the memory if the peak of its smallest step does (`leaner_steps`).  Of those that
-fit, the least error is taken; errors that are `TOLERANCE` apart are equal.  So exact layers with
-few steps come before a distilled model with all of them: docs/stand-ins.md has the measurement.
-Among equal errors the most layer-steps win (layers of the block × steps in time): what is trained
-in the time that there is.  That criterion is our own.  Then comes the largest block, then the
-fewest bytes.
+A candidate fits if the peak of its smallest step fits the memory (`leaner_steps`).  Of the
+candidates that fit, the one with the least error wins.  Errors within `TOLERANCE` count as equal.
+So exact layers with few steps win over a distilled model with all steps (docs/stand-ins.md has the
+measurement).  Among equal errors the most layer-steps win: layers of the block × steps in time.
+This criterion is our own.  Then the largest block wins, then the fewest bytes.
 
-Peaks are estimates.  That of the choice is rehearsed, and if it is too large the choice is made
-again with that known.  Without a limit on memory nothing is rehearsed.
+Peaks are estimates.  Only the chosen candidate is rehearsed.  If its peak is too large, the choice
+is made again with the rehearsed peak.  Without a memory limit nothing is rehearsed.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from functools import partial
+from typing import Protocol, cast
 
 import torch
 from torch import nn
 
-from leff.capacity.candidates import (
-    TOLERANCE,
-    Candidate,
-    Setting,
-    measure,
-)
+from leff.capacity.candidates import TOLERANCE, Candidate, Setting, measure
 from leff.capacity.deadline import TimeLimit
 from leff.client.steps import step_count
 from leff.errors import ConfigError
@@ -41,7 +36,7 @@ Errors = Callable[[Sequence[Candidate]], Mapping[Candidate, float]]
 
 @dataclass(frozen=True)
 class Chosen:
-    """A candidate, the local steps that are in time, and those of the whole epochs."""
+    """A candidate, its local steps in time, and the steps of its whole epochs (`wanted`)."""
 
     candidate: Candidate
     steps: int
@@ -49,23 +44,23 @@ class Chosen:
 
 
 class KnowsPeaks(Protocol):
-    """Bytes of the variant of a candidate's step that holds least: `capacity.peak.Peaks`."""
+    """Peak bytes of a candidate's smallest step: `capacity.peak.Peaks`."""
 
     def estimate(self, candidate: Candidate) -> float: ...
     def exact(self, candidate: Candidate) -> int: ...
 
 
 def choose(
-    found: Sequence[Candidate],
+    tried: Sequence[Candidate],
     errors: Errors,
     report: Capacity,
     limit: TimeLimit,
     peaks: KnowsPeaks,
 ) -> Chosen:
-    """Return the best candidate and its steps; see the module's text.
+    """Return the best candidate and its steps, by the rules in the module's docstring.
 
-    `errors` is asked about those that fit.  Raises ConfigError with the least operations, memory or
-    time that would do.
+    `errors` is called with the candidates that fit.  Raises ConfigError if none fits; it names the
+    least operations, memory or time that would do.
     """
     known: dict[Candidate, int] = {}
 
@@ -75,7 +70,7 @@ def choose(
     def fits(candidate: Candidate) -> bool:
         return report.memory_bytes is None or peak(candidate) <= report.memory_bytes
 
-    quick = _quick(found, report)
+    quick = _quick(tried, report)
     while True:
         able = [c for c in quick if limit.steps(c, report.device, report.examples) >= 0]
         fitting = _fitting(able, fits)
@@ -84,8 +79,8 @@ def choose(
             if report.memory_bytes is None or best.candidate in known:
                 return best
             least = best.candidate
-        elif held := [c for c in quick if fits(c)]:
-            raise _too_late(held, report, limit)
+        elif in_memory := [c for c in quick if fits(c)]:
+            raise _too_late(in_memory, report, limit)
         elif (least := min(quick, key=peak)) in known:
             raise ConfigError(
                 f"no client of this model trains within {report.memory_bytes:,} bytes; the least "
@@ -94,26 +89,26 @@ def choose(
         known[least] = peaks.exact(least)
 
 
-def _quick(found: Sequence[Candidate], report: Capacity) -> list[Candidate]:
-    """Return what is within the operations of a step; ConfigError if nothing is."""
+def _quick(tried: Sequence[Candidate], report: Capacity) -> list[Candidate]:
+    """Return the candidates within the client's operations per step; ConfigError if none is."""
     flops = report.step_flops
-    quick = [c for c in found if flops is None or c.step_flops <= flops]
+    quick = [c for c in tried if flops is None or c.step_flops <= flops]
     if not quick:
         raise ConfigError(
             f"no client of this model trains a step in {flops:.4g} operations; "
-            f"the least that would do is {min(c.step_flops for c in found):.4g}"
+            f"the least that would do is {min(c.step_flops for c in tried):.4g}"
         )
     return quick
 
 
 def _fitting(able: Sequence[Candidate], fits: Callable[[Candidate], bool]) -> list[Candidate]:
-    """Return what fits: those that keep all layers, if any do; checkpointed where need be."""
+    """Return what fits, checkpointed if needed: with all layers if possible, else with fewer."""
     for keeps_all in (True, False):
-        fitting: dict[Any, Candidate] = {}
+        fitting: dict[tuple[int, Setting], Candidate] = {}
         for candidate in (c for c in able if c.setting.keeps_all == keeps_all):
-            same = candidate.layers, candidate.setting  # the plain ones come first
-            if same not in fitting and fits(candidate):
-                fitting[same] = candidate
+            key = _kind(candidate)  # the variant without checkpointing comes first
+            if key not in fitting and fits(candidate):
+                fitting[key] = candidate
         if fitting:
             return list(fitting.values())
     return []
@@ -132,9 +127,9 @@ def _best(
     return Chosen(best, steps[best], step_count(limit.epochs, limit.batch_size, report.examples))
 
 
-def _too_late(held: Sequence[Candidate], report: Capacity, limit: TimeLimit) -> ConfigError:
-    assert report.device is not None  # else nothing is late
-    times = (limit.least_seconds(limit.needs[c], report.device, report.examples) for c in held)
+def _too_late(tried: Sequence[Candidate], report: Capacity, limit: TimeLimit) -> ConfigError:
+    assert report.device is not None  # without a device there is no time limit
+    times = (limit.least_seconds(limit.needs[c], report.device, report.examples) for c in tried)
     return ConfigError(
         f"no client of this model does {limit.min_share:.0%} of its steps within "
         f"{limit.seconds:g} s on a {report.device.name}; the least that would do is "
@@ -143,75 +138,70 @@ def _too_late(held: Sequence[Candidate], report: Capacity, limit: TimeLimit) -> 
 
 
 class ByBudget:
-    """Assigns the least error that fits what a client reports, by `choose`.
+    """Assigns to each client the candidate that `choose` returns for its report.
 
-    A device that has room for all layers in few bits gets them so.  Wherever we measured, that was
-    truer than any distilled or dropped context (docs/LOG.md), which are left for those that have
-    not.  A candidate's error is measured on the proxy data in the round that first needs it, and
-    kept: which context is truest hardly changes while a model is fine-tuned.  Nothing is measured
-    where there is one context for all, which is not `measured`.
+    A device with room for all layers in few bits gets all layers.  In all our measurements this
+    erred less than any distilled or dropped context (docs/LOG.md).  A candidate's error is measured
+    on the proxy data in the round that first needs it, and kept, since the order of the contexts
+    hardly changes during fine-tuning.  With `measured` False, for one context for all, nothing is
+    measured.
 
-    Devices of a fleet choose by `limit` too.  A device that nothing fits is left out, and so is a
-    client whose memory has run out before.
+    `limit` applies to devices of a fleet.  A device that no candidate fits gets nothing; nor does
+    a client whose memory ran out before.
     """
 
     def __init__(
         self,
-        found: Sequence[Candidate],
+        tried: Sequence[Candidate],
         bank: Bank,
         proxy: Sequence[Batch],
         peaks: KnowsPeaks,
         limit: TimeLimit | None = None,
         measured: bool = True,
     ) -> None:
-        self._found, self._bank, self._proxy, self._peaks = list(found), bank, proxy, peaks
+        self._tried, self._bank, self._proxy, self._peaks = list(tried), bank, proxy, peaks
         self._limit, self._measured = limit or TimeLimit(), measured
         self._errors: dict[tuple[int, Setting], float] = {}
 
     def assign(self, model: nn.Module, reports: Sequence[Capacity]) -> dict[int, Assigned]:
-        """Return what the clients get.
+        """Return each client's block size and context.
 
-        Raises ConfigError for a budget that nothing fits, where there is no fleet file.
+        Raises ConfigError for a client outside a fleet whose budget no candidate fits.
         """
         assigned: dict[int, Assigned] = {}
         for report in reports:
+            errors = partial(self._measure, model)
             try:
-                best = self._best(model, report)
+                chosen = choose(self._tried, errors, report, self._limit, self._peaks)
             except ConfigError:
                 if report.device is None and report.failed_bytes is None:
                     raise
                 continue
-            setting = best.setting
-            assigned[report.client] = Assigned(best.layers, setting.context, str(setting))
+            layers, setting = _kind(chosen.candidate)
+            assigned[report.client] = Assigned(layers, setting.context, str(setting))
         return assigned
 
-    def _best(self, model: nn.Module, report: Capacity) -> Candidate:
-        def errors(found: Sequence[Candidate]) -> dict[Candidate, float]:
-            return self._measure(model, found)
-
-        return choose(self._found, errors, report, self._limit, self._peaks).candidate
-
-    def _measure(self, model: nn.Module, found: Sequence[Candidate]) -> dict[Candidate, float]:
-        """Return the errors, of which those that are not known are measured."""
+    def _measure(self, model: nn.Module, tried: Sequence[Candidate]) -> dict[Candidate, float]:
+        """Return the candidates' errors; measure and keep those that are not known yet."""
         if not self._measured:
-            return dict.fromkeys(found, 0.0)
-        new = [c for c in found if _kind(c) not in self._errors]
+            return dict.fromkeys(tried, 0.0)
+        new = [c for c in tried if _kind(c) not in self._errors]
         if new:
-            made = measure(model, self._bank, new, self._proxy, decided={})
-            self._errors |= {_kind(candidate): error for candidate, error in made.items()}
-        return {candidate: self._errors[_kind(candidate)] for candidate in found}
+            errors = measure(model, self._bank, new, self._proxy, decided={})
+            self._errors |= {_kind(candidate): error for candidate, error in errors.items()}
+        return {candidate: self._errors[_kind(candidate)] for candidate in tried}
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return ``errors`` of the candidates in their order, NaN where not measured."""
-        values = [self._errors.get(_kind(candidate), math.nan) for candidate in self._found]
+        values = [self._errors.get(_kind(candidate), math.nan) for candidate in self._tried]
         return {"errors": torch.tensor(values, dtype=torch.float64)}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         errors = cast("list[float]", state["errors"].tolist())  # pyright: ignore[reportUnknownMemberType]
-        values = zip(self._found, errors, strict=True)
+        values = zip(self._tried, errors, strict=True)
         self._errors = {_kind(c): error for c, error in values if not math.isnan(error)}
 
 
 def _kind(candidate: Candidate) -> tuple[int, Setting]:
-    """Return what an error depends on: checkpointed or not, it is the same."""
+    """Return what an error depends on; checkpointing does not change it."""
     return candidate.layers, candidate.setting

@@ -1,11 +1,11 @@
-"""The virtual clock: how long a client's round takes on its device, by prediction.
+"""The virtual clock: the predicted seconds of a client's round on its device.
 
     needs = Needs(download_bytes=16_500_000, upload_bytes=1_200_000, step_flops=6_000_000_000)
     spent = round_seconds(needs, device, steps=10)
     spent.total, steps_within(needs, device, seconds=30)
 
-download bytes / bandwidth + steps · operations of a step / speed + upload bytes / bandwidth.  One
-thing after another, at full speed; latency, and what the server does, take no time.
+seconds = download bytes / bandwidth + steps · step operations / speed + upload bytes / bandwidth.
+The three follow one another at full speed.  Latency and the server's own work are left out.
 """
 
 import math
@@ -17,7 +17,7 @@ from leff.wire.messages import Device
 
 @dataclass(frozen=True)
 class Needs:
-    """What one client's round takes: bytes down and up, operations of a step."""
+    """One client's round: bytes down and up, and operations of a step."""
 
     download_bytes: int
     upload_bytes: int
@@ -26,7 +26,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Where a client's time goes."""
+    """The parts of a client's round, in seconds."""
 
     download: float
     compute: float
@@ -38,7 +38,7 @@ class Seconds:
 
 
 def round_seconds(needs: Needs, device: Device, steps: int) -> Seconds:
-    """Return the seconds that a round of so many steps takes on the device."""
+    """Return the seconds of a round of `steps` steps on the device."""
     return Seconds(
         needs.download_bytes / device.down_bytes_per_second,
         steps * needs.step_flops / device.flops_per_second,
@@ -49,7 +49,7 @@ def round_seconds(needs: Needs, device: Device, steps: int) -> Seconds:
 def steps_within(needs: Needs, device: Device, seconds: float, most: int) -> int:
     """Return the largest number of steps, up to `most`, whose round takes at most `seconds`.
 
-    -1 if not even a round of no step does.
+    -1 if a round without any step takes longer.
     """
     left = seconds - round_seconds(needs, device, 0).total
     if left < 0:
@@ -62,9 +62,9 @@ def steps_within(needs: Needs, device: Device, seconds: float, most: int) -> int
 
 
 def idle_share(own_seconds: Sequence[float]) -> float | None:
-    """Return the mean over clients of 1 - own / round, in [0, 1]; the round is the slowest's.
+    """Return the mean over clients of 1 - own / longest, in [0, 1].
 
-    None without clients; 0 where nobody took any time.
+    None without clients; 0 if no client took any time.
     """
     if not own_seconds:
         return None

@@ -1,9 +1,9 @@
-"""What a round of each candidate takes, and how many local steps of it are in time.
+"""Deadlines: the bytes and operations of each candidate's round, and its local steps in time.
 
-    limit = TimeLimit(30.0, 0.25, candidate_needs(sizes, found, asked), epochs=1, batch_size=16)
-    limit.steps(found[0], device, examples=160)
+    limit = TimeLimit(30.0, 0.25, candidate_needs(sizes, tried, asked), epochs=1, batch_size=16)
+    limit.steps(tried[0], device, examples=160)
 
-Local steps shrink first.  A candidate counts as in time if `min_share` of its steps are.
+A candidate that is too slow takes fewer local steps.  It is in time with `min_share` of its steps.
 """
 
 import math
@@ -21,7 +21,7 @@ from leff.wire.messages import Device
 
 @dataclass(frozen=True)
 class TimeLimit:
-    """A round's deadline, None without one, and what a client's round takes by candidate."""
+    """A round's deadline in seconds, or None, and the needs of a client's round by candidate."""
 
     seconds: float | None = None
     min_share: float = 1.0
@@ -30,7 +30,7 @@ class TimeLimit:
     batch_size: int = 1
 
     def steps(self, candidate: Candidate, device: Device | None, examples: int) -> int:
-        """Return how many local steps are in time; 0 or less if too few."""
+        """Return the number of local steps in time; -1 if they are too few."""
         wanted = step_count(self.epochs, self.batch_size, examples)
         if device is None or self.seconds is None:
             return wanted
@@ -38,25 +38,25 @@ class TimeLimit:
         return steps if steps >= least_steps(wanted, self.min_share) else -1
 
     def least_seconds(self, needs: Needs, device: Device, examples: int) -> float:
-        """Return the shortest time in which a client may take part."""
+        """Return the seconds of a round with the fewest steps that a client may do."""
         wanted = step_count(self.epochs, self.batch_size, examples)
         return round_seconds(needs, device, least_steps(wanted, self.min_share)).total
 
 
 def least_steps(wanted: int, min_share: float) -> int:
-    """Return the fewest steps that a client takes part with, at least one if it has any."""
+    """Return the fewest steps with which a client takes part, at least one if it has any."""
     return math.ceil(round(min_share * wanted, 9))
 
 
-def footprint_needs(found: Footprint) -> Needs:
-    """Return what a round takes that has this footprint; headers of files are left out."""
-    return Needs(found.download_bytes, found.upload_bytes, found.step_flops)
+def footprint_needs(cost: Footprint) -> Needs:
+    """Return the needs of a round with this footprint; file headers are left out."""
+    return Needs(cost.download_bytes, cost.upload_bytes, cost.step_flops)
 
 
 def candidate_needs(
     sizes: Sizes, candidates: Iterable[Candidate], asked: ClientSetup
 ) -> dict[Candidate, Needs]:
-    """Return the most that a round of each candidate takes, over all places of the block."""
+    """Return the largest needs of each candidate's round, over all places of its block."""
     needs: dict[Candidate, Needs] = {}
     for candidate in candidates:
         setup = candidate.setup(asked)

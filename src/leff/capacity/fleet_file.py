@@ -1,7 +1,7 @@
-"""Device classes: what a phone or a laptop of the fleet has, from a TOML file.
+"""Device classes: the memory, speed and link of a fleet's phones or laptops, from a TOML file.
 
     [phone]
-    count = 6                # 1 if not said
+    count = 6                # 1 by default
     memory = "2GB"           # at the peak of a training step
     speed = "50GFLOP/s"
     down = "20Mbit/s"
@@ -15,6 +15,7 @@
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,20 +28,20 @@ KEYS = ("count", "memory", "speed", "down", "up")
 
 @dataclass(frozen=True)
 class DeviceClass:
-    """A class as a file has it: values as text, of which some may be missing."""
+    """A class as written in a file: its values are text, and some may be missing."""
 
     name: str
     count: int
     values: Mapping[str, str]
-    origin: str  # for errors
+    origin: str  # the file, for error messages
 
     def with_values(self, given: Mapping[str, str | None]) -> "DeviceClass":
-        """Return the class with these values in place of its own, where they are not None."""
-        found = {key: value for key, value in given.items() if value is not None}
-        return replace(self, values={**self.values, **found})
+        """Return the class with the given values that are not None in place of its own."""
+        values = {key: value for key, value in given.items() if value is not None}
+        return replace(self, values={**self.values, **values})
 
     def device(self) -> Device:
-        """Return the device.  ConfigError for a value that is missing or cannot be read."""
+        """Return the device.  Raises ConfigError for a missing or unreadable value."""
         missing = [key for key in KEYS[1:] if key not in self.values]
         if missing:
             raise ConfigError(
@@ -49,7 +50,7 @@ class DeviceClass:
             )
         return Device(
             self.name,
-            self._read("memory", _bytes),
+            self._read("memory", partial(parse_amount, units=BYTES)),
             self._read("speed", parse_speed),
             self._read("down", parse_link),
             self._read("up", parse_link),
@@ -57,16 +58,12 @@ class DeviceClass:
 
     def _read(self, key: str, parse: Any) -> Any:
         try:
-            found = parse(self.values[key])
+            amount = parse(self.values[key])
         except ConfigError as error:
             raise ConfigError(f"{self.origin}: {self.name}.{key}: {error}") from None
-        if not found:
+        if not amount:
             raise ConfigError(f"{self.origin}: {self.name}.{key} must be above 0")
-        return found
-
-
-def _bytes(text: str) -> int:
-    return parse_amount(text, BYTES)
+        return amount
 
 
 _EXAMPLES = {
@@ -81,20 +78,20 @@ _HINTS: dict[str, str] = dict.fromkeys(
 
 
 def read_classes(path: Path) -> dict[str, DeviceClass]:
-    """Return the classes of a file by name, in its order.
+    """Return the classes of a file by name, in the order of the file.
 
     Raises ConfigError for a file that cannot be read or has no class, an unknown key, a value
-    that is no text or number, and a count below 1.  Missing values show in `DeviceClass.device`.
+    that is no text or number, and a count below 1.  `DeviceClass.device` reports missing values.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        classes = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"there is no fleet file {path}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from None
-    if not found:
+    if not classes:
         raise ConfigError(f"{path} has no device class; write one, such as [phone]")
-    return {name: _class(path, name, values) for name, values in found.items()}
+    return {name: _class(path, name, values) for name, values in classes.items()}
 
 
 def _class(path: Path, name: str, values: Any) -> DeviceClass:
@@ -114,9 +111,9 @@ def _class(path: Path, name: str, values: Any) -> DeviceClass:
 
 
 def pick(classes: Mapping[str, DeviceClass], name: str | None) -> DeviceClass:
-    """Return the class of that name, or without one the only class.
+    """Return the class of that name, or the only class if no name is given.
 
-    Raises ConfigError for a name that is not there, and for no name where there are several.
+    Raises ConfigError for an unknown name, and for no name if there are several classes.
     """
     origin = next(iter(classes.values())).origin
     if name is None and len(classes) > 1:
@@ -132,9 +129,9 @@ def asked_classes(
     name: str | None,
     values: Mapping[str, str | None],
 ) -> dict[str, DeviceClass]:
-    """Return the classes of a fleet file, or the one of a device file or of plain values.
+    """Return the classes of a fleet file, or one class from a device file or from `values`.
 
-    `values` win over those of a device file.  Raises ConfigError for what cannot be combined.
+    `values` replace a device file's own.  Raises ConfigError for options that cannot be combined.
     """
     if fleet is not None:
         given = [f"--{key}" for key, value in values.items() if value is not None]
@@ -144,7 +141,7 @@ def asked_classes(
         classes = read_classes(fleet)
         return {name: pick(classes, name)} if name else classes
     if device is not None:
-        found = pick(read_classes(device), name)
+        picked = pick(read_classes(device), name)
     elif name is not None:
         raise ConfigError(f"--class {name} is a class of a file; give --fleet or --device")
     else:
@@ -153,10 +150,10 @@ def asked_classes(
             raise ConfigError(
                 f"a round's seconds need {', '.join(missing)} too, or --device or --fleet, a file"
             )
-        found = DeviceClass("device", 1, {}, "the command line")
-    return {found.name: found.with_values(values)}
+        picked = DeviceClass("device", 1, {}, "the command line")
+    return {picked.name: picked.with_values(values)}
 
 
 def fleet_devices(classes: Mapping[str, DeviceClass]) -> tuple[Device, ...]:
-    """Return a device for each client, class after class.  ConfigError as `DeviceClass.device`."""
+    """Return a device for each client, class by class.  ConfigError as in `DeviceClass.device`."""
     return tuple(device for each in classes.values() for device in [each.device()] * each.count)

@@ -1,4 +1,4 @@
-"""What one client holds, computes and sends in a round, from a model's sizes and a layout.
+"""The bytes that one client holds and sends in a round, and the operations that it computes.
 
 sizes = model_sizes(model, "generation")
 footprint(sizes, block_layout(context, range(3, 5), layers=8), ClientSetup()).state_bytes
@@ -18,8 +18,8 @@ ADAMW_BYTES = 8  # two fp32 moments for each parameter that trains
 class Weights:
     """Bytes of the weights that a client holds, by role."""
 
-    embeddings: int  # and all else that is frozen outside the layers
-    block: int  # the layers that train, or that adapters and biases train in
+    embeddings: int  # with all other frozen tensors outside the layers
+    block: int  # the layers that train, or whose adapters or biases train
     tail: int
     stand_in: int = 0
     adapters: int = 0
@@ -31,7 +31,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a client has in one round: weights, layers, what trains, operations of a step."""
+    """A client's cost in one round: weights, layers, trained values, operations of a step."""
 
     trainable_parameters: int
     weights: Weights
@@ -43,15 +43,15 @@ class Footprint:
 
     @property
     def upload_bytes(self) -> int:
-        """What trains, in fp32; headers of files are left out."""
+        """The trained values in fp32; file headers are left out."""
         return self.trainable_parameters * FP32_BYTES
 
     @property
     def state_bytes(self) -> int:
         """Weights, gradients and AdamW's moments.
 
-        What `client.memory.state_bytes` measures has two trifles more: buffers outside the layers
-        (position numbers, rotary frequencies) and 4 bytes of step counter a trained tensor.
+        `client.memory.state_bytes` measures a little more: buffers outside the layers (position
+        numbers, rotary frequencies) and a step counter of 4 bytes for each trained tensor.
         """
         return self.weights.total + self.trainable_parameters * (FP32_BYTES + ADAMW_BYTES)
 
@@ -61,8 +61,8 @@ def footprint(
 ) -> Footprint:
     """Return the footprint of a client with this layout.
 
-    Of `setup` only the step and the length of texts count.  A whole model goes to a client once,
-    and only what trains is sent in each round; with `all_adapters` those of all clients are.
+    `setup` gives the step, the length of texts and the number of clients.  A whole model is sent
+    to a client once; each round sends what trains, with `all_adapters` the adapters of all clients.
     """
     tuned, adapters = layout.tuned, adapter_values(layout) * FP32_BYTES
     own = [s for s in layout.segments if s.trains or tuned is not None]
@@ -95,6 +95,6 @@ def footprint(
 
 
 def worst_footprint(footprints: Sequence[Footprint]) -> Footprint:
-    """Return bytes and layers of the place where most is held, and the mean operations of all."""
+    """Return the footprint with the most state bytes, with the mean operations of all places."""
     worst = max(footprints, key=lambda place: place.state_bytes)
     return replace(worst, step_flops=sum(p.step_flops for p in footprints) // len(footprints))

@@ -1,4 +1,4 @@
-"""What a client's work takes: operations of a step, bytes that come back, bytes sent once.
+"""The cost of a client's job: operations of a step, bytes of the update, parts sent only once.
 
 step_flops(job_layout(job, 32), model_sizes(model, job.kind), job.training.step, length=96)
 """
@@ -16,8 +16,8 @@ from leff.wire.messages import Job, Step
 def step_flops(layout: Layout, sizes: Sizes, step: Step, length: int) -> int:
     """Return the operations of a step on a full batch of texts of `length` tokens.
 
-    slora's single weights (stage one) cost a gradient of every weight.  flora's merging of earlier
-    adapters is left out.
+    Stage one of slora trains single weights, but computes the gradient of every weight.  The
+    merging of earlier adapters in flora is left out.
     """
     tuned = dict(layout.tuned or ())
     return sizes.step_flops(
@@ -37,14 +37,14 @@ def adapter_values(layout: Layout) -> int:
 
 
 def job_steps(job: Job, examples: int) -> int:
-    """Return the number of steps in the job's epochs of so many examples."""
+    """Return the number of steps in the job's epochs on `examples` examples."""
     return step_count(job.training.epochs, job.training.step.batch_size, examples)
 
 
 def setup_parts(job: Job) -> set[str]:
-    """Return the digests of the parts that go to a client once, whatever the number of rounds.
+    """Return the digests of the parts that a client gets only once in a run.
 
-    That is the embeddings, and for a job with `tuned` the whole frozen model.
+    These are the embeddings, and for a job with `tuned` the whole frozen model.
     """
     parts = [job.shell]
     if job.tuned is not None:
@@ -53,18 +53,14 @@ def setup_parts(job: Job) -> set[str]:
 
 
 def payload_bytes(shapes: Shapes) -> int:
-    """Return the size of an update with fp32 tensors of these shapes, as `tensors.pack` makes it.
+    """Return the bytes of an update with fp32 tensors of these shapes, as `tensors.pack` writes it.
 
-    Safetensors: 8 bytes, a header in JSON padded to a multiple of 8, the values.
+    Safetensors has 8 bytes, a JSON header padded to a multiple of 8 bytes, and the values.
     """
     offset, header = 0, dict[str, object]()
     for name in sorted(shapes):
         end = offset + FP32_BYTES * math.prod(shapes[name])
-        header[name] = {
-            "dtype": "F32",
-            "shape": list(shapes[name]),
-            "data_offsets": [offset, end],
-        }
+        header[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     return 8 + math.ceil(len(text) / 8) * 8 + offset

@@ -1,6 +1,6 @@
-"""Variants of a training step that hold less: in parts, checkpointed.  The result is the same.
+"""Variants of a training step that take less memory: split, checkpointed.  Results are the same.
 
-variants(step)                                           # 1 part, 2, ... 16; the same checkpointed
+variants(step)                            # 1 part, 2, ... 16; then the same checkpointed
 first_that_fits(step, peak, memory_bytes=2 * 10**9)
 """
 
@@ -12,7 +12,7 @@ from leff.wire.messages import Step
 
 
 def variants(step: Step) -> list[Step]:
-    """Return the variants from the one asked for on: in more and more parts, then checkpointed."""
+    """Return the step, then its variants in more and more parts, then all of these checkpointed."""
     whole = range(step.accumulation, step.batch_size + 1)
     parts = [number for number in whole if step.batch_size % number == 0]
     flags = (True,) if step.checkpointing else (False, True)
@@ -20,16 +20,16 @@ def variants(step: Step) -> list[Step]:
 
 
 def smallest(step: Step) -> Step:
-    """Return the variant that holds least: examples one by one, checkpointed."""
+    """Return the variant that takes the least memory: one example at a time, checkpointed."""
     return variants(step)[-1]
 
 
 def first_that_fits(
     step: Step, peak: Callable[[Step], float], memory_bytes: float | None
 ) -> Step | None:
-    """Return the first variant whose peak is within the memory; None if none is.
+    """Return the first variant whose peak is within the memory, or None.
 
-    In more parts a step holds no more.  So parts are bisected, and few peaks are asked for.
+    More parts never take more memory.  So the parts are bisected, and few peaks are computed.
     """
     every = variants(step)
     if memory_bytes is None or peak(every[0]) <= memory_bytes:

@@ -1,14 +1,14 @@
-"""The bytes of tensors that are alive while code runs, on tensors that have none.
+"""Counts the bytes of live tensors while code runs on tensors without storage.
 
     with Ledger() as ledger:
-        model = ledger.without_values(model)      # parameters of shapes alone
-        model(**batch).loss.backward()
+        weight = ledger.empty((512, 512), torch.float32).requires_grad_()      # no values
+        (weight @ weight).sum().backward()
     ledger.peak
 
-The code is the real one, forward, backward and optimizer; only the numbers are missing (PyTorch's
-`FakeTensorMode`: shapes, types, which kernel would run, no storage).  Whole numbers and truth
-values that a model makes from its inputs (positions, masks, labels) are real, since code branches
-on them.  A number that code reads off a tensor without values is 1, a truth value false.
+The code is the real one: forward, backward and optimizer.  Only the numbers are missing.  PyTorch's
+`FakeTensorMode` keeps shapes, types and kernels, but no storage.  Integers and booleans that a
+model makes from its inputs (positions, masks, labels) are real, since code branches on them.  A
+number read from a tensor without values is 1; a boolean is False.
 """
 
 import weakref
@@ -22,16 +22,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 READ = torch.ops.aten._local_scalar_dense.default
-DEVICE = torch.ops.prim.device.default  # more than half of all that is dispatched
+DEVICE = torch.ops.prim.device.default  # more than half of all dispatched calls
 NEW = ("empty", "zeros", "ones", "full", "empty_strided", "rand", "randn")
-PYTHON_KERNELS = {  # on the CPU these are Python functions, whose own tensors count
+PYTHON_KERNELS = {  # on the CPU these are Python functions, and their own tensors count
     "bitsandbytes.optimizer_update_8bit_blockwise.default": "_optimizer_update_8bit_blockwise_cpu",
     "bitsandbytes.optimizer_update_32bit.default": "_optimizer_update_32bit_cpu",
 }
 
 
 class Ledger(TorchDispatchMode):
-    """Counts the bytes of storages from the operation that makes them until they are freed."""
+    """Counts each storage's bytes from the operation that makes it until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]  # torch's own
@@ -64,7 +64,7 @@ class Ledger(TorchDispatchMode):
         return out
 
     def note(self, tensor: torch.Tensor) -> None:
-        """Count a tensor's storage, if it is not known, until it is freed."""
+        """Count a tensor's storage until it is freed.  A known storage is not counted again."""
         storage = tensor.untyped_storage()
         key = storage._cdata  # pyright: ignore[reportPrivateUsage]
         if key in self._known:
@@ -78,23 +78,20 @@ class Ledger(TorchDispatchMode):
         self.held -= self._known.pop(key, 0)
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """Return a tensor without values, counted."""
+        """Return a tensor without values, and count it."""
         with self.fake:
-            made = torch.empty(tuple(shape), dtype=dtype)
-        self.note(made)
-        return made
+            tensor = torch.empty(tuple(shape), dtype=dtype)
+        self.note(tensor)
+        return tensor
 
 
 def _new_floats(func: Any, given: list[torch.Tensor], kwargs: dict[str, Any]) -> bool:
-    """Return whether an operation makes a tensor of floats, or a large one, from none."""
-    if given or func.namespace != "aten" or _to_meta(kwargs):
+    """Return whether an operation makes a tensor of floats, or a large one, from no tensor."""
+    device = kwargs.get("device") or "cpu"
+    if given or func.namespace != "aten" or torch.device(device).type == "meta":
         return False
     name, dtype = func.overloadpacket.__name__, kwargs.get("dtype") or torch.get_default_dtype()
     return name == "randperm" or (name in NEW and dtype.is_floating_point)
-
-
-def _to_meta(kwargs: dict[str, Any]) -> bool:
-    return torch.device(kwargs.get("device") or "cpu").type == "meta"
 
 
 def _python_kernel(name: str) -> Any:

@@ -1,33 +1,32 @@
-"""The speed of the link to a server, by sending and fetching bytes over HTTP.
+"""The speed of the link to a server, measured by fetching and sending bytes over HTTP.
 
-    found = measure_link("https://example.org/large-file")
-    found.down_bytes_per_second, found.up      # 2.4e6, "not measured: the server answers POST ..."
+    link = measure_link("https://example.org/large-file")
+    link.down_bytes_per_second, link.up      # 2.4e6, "not measured: the server answers POST ..."
 
-Down: a GET of the address, for `SECONDS` or to its end.  Up: a POST of random bytes to the same
-address; many servers refuse it, and then there is no figure.  One connection: several at a time
-may get more.
+Down: a GET of the address, for `SECONDS` or to the end of the file.  Up: a POST of random bytes to
+the same address.  Many servers refuse the POST, and then there is no upload speed.  Only one
+connection is used; several at a time may be faster.
 """
 
 import ipaddress
 import os
 import socket
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import SplitResult, urlsplit
 
 from leff.errors import ConfigError
 
-SECONDS = 5.0  # most time of a direction
-LEAST_BYTES = 1_000_000  # with fewer, the connection's start is most of what is measured
+SECONDS = 5.0  # the longest time for a direction
+LEAST_BYTES = 1_000_000  # with fewer bytes, the connection's start takes most of the time
 UPLOAD_BYTES = 4_000_000
 CHUNK = 2**16
 
 
 @dataclass(frozen=True)
 class Link:
-    """Bandwidths, None where not measured; `down` and `up` say how, or why not."""
+    """Bandwidths, None if not measured; `down` and `up` say how they were measured, or why not."""
 
     down_bytes_per_second: float | None = None
     up_bytes_per_second: float | None = None
@@ -38,7 +37,7 @@ class Link:
 def measure_link(url: str) -> Link:
     """Return the speed of the link to an http(s) address.
 
-    Raises ConfigError if it is none, is this machine itself (which is no link), or is not reached.
+    Raises ConfigError for another kind of address, for this machine itself, and for no connection.
     """
     place = urlsplit(url)
     if place.scheme not in ("http", "https") or not place.hostname:
@@ -63,7 +62,7 @@ def _loopback(place: SplitResult) -> bool:
 def _connection(place: SplitResult) -> HTTPConnection:
     kind = HTTPSConnection if place.scheme == "https" else HTTPConnection
     connection = kind(place.hostname or "", place.port, timeout=4 * SECONDS)
-    connection.connect()  # not part of the time
+    connection.connect()  # before the clock starts
     return connection
 
 
@@ -96,7 +95,8 @@ def _upload(place: SplitResult) -> tuple[float | None, str]:
     try:
         started = time.perf_counter()
         headers = {"Content-Length": str(UPLOAD_BYTES), "Content-Type": "application/octet-stream"}
-        connection.request("POST", _path(place), body=_random_bytes(), headers=headers)
+        sizes = (min(CHUNK, UPLOAD_BYTES - start) for start in range(0, UPLOAD_BYTES, CHUNK))
+        connection.request("POST", _path(place), body=map(os.urandom, sizes), headers=headers)
         status = connection.getresponse().status
         spent = time.perf_counter() - started
     except (ConnectionError, TimeoutError) as error:
@@ -106,8 +106,3 @@ def _upload(place: SplitResult) -> tuple[float | None, str]:
     if not 200 <= status < 300:
         return None, f"not measured: the server answers POST with {status}"
     return UPLOAD_BYTES / spent, f"{UPLOAD_BYTES:,} bytes posted in {spent:.3g} s"
-
-
-def _random_bytes() -> Iterator[bytes]:
-    for start in range(0, UPLOAD_BYTES, CHUNK):
-        yield os.urandom(min(CHUNK, UPLOAD_BYTES - start))

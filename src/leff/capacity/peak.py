@@ -1,12 +1,12 @@
-"""Peak memory of a client's training step above the interpreter's, before anything runs.
+"""The peak memory of a client's training step, beside the interpreter's, before anything runs.
 
-    predict(config, "generation", spec_of("leff"), setup).peak     # at the place of the most
-    predict_job(job, setup).peak                                   # of a job as it was written
-    peaks_of(config, "generation", setup).estimate(candidate)      # without a rehearsal at depth
+    predict(config, "generation", spec_of("leff"), setup).peak     # at the block's largest place
+    predict_job(job, setup).peak                                   # of one job
+    peaks_of(config, "generation", spec, setup).estimate(candidate)   # rehearses short models only
 
-Rehearsals (`rehearsal`), each of which is kept.  A process takes as much if its allocator gives
-freed memory back at once; glibc does with MALLOC_MMAP_THRESHOLD_=65536 in the environment.  As it
-comes it keeps pieces of it, and a process takes more (docs/LOG.md).
+Peaks come from rehearsals (`rehearsal`), and each rehearsal is cached.  A process takes as much
+memory if its allocator returns freed memory at once.  glibc does so only with
+MALLOC_MMAP_THRESHOLD_=65536 in the environment; by default a process takes more (docs/LOG.md).
 """
 
 from collections.abc import Sequence
@@ -38,9 +38,9 @@ from leff.wire.messages import Job, Step
 
 
 def predict(config: PretrainedConfig, kind: str, spec: MethodSpec, setup: ClientSetup) -> Rehearsal:
-    """Return what a step holds, at the place and in the stage of the most.
+    """Return the rehearsal with the largest peak, over the block's places and the run's stages.
 
-    ConfigError for a method that the model does not allow, ModelError for a model that cannot be.
+    ConfigError if the model does not allow the method; ModelError for an impossible model.
     """
     return _predict(config_to_json(config), kind, spec, setup)
 
@@ -57,21 +57,21 @@ def _predict(config_json: str, kind: str, spec: MethodSpec, setup: ClientSetup) 
 def _telling(
     config: PretrainedConfig, kind: str, places: Sequence[Layout], setup: ClientSetup
 ) -> list[Layout]:
-    """Return the first place, behind which there is most to go back through, and the heaviest.
+    """Return the places that may have the largest peak.
 
-    And the last, where all layers have a graph wherever the block is.
+    At the first place, the most layers have a graph; another place may have the most state bytes.
+    The last place counts too if all layers have a graph wherever the block is.
     """
     sizes = model_sizes(empty_model(config, kind), kind)
     heaviest = max(places, key=lambda layout: footprint(sizes, layout, setup).state_bytes)
-    telling = [places[0], heaviest]
-    telling += places[-1:] if family_of(config).tail_feeds_layers else []
-    return list(dict.fromkeys(telling))
+    last = places[-1] if family_of(config).tail_feeds_layers else heaviest
+    return list(dict.fromkeys([places[0], heaviest, last]))
 
 
 def predict_job(job: Job, setup: ClientSetup) -> Rehearsal:
-    """Return what a step of this job holds, on a full batch of texts of `setup.length` tokens.
+    """Return the rehearsal of this job's step, on a full batch of texts of `setup.length` tokens.
 
-    `setup` has what a job does not say: that length, how many of the tokens have labels, and the
+    `setup` gives what a job does not say: that length, the share of tokens with labels, and the
     bits of the frozen words beside a block.
     """
     asked = replace(_bare(setup), step=job.training.step)
@@ -79,7 +79,7 @@ def predict_job(job: Job, setup: ClientSetup) -> Rehearsal:
 
 
 def _bare(setup: ClientSetup) -> ClientSetup:
-    """Return of a setup what a rehearsal depends on beside the layout."""
+    """Return only the fields that a rehearsal depends on; others would split the cache."""
     return ClientSetup(step=setup.step, length=setup.length, labelled=setup.labelled)
 
 
@@ -89,7 +89,7 @@ def _rehearsed(config_json: str, kind: str, layout: Layout, setup: ClientSetup) 
 
 
 def least_peak(config: PretrainedConfig, kind: str, spec: MethodSpec, setup: ClientSetup) -> int:
-    """Return the peak of the variant of the step that holds least."""
+    """Return the peak of the step's smallest variant."""
     return predict(config, kind, spec, replace(setup, step=smallest(setup.step))).peak
 
 
@@ -100,7 +100,7 @@ def fitted(
     setup: ClientSetup,
     memory_bytes: int | None,
 ) -> ClientSetup:
-    """Return the setup with the first variant of its step that fits; ConfigError if none does."""
+    """Return the setup with the first variant of its step that fits; ConfigError if none fits."""
 
     def peak(step: Step) -> int:
         return predict(config, kind, spec, replace(setup, step=step)).peak
@@ -115,9 +115,9 @@ def fitted(
 
 
 def logits_bytes(config: PretrainedConfig, kind: str, setup: ClientSetup) -> int:
-    """Return the bytes of a loss's logits: three of a chunk, or of all that a model makes itself.
+    """Return the bytes of three fp32 tensors of logits, for one chunk or for all tokens.
 
-    The three are log-probabilities, their gradient and the logits' (`models.losses`).
+    The three are the log-probabilities, their gradient and the logits' gradient (`models.losses`).
     """
     if kind not in LANGUAGE_KINDS:
         return 0
@@ -128,11 +128,11 @@ def logits_bytes(config: PretrainedConfig, kind: str, setup: ClientSetup) -> int
 
 
 class Peaks:
-    """Peaks of candidates for one model and step, whose examples are done one by one.
+    """Peaks of candidates for one model and step, with one example at a time.
 
     A rehearsal of a deep model takes seconds, and there are hundreds of candidates.  So peaks are
-    estimated from short models.  Beside the weights, which are counted, what is held grows by the
-    same bytes with every layer that trains, and with every layer after those.
+    estimated from short models.  The weights are counted.  The other memory grows by the same bytes
+    with each layer that trains, and with each layer after the block.
     """
 
     def __init__(
@@ -145,15 +145,15 @@ class Peaks:
         self._estimates: dict[Candidate, float] = {}
 
     def exact(self, candidate: Candidate) -> int:
-        """Return the peak by a rehearsal at full depth, at the place of the most."""
+        """Return the peak by a rehearsal at full depth, at the place with the largest peak."""
         setup = candidate.setup(self._setup)
         return predict(self._config, self._kind, self._spec, setup).peak
 
     def estimate(self, candidate: Candidate) -> float:
-        """Return about the peak at the first place, behind which most layers have a graph.
+        """Return an estimate of the peak at the first place, where the most layers have a graph.
 
-        The last place may hold more with another context before the block than after it, and where
-        the tail feeds every layer (DeBERTa), so that those before the block have a graph too.
+        The last place is estimated too in two cases: the contexts before and after the block
+        differ, or the tail feeds every layer (DeBERTa) and all layers have a graph.
         """
         if candidate not in self._estimates:
             setup, total = candidate.setup(self._setup), len(self._sizes.layers)
@@ -181,13 +181,13 @@ class Peaks:
     def _beside(
         self, setup: ClientSetup, context: Context, layers: int, others: int, first: bool
     ) -> int:
-        """Return what a model of so many layers holds beside its weights, the block first or last.
+        """Return the bytes beside the weights of a short model whose block is first or last.
 
-        From the second example on all hold the same, so that two are enough.
+        From the second example on, each takes the same memory, so two examples are rehearsed.
         """
         few = min(setup.step.batch_size, 2)
         step = replace(setup.step, batch_size=few, accumulation=few)
-        total = len(self._sizes.layers)  # which may be fewer
+        total = len(self._sizes.layers)  # the short model may have more layers
         short = short_config(self._config, [i % total for i in range(layers + others)])
         start = 0 if first else others
         block = range(start, start + layers)
@@ -198,7 +198,7 @@ class Peaks:
 
 
 def peaks_of(config: PretrainedConfig, kind: str, spec: MethodSpec, setup: ClientSetup) -> Peaks:
-    """Return the peaks of a model and step, the same ones whoever asks."""
+    """Return the `Peaks` of a model and step.  All callers share one, with its estimates."""
     return _peaks(config_to_json(config), kind, spec, setup)
 
 

@@ -1,10 +1,10 @@
-"""What one client needs, before anything runs: a `ClientPlan` (Table 5 and more).
+"""One client's cost before anything runs: a `ClientPlan` (Table 5 and more).
 
     plan = client_plan(config, "generation", spec_of("leff"), ClientSetup(layers=2))
-    plan.footprint.trainable_parameters, plan.footprint.weights, plan.peak
+    plan.footprint.trainable_parameters, plan.footprint.weights, plan.rehearsal.peak
 
-From the configuration alone: the model is made on the meta device, without weights.  What trains
-is counted in fp32, as in the paper; what stands in for the other layers in the context's bits.
+A plan needs only the configuration: the model is made on the meta device, without weights.
+Trained layers count in fp32, as in the paper; stand-ins count in the context's bits.
 """
 
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ from leff.models import empty_model, layer_count
 class ClientPlan:
     """One client's cost in one round; everything but counts and `step_flops` is in bytes.
 
-    Blocks are drawn: bytes are those of the place where a client holds most, operations the mean
-    over all places.  Bytes that are sent are tensors'; safetensors' headers beside them take some
-    100 bytes a tensor.  `flora`'s clients begin without other clients' adapters.
+    A block may be at any place.  Bytes are those of the place with the most state bytes; operations
+    are the mean over all places.  Sent bytes leave out safetensors' headers, some 100 bytes a
+    tensor.  A `flora` client is planned without the adapters that earlier rounds merged.
     """
 
     config: PretrainedConfig
@@ -45,22 +45,22 @@ class ClientPlan:
 
     @property
     def optimizer(self) -> int:
-        """AdamW's moments in fp32; the rehearsal has those of other optimizers."""
+        """AdamW's moments in fp32; for other optimizers see the rehearsal."""
         return self.footprint.trainable_parameters * ADAMW_BYTES
 
     @cached_property
     def rehearsal(self) -> Rehearsal:
-        """A step's memory, rehearsed: seconds for a deep model."""
+        """The memory of a step.  A rehearsal takes seconds for a deep model."""
         return predict(self.config, self.kind, self.spec, self.setup)
 
 
 def client_plan(
     config: PretrainedConfig, kind: str, spec: MethodSpec, setup: ClientSetup
 ) -> ClientPlan:
-    """Return what a method costs a client with this setup.
+    """Return a method's cost for a client with this setup.
 
-    ConfigError for layers outside 1 to L, bits that do not exist, a batch without tokens, and a
-    method that the model does not allow.
+    Raises ConfigError for layers outside 1 to L, for unknown bits, for a rank, length, batch or
+    number of clients below 1, and for a method that the model does not allow.
     """
     _check(setup, config)
     model = empty_model(config, kind)

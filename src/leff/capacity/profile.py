@@ -1,11 +1,11 @@
-"""What this device can do, measured: free memory, speed, and the link if there is a server.
+"""Measures this device: free memory, speed, and the link if a server is given.
 
-    found = measure_device("cpu", repeats=5, server=None)
-    write_class(Path("device.toml"), "laptop", found)      # a class as a fleet file has it
+    profile = measure_device("cpu", repeats=5, server=None)
+    write_class(Path("device.toml"), "laptop", profile)      # a class of a fleet file
 
-Speed is the operations of LEFF's training step by our own counting (`sizes.step_flops`), over its
-median time.  It holds for that model: small ones waste time between products, and other threads,
-precisions or a busy machine give another figure.
+Speed is the operations of a LEFF training step (`sizes.step_flops`) over its median time.  It holds
+for the calibration model only: smaller models lose time between products.  Other threads, other
+precisions and a busy machine change it too.
 """
 
 import statistics
@@ -47,7 +47,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Profile:
-    """What was measured; a bandwidth that was not is None, and `link` says why or how."""
+    """A device's measured values; a bandwidth is None if not measured, `link` says how or why."""
 
     memory_bytes: int
     flops_per_second: float
@@ -68,10 +68,10 @@ class Profile:
 def measure_device(
     device: str, *, threads: int = 1, repeats: int = 5, server: str | None = None
 ) -> Profile:
-    """Return what this device can do.
+    """Return the profile of this device.
 
-    Raises ConfigError for a device that is not there, and a server that is no http(s) address, is
-    this machine or does not answer.
+    Raises ConfigError for a device that cannot be used, and for a server that is no http(s)
+    address, is this machine or does not answer.
     """
     where = torch_device(device)
     link = Link() if server is None else measure_link(server)
@@ -94,9 +94,9 @@ def measure_device(
 
 
 def free_bytes(device: torch.device, cgroup: Path = CGROUP) -> int:
-    """Return the free memory of a GPU, or what this process may still take of the machine's.
+    """Return the free memory of a GPU, or the memory of the machine that this process may take.
 
-    A container's own limit counts where it is lower (cgroup v2).
+    A container's own limit counts if it is lower (cgroup v2).
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -112,9 +112,9 @@ def free_bytes(device: torch.device, cgroup: Path = CGROUP) -> int:
 
 
 def calibration_steps(device: torch.device, repeats: int) -> tuple[int, list[float]]:
-    """Return the operations of a calibration step, and the seconds of each of `repeats`.
+    """Return the operations of a calibration step, and the seconds of each of `repeats` steps.
 
-    Two more steps are done first, which are not counted.
+    Two steps run before them to warm up.
     """
     with tempfile.TemporaryDirectory() as folder, forked(0):
         store = PartStore(Path(folder))
@@ -163,10 +163,10 @@ def _job(store: PartStore) -> tuple[Job, int]:
     return job, step_flops(layout, model_sizes(model, "generation"), training.step, LENGTH)
 
 
-def write_class(path: Path, name: str, found: Profile) -> None:
+def write_class(path: Path, name: str, profile: Profile) -> None:
     """Write the device as a class that `leff plan --device` and clients.fleet read.
 
-    What was not measured is left out, with a line that says so.  ConfigError for a name that is
+    A value that was not measured becomes a comment that says why.  ConfigError for a name that is
     no plain TOML key.
     """
     if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
@@ -174,18 +174,18 @@ def write_class(path: Path, name: str, found: Profile) -> None:
     lines = [
         "# Written by `leff profile`.  memory is what was free beside this interpreter, for the",
         "# peak of a training step: leave some of it to other programs.",
-        f"# speed: {found.calibration}; {found.device}, {found.threads} threads",
+        f"# speed: {profile.calibration}; {profile.device}, {profile.threads} threads",
         f"[{name}]",
         "count = 1",
-        f'memory = "{found.memory_bytes}B"',
-        f'speed = "{found.flops_per_second / 1e9:.4f}GFLOP/s"',
+        f'memory = "{profile.memory_bytes}B"',
+        f'speed = "{profile.flops_per_second / 1e9:.4f}GFLOP/s"',
     ]
     for key, rate, example in (
-        ("down", found.down_bytes_per_second, "20Mbit/s"),
-        ("up", found.up_bytes_per_second, "5Mbit/s"),
+        ("down", profile.down_bytes_per_second, "20Mbit/s"),
+        ("up", profile.up_bytes_per_second, "5Mbit/s"),
     ):
         if rate is None:
-            lines.append(f'# {key} = "{example}"  # an example; {found.link[key]}')
+            lines.append(f'# {key} = "{example}"  # an example; {profile.link[key]}')
         else:
             lines.append(f'{key} = "{rate * 8 / 1e6:.4f}Mbit/s"')
     write_atomically(path, ("\n".join(lines) + "\n").encode())

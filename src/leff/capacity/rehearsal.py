@@ -1,10 +1,10 @@
-"""A client's training step without numbers: what it holds at most, from a configuration alone.
+"""Rehearses a client's training step without numbers, and counts the bytes that it takes.
 
     rehearse(config, "generation", layout, ClientSetup()).peak
 
-The client builds its model and trains as it will (`prepared`, `local_steps`), on tensors that have
-shapes only (`ledger`).  So the figure follows the code, and holds for architectures that nobody
-here has met.
+The client's real code builds the model and trains it (`prepared`, `local_steps`), on tensors that
+have shapes only (`ledger`).  So a change of the code changes the result, and new architectures need
+no formula.
 """
 
 from collections.abc import Mapping
@@ -34,18 +34,18 @@ CPU = torch.device("cpu")
 class Rehearsal:
     """Bytes of a training step after the first, all counted on the tensors of the real code."""
 
-    weights: int  # and buffers
+    weights: int  # with buffers
     gradients: int
     optimizer: int
-    activations: int  # what a forward pass keeps for the backward pass
-    peak: int  # the largest sum at any moment; not all of the above are there at once
+    activations: int  # kept by the forward pass for the backward pass
+    peak: int  # the most bytes at any moment; the parts above do not all exist at once
 
 
 def rehearse(config: PretrainedConfig, kind: str, layout: Layout, setup: ClientSetup) -> Rehearsal:
-    """Return what a step holds in a client's model of this layout.
+    """Return the bytes of a step in a client's model of this layout.
 
-    Of `setup` the step counts, and the length and the labelled share of texts.  From the second
-    part of a batch on all parts hold the same, so two are rehearsed.
+    `setup` gives the step, the length of texts and the share of tokens with labels.  From the
+    second part of a batch on, each takes the same memory, so two parts are rehearsed.
     """
     step = setup.step
     if step.accumulation > 2:
@@ -55,7 +55,7 @@ def rehearse(config: PretrainedConfig, kind: str, layout: Layout, setup: ClientS
         model, store = without_values(ledger, config, kind), ShapeStore(ledger)
         writer = JobWriter(store, kind, pad_id=0, shell_bits=layout.shell_bits)
         job = layout_job(writer, model, layout, training_of(step))
-        before = ledger.held  # the full model, which stays until the end
+        before = ledger.held  # the server's full model, which is alive until the end
         built, trained = prepared(job, store.get, CPU)
         weights = ledger.held - before
         ledger.peak = ledger.held
@@ -73,21 +73,21 @@ def rehearse(config: PretrainedConfig, kind: str, layout: Layout, setup: ClientS
             hook.remove()
         gradients = sum(p.grad.nbytes for p in trained.values() if p.grad is not None)
     optimizer = done.state_bytes - weights - gradients
-    # In later steps the optimizer's state is there from the start.
+    # From the second step on, the optimizer's state exists from the start of a step.
     peak = max(marks[0] + optimizer, ledger.peak - before)
     kept = (ledger.before_backward or 0) - before - weights
     return Rehearsal(weights, gradients, optimizer, kept, peak)
 
 
 def training_of(step: Step) -> LocalTraining:
-    """Return the settings of a client that takes such steps."""
+    """Return local training settings with this step."""
     return LocalTraining(
         epochs=1, learning_rate=1e-5, weight_decay=0.01, max_grad_norm=1.0, step=step
     )
 
 
 def examples_of(setup: ClientSetup, kind: str, steps: int = 1) -> list[Example]:
-    """Return a batch a step of examples at full length, a share of whose tokens have labels."""
+    """Return the examples of `steps` full batches, all of the setup's length and labelled share."""
     ids = np.zeros(setup.length, dtype=np.int32)
     unlabelled = setup.length - round(setup.length * setup.labelled)
     label = None if kind in LANGUAGE_KINDS else 1 if kind == "classification" else 1.0
@@ -95,30 +95,30 @@ def examples_of(setup: ClientSetup, kind: str, steps: int = 1) -> list[Example]:
 
 
 def without_values(ledger: Ledger, config: PretrainedConfig, kind: str) -> nn.Module:
-    """Return the config's model, its parameters of shapes alone."""
+    """Return the config's model, with parameters that have shapes but no values."""
     model: Any = empty_model(config, kind)
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                made = ledger.empty(parameter.shape, parameter.dtype)
-                module._parameters[name] = nn.Parameter(made)
+                valueless = ledger.empty(parameter.shape, parameter.dtype)
+                module._parameters[name] = nn.Parameter(valueless)
     model.tie_weights()
     return model
 
 
 class ShapeStore:
-    """Parts as names, shapes and types: what `PartStore` is to tensors with values."""
+    """Keeps parts as names, shapes and types; it replaces `PartStore` in rehearsals."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._parts: list[dict[str, tuple[tuple[int, ...], torch.dtype]]] = []
 
     def put(self, tensors: Mapping[str, torch.Tensor]) -> Part:
-        """Keep what the tensors look like."""
+        """Keep the tensors' names, shapes and types."""
         self._parts.append({n: (tuple(t.shape), t.dtype) for n, t in sorted(tensors.items())})
         return Part(str(len(self._parts) - 1), sum(t.nbytes for t in tensors.values()))
 
     def get(self, part: Part) -> dict[str, torch.Tensor]:
-        """Return tensors like them, made anew."""
-        held = self._parts[int(part.digest)].items()
-        return {name: self._ledger.empty(*look) for name, look in held}
+        """Return new tensors without values of the same names, shapes and types."""
+        described = self._parts[int(part.digest)].items()
+        return {name: self._ledger.empty(shape, dtype) for name, (shape, dtype) in described}

@@ -1,19 +1,19 @@
-"""Who takes part in a round, how its steps are done, how many, and how long they take.
+"""The schedule of a round: who takes part, with how many and which steps, and for how long.
 
     schedule = schedule_jobs(model, plan, reports, holdings.missing, limits)
     schedule.plan.jobs, schedule.sat_out           # {2: "needs 41 s for 3 of 10 steps, ..."}
 
-Where a client's memory is limited, its step is the first variant whose peak it has room for
-(`leaner_steps`), at the block that was drawn.  A client whose memory has run out has room for less
-than was predicted then.  With a deadline the steps of a job shrink until it is in time.  A client
-that has no room, or cannot do `min_share` of the steps, sits the round out.  This is so whatever
-the method.  It follows from the jobs, the devices and what clients hold, so a round that is run
-again has the same schedule.
+A client with limited memory takes the first variant of its step whose peak fits at the drawn block
+(`leaner_steps`).  If its memory ran out before, the peak must be below the peak predicted then.
+With a deadline, a job takes fewer steps until it is in time.  A client without the memory, or
+without the time for `min_share` of its steps, sits the round out.  These rules hold for every
+method.  A schedule depends only on the jobs, the devices and the parts that clients hold, so a
+repeated round has the same schedule.
 
-An update of fewer steps is merged by the client's number of examples D_i, as every other.  After
-fewer steps weights are nearer to the start, so such a client counts for less by about its share of
-the steps: the inconsistency that FedNova is about (Wang et al. 2020).  To weigh by the examples
-seen would apply that share a second time.
+An update of fewer steps is merged by the client's number of examples D_i, like every other update.
+After fewer steps the weights are nearer to the start, so the client already counts for less, by
+about its share of the steps.  This is the inconsistency that FedNova removes (Wang et al. 2020).
+Weights by the examples seen would apply the share twice.
 """
 
 import math
@@ -38,24 +38,24 @@ Missing = Callable[[Job], Mapping[str, Part]]  # the parts of a job that its cli
 
 @dataclass(frozen=True)
 class Limits:
-    """What jobs are weighed by: the model's sizes, the setup asked for, and the deadline if any."""
+    """What a schedule depends on: the model's sizes, the requested setup, and any deadline."""
 
     sizes: Sizes
-    setup: ClientSetup  # of it what a job does not say: `peak.predict_job`
+    setup: ClientSetup  # for what a job does not say, see `peak.predict_job`
     deadline_seconds: float | None = None
-    min_share: float = 1.0  # of a client's local steps; with fewer it sits out
+    min_share: float = 1.0  # a client that cannot do this share of its local steps sits out
 
 
 @dataclass(frozen=True)
 class Timed:
-    """What a client's round takes on its device; `setup_bytes` are sent before the round."""
+    """The needs of a client's round on its device; `setup_bytes` are sent before the round."""
 
     device: Device
     needs: Needs
     setup_bytes: int
 
     def seconds(self, update: Update) -> Seconds:
-        """Return the time that the client really took, by its steps and what it sent."""
+        """Return the time for the steps that the client did and the bytes that it sent."""
         needs = replace(self.needs, upload_bytes=update.upload_bytes)
         return round_seconds(needs, self.device, update.steps)
 
@@ -66,7 +66,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A plan whose jobs are in time, why the others sit out, and every job's time."""
+    """A plan of jobs that fit, the reasons of clients that sit out, and each device's time."""
 
     plan: Plan
     sat_out: Mapping[int, str]
@@ -80,9 +80,9 @@ def schedule_jobs(
     missing: Missing,
     limits: Limits | None,
 ) -> Schedule:
-    """Return the plan with every job in time and in memory; see the module's text.
+    """Return the plan with every job in time and in memory, by the rules in the module's docstring.
 
-    Without `limits` the plan stays as it is.
+    Without `limits` the plan is unchanged.
     """
     jobs: list[Job] = []
     sat_out: dict[int, str] = {}
@@ -112,9 +112,9 @@ def with_peak(job: Job, limits: Limits) -> Job:
 
 
 def _in_memory(job: Job, report: Capacity, limits: Limits) -> Job | str:
-    """Return the job with the first variant of its step that fits, or why none does.
+    """Return the job with the first variant of its step that fits, or the reason why none fits.
 
-    Without a limit it stays as it is, and nothing is predicted.
+    Without a limit the job is unchanged, and nothing is predicted.
     """
     below = None if report.failed_bytes is None else report.failed_bytes - 1
     rooms = [room for room in (report.memory_bytes, below) if room is not None]
@@ -163,7 +163,7 @@ def _time(
 
 
 def _in_time(job: Job, report: Capacity, timed: Timed, limits: Limits) -> Job | str:
-    """Return the job with as many steps as are in time, or why there are too few."""
+    """Return the job with the steps that are in time, or the reason why they are too few."""
     wanted = job_steps(job, report.examples)
     if limits.deadline_seconds is None:
         return job
@@ -179,6 +179,6 @@ def _in_time(job: Job, report: Capacity, timed: Timed, limits: Limits) -> Job | 
 
 
 def with_steps(job: Job, steps: int, examples: int) -> Job:
-    """Return the job with epochs that are so many steps of so many examples."""
+    """Return the job with the fraction of epochs that makes `steps` steps of these examples."""
     epochs = steps / math.ceil(examples / job.training.step.batch_size)
     return replace(job, training=replace(job.training, epochs=epochs))

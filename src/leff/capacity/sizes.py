@@ -1,9 +1,9 @@
-"""A model's sizes by role, and what follows for a client: bytes it holds, operations of a step.
+"""A model's sizes by role, and from them a client's bytes and the operations of its step.
 
     sizes = model_sizes(empty_model(config, "generation"), "generation")
     sizes.layers[0].bytes(8), sizes.step_flops(sources, trained, batch_size=16, length=128)
 
-Operations are those of matrix products, a multiplication and an addition being two.
+Only matrix products count as operations.  A multiplication and an addition count as two.
 """
 
 import math
@@ -30,7 +30,7 @@ NF4_GROUP = 64  # weights that share a scale in bitsandbytes' 4-bit format
 
 @dataclass(frozen=True)
 class LayerSize:
-    """One transformer layer: how many values, and the shapes (out, in) of its linear weights."""
+    """One transformer layer: its number of values and its linear weights' shapes (out, in)."""
 
     values: int
     linears: tuple[tuple[int, int], ...]
@@ -40,7 +40,7 @@ class LayerSize:
         return sum(outputs * inputs for outputs, inputs in self.linears)
 
     def bytes(self, bits: int) -> int:
-        """Return its bytes with linear weights in `bits`; norms and biases stay fp32.
+        """Return the layer's bytes with linear weights in `bits`; norms and biases stay fp32.
 
         16 bits: two bytes a weight (bfloat16).  8 bits: a byte a weight and an fp32 scale for each
         output row (LLM.int8).  4 bits: half a byte, and an fp32 scale for every 64 weights (NF4).
@@ -62,19 +62,19 @@ def _matrix_bytes(rows: int, columns: int, bits: int) -> int:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a plan is made from; counts of values, not bytes."""
+    """The sizes of a model, in values and not in bytes."""
 
     layers: tuple[LayerSize, ...]
-    shell: int  # embeddings, and all else that is frozen outside the layers
-    words: int  # of them, the word matrix, and a frozen head of its own
-    tail: int  # what always trains
-    attention_width: int  # D of the attention: heads times their width
+    shell: int  # embeddings, and all other frozen tensors outside the layers
+    words: int  # the part of `shell` in the word matrix and in a frozen, untied head
+    tail: int  # the tensors that every client trains
+    attention_width: int  # D of the attention: the number of heads times their width
     head: int  # linear weights after the layers
-    trained_head: int  # of them, those that train
-    head_tokens_all: bool  # a language model's head reads every token, a classifier's one a row
+    trained_head: int  # the part of `head` that trains
+    head_tokens_all: bool  # a language model's head reads all tokens, a classifier's one a row
 
     def shell_bytes(self, embedding_bits: int = 32) -> int:
-        """Return the frozen part's bytes, its words in 32 or 16 bits."""
+        """Return the bytes of the shell, with its words in 32 or 16 bits."""
         return self.shell * FP32_BYTES - self.words * (FP32_BYTES - embedding_bits // 8)
 
     def layer_bytes(self, layers: Iterable[int], bits: int = 32) -> int:
@@ -93,17 +93,17 @@ class Sizes:
     ) -> int:
         """Return the operations of one training step on `batch_size` × `length` tokens.
 
-        The client's layers stand for `sources` of the full model, and those at the positions in
-        `trained` train.  Forward: 2 a linear weight and token, 4·B·T²·D of attention a layer
-        (scores and values), the head.  Backward: from the lowest trained layer up, gradients of
-        inputs (once the linear part, twice the attention's, since both of its factors are
-        inputs) and the head's; for what trains, gradients of weights (once the linear part).
-        Adapters take 6 a value and token; biases alone (no `linear_gradients`) nothing.  With
-        `checkpointing` these layers' forward pass comes twice.
+        The client's layers stand for `sources` of the full model; layers at the positions in
+        `trained` train.  Forward: 2 per linear weight and token, 4·B·T²·D of attention per layer
+        (scores and values), and the head.  Backward, from the lowest trained layer up: gradients of
+        inputs cost the linear part once, the attention twice (both of its factors are inputs), and
+        the head once.  Gradients of trained weights cost the linear part once more.  Adapters cost
+        6 per value and token; biases alone (no `linear_gradients`) cost nothing.  `checkpointing`
+        repeats the forward pass from the lowest trained layer up.
 
         Left out: norms, softmax, activations, embedding lookups, dequantisation, the optimizer.
-        Too low for DeBERTa: its relative positions add to attention, and since its tail feeds
-        every layer, gradients go through all of them whatever the block.
+        The result is too low for DeBERTa: relative positions add to attention, and gradients go
+        through all layers, since the tail feeds every layer.
         """
         tokens = batch_size * length
         linear = [2 * self.layers[source].linear_values * tokens for source in sources]
@@ -126,7 +126,7 @@ def count(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def model_sizes(model: Any, kind: str) -> Sizes:
-    """Return the sizes of a model, which may be on the meta device."""
+    """Return the sizes of a model; the model may be on the meta device."""
     config, inside = model.config, f"{family_of(model).blocks}."
     tail = set(trainable_names(model, ()))
     head = {

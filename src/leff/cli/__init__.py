@@ -2,7 +2,7 @@
 
     leff run experiments/e2e.toml --set training.rounds=5
 
-Exit status: 0 on success, 2 on wrong use, 1 on failure, with the error on standard error.  With
+Exit status: 0 on success, 2 on wrong use, 1 on failure.  Errors go to standard error.  With
 ``--json`` standard output is one JSON value, and progress goes to standard error.
 """
 
@@ -38,7 +38,7 @@ app.command()(figure)
 
 
 class _ToStandardError(logging.Handler):
-    """Writes to what standard error is at that moment, so that a live table stays whole."""
+    """Looks `sys.stderr` up for each record: a live table replaces it while it is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr)
@@ -53,6 +53,6 @@ def main() -> None:
     except LeffError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_status)
-    except (OSError, MemoryError) as error:  # a full disk, say: a traceback would not help
+    except (OSError, MemoryError) as error:  # such as a full disk: a traceback would not help
         typer.echo(f"error: {error or 'out of memory'}", err=True)
         sys.exit(RunError.exit_status)

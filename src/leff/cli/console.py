@@ -1,4 +1,4 @@
-"""Where the commands write: the two consoles, and the option that asks for JSON."""
+"""The two consoles that commands print to, and the option --json."""
 
 import json
 import sys

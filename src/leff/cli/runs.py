@@ -1,4 +1,4 @@
-"""`leff run`, `resume`, `evaluate`, `generate`, `list` and `config`: a run, from its options on."""
+"""`leff run`, `resume`, `evaluate`, `generate`, `list` and `config`."""
 
 import tomllib
 from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from leff.report.live import LiveTable
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
-Beams = Annotated[int, typer.Option(min=1, help="Beam search width; 1 is greedy.")]
+Beams = Annotated[int, typer.Option(min=1, help="Beam width; 1 is greedy.")]
 
 
 def run(
@@ -30,7 +30,7 @@ def run(
     rounds: Annotated[int | None, typer.Option(help="training.rounds")] = None,
     seed: Annotated[int | None, typer.Option(help="seed")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Where the data is: data.folder and proxy.folder.")
+        Path | None, typer.Option(help="Folder of the data: data.folder and proxy.folder.")
     ] = None,
     options: Annotated[
         list[str] | None,
@@ -41,7 +41,7 @@ def run(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a model over a federation of clients."""
+    """Fine-tune a model with a federation of clients."""
     from leff import api
     from leff.runs.config import load_config
 
@@ -64,7 +64,7 @@ def run(
 
 
 def resume(run: RunPath, as_json: Json = False) -> None:
-    """Go on with a run that was cut off, to the result it would have had."""
+    """Continue an interrupted run, to the result it would have had."""
     from leff import api
 
     def work(progress: "LiveTable") -> "Run":
@@ -76,10 +76,10 @@ def resume(run: RunPath, as_json: Json = False) -> None:
 def evaluate(
     run: RunPath,
     examples: Annotated[
-        int | None, typer.Option(min=1, help="Test examples; without it, all.")
+        int | None, typer.Option(min=1, help="Number of test examples; by default all.")
     ] = None,
     beams: Annotated[
-        int | None, typer.Option(min=1, help="Beam search width; without it, the run's.")
+        int | None, typer.Option(min=1, help="Beam width; by default the run's.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -87,25 +87,25 @@ def evaluate(
     from leff import api
     from leff.report.live import print_rows
 
-    found = api.evaluate(run, examples=examples, beams=beams)
+    measured = api.evaluate(run, examples=examples, beams=beams)
     if as_json:
-        return print_json({key: value for key, value in found.items() if key != "texts"})
-    metrics = {"loss": found["loss"], **found["metrics"]}
-    print_rows(out, [{found["split"]: name, "value": value} for name, value in metrics.items()])
-    for name, note in found["notes"].items():
+        return print_json({key: value for key, value in measured.items() if key != "texts"})
+    metrics = {"loss": measured["loss"], **measured["metrics"]}
+    print_rows(out, [{measured["split"]: name, "value": value} for name, value in metrics.items()])
+    for name, note in measured["notes"].items():
         out.print(Text(f"{name}: {note}", style="dim"))
     return None
 
 
 def generate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's or a model's folder.")],
-    inputs: Annotated[list[str] | None, typer.Argument(help="Inputs, one text for each.")] = None,
-    file: Annotated[Path | None, typer.Option(help="A file with one input a line.")] = None,
+    inputs: Annotated[list[str] | None, typer.Argument(help="Inputs; each gets a text.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A file with an input on each line.")] = None,
     beams: Beams = 1,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     as_json: Json = False,
 ) -> None:
-    """Write texts with a run's model."""
+    """Generate texts with a run's model."""
     from leff import api
     from leff.errors import DataError
 
@@ -127,10 +127,10 @@ def generate(
 
 
 def list_runs(
-    root: Annotated[Path, typer.Argument(help="The folder of run folders.")] = Path("runs"),
+    root: Annotated[Path, typer.Argument(help="The folder that holds run folders.")] = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """List runs."""
+    """List the runs in a folder."""
     from leff.report.live import print_rows
     from leff.runs import folder as runs
 
@@ -138,19 +138,19 @@ def list_runs(
         raise ConfigError(
             f"there is no folder {root}; runs go to runs/ unless --out says otherwise"
         )
-    found = runs.list_runs(root)
+    summaries = runs.list_runs(root)
     if as_json:
-        return print_json(found)
-    if not found:
+        return print_json(summaries)
+    if not summaries:
         out.print(f"no run in {root}")
         return None
-    return print_rows(out, found)
+    return print_rows(out, summaries)
 
 
 def config(
     path: Annotated[Path | None, typer.Argument(metavar="CONFIG")] = None, as_json: Json = False
 ) -> None:
-    """Print every option with its value and what it is; the defaults, or a file's."""
+    """Print every option with its value and description; a file's values, or the defaults."""
     from leff.runs.config import load_config
     from leff.runs.toml import commented_toml
 
@@ -162,7 +162,7 @@ def config(
 
 
 def _show(work: "Callable[[LiveTable], Run]", as_json: bool) -> None:
-    """Do `work(progress)`, show it live, and print the run's result."""
+    """Call `work(progress)`, show its progress, and print the run's result."""
     from leff.report.live import LiveTable, print_result
 
     console = errors if as_json else out

@@ -10,11 +10,11 @@ from leff.cli.console import Json, errors, out, print_json
 
 
 def score(
-    references: Annotated[Path, typer.Argument(help="A reference a line, inputs a blank apart.")],
-    hypotheses: Annotated[Path, typer.Argument(help="A hypothesis a line.")],
+    references: Annotated[Path, typer.Argument(help="A line each; a blank line between inputs.")],
+    hypotheses: Annotated[Path, typer.Argument(help="A line each.")],
     as_json: Json = False,
 ) -> None:
-    """Score texts as the official E2E challenge scorer does, on its text format."""
+    """Score texts as the official E2E challenge scorer does, from files in its format."""
     from leff.report.live import print_rows
     from leff.tasks.metrics import nlg
 
@@ -31,16 +31,16 @@ def mmlu(
     model: Annotated[str, typer.Argument(help="A run's or a model's folder, or a hub id.")],
     shots: Annotated[int, typer.Option(help="Worked examples before a question, 0 to 5.")] = 5,
     subject: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="This subject; several are fine.")
+        list[str] | None, typer.Option(metavar="NAME", help="Only this subject; may be repeated.")
     ] = None,
     examples: Annotated[
-        int | None, typer.Option(min=1, help="Questions of a subject at most; without it, all.")
+        int | None, typer.Option(min=1, help="Most questions of a subject; by default all.")
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where the data is.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the data.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts computed at a time.")] = 8,
     as_json: Json = False,
 ) -> None:
-    """Measure a causal model on MMLU: questions of 57 subjects, by the likeliest answer."""
+    """Measure a causal model on MMLU: 57 subjects; the likeliest of the four answers counts."""
     from rich.progress import Progress
 
     from leff import api
@@ -48,7 +48,7 @@ def mmlu(
 
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         line = bar.add_task("questions", total=None)
-        found = api.mmlu(
+        scores = api.mmlu(
             model,
             shots=shots,
             subjects=subject or (),
@@ -58,16 +58,16 @@ def mmlu(
             progress=lambda done, total: bar.update(line, completed=done, total=total),
         )
     if as_json:
-        return print_json(found)
-    rows = [{"subject": name, **value} for name, value in found["subjects"].items()]
+        return print_json(scores)
+    rows = [{"subject": name, **value} for name, value in scores["subjects"].items()]
     averages = {
-        **found["categories"],
-        "mean of the subjects": found["subject_mean"],
-        "all questions": found["accuracy"],
+        **scores["categories"],
+        "mean of the subjects": scores["subject_mean"],
+        "all questions": scores["accuracy"],
     }
     print_rows(out, rows)
     out.print()
     print_rows(out, [{"average": name, "accuracy": value} for name, value in averages.items()])
-    for note in found["notes"].values():
+    for note in scores["notes"].values():
         out.print(Text(note, style="dim"))
     return None

@@ -1,4 +1,4 @@
-"""What training holds, measured on the tensors themselves; `leff.capacity` estimates it beforehand.
+"""The memory that training takes, measured on the tensors.  `leff.capacity` predicts it.
 
 state_bytes(model, optimizer)      # after a step: weights, gradients, optimizer state
 """
@@ -12,7 +12,7 @@ from torch import nn
 def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Return the bytes of weights, buffers, gradients and optimizer state, shared storage once.
 
-    Quantised weights are buffers.  Activations and the libraries' own working memory are not in it.
+    Quantised weights are buffers.  Activations and the libraries' working memory do not count.
     """
     tensors = [*model.parameters(), *model.buffers()]
     tensors += [p.grad for p in model.parameters() if p.grad is not None]
@@ -23,15 +23,13 @@ def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     return sum(keyed.values())
 
 
-# how torch's allocator on the CPU says it, in a plain RuntimeError
+# Torch's CPU allocator raises a plain RuntimeError with one of these texts.
 MESSAGES = ("not enough memory", "can't allocate memory", "cannot allocate memory")
-
-
 UNITS = {"": 1, "bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error, or what it came from, says that memory ran out."""
+    """Return whether an error, or one of its causes, says that memory ran out."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
@@ -41,13 +39,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def asked_bytes(error: BaseException) -> int:
-    """Return the size of the allocation that failed, by the error's text; 0 if it says none."""
-    found = re.search(r"[Tt]ried to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB)?", str(error))
-    return int(float(found[1].rstrip(".")) * UNITS[found[2] or ""]) if found else 0
+    """Return the bytes of the failed allocation, read from the error's text; 0 if not there."""
+    size = re.search(r"[Tt]ried to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB)?", str(error))
+    return int(float(size[1].rstrip(".")) * UNITS[size[2] or ""]) if size else 0
 
 
 def resident_bytes(device: torch.device) -> int:
-    """Return what is held now: tensors on a GPU, else this process's resident memory."""
+    """Return the bytes in use now: tensors on a GPU, otherwise this process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     import psutil

@@ -1,10 +1,10 @@
-"""The model that a client trains: built from a job and its parts, and what trains in it.
+"""Builds a client's model from a job and its parts, and selects the parameters that train.
 
-    model, trained = prepared(job, store.get, device)      # trained: what the optimizer gets
+    model, trained = prepared(job, store.get, device)      # the optimizer gets `trained`
 
 LEFF's clients train a block of layers and the tail (PAPER Sec. 3.4, Table 5).  The clients of
-FedBitFit, FedLoRA, SLoRA, FLoRA and FlexLoRA hold the whole model, frozen, and train what the job's
-`Tuned` says: parameters, adapters or sparse updates.
+FedBitFit, FedLoRA, SLoRA, FLoRA and FlexLoRA hold the whole model, frozen, and train the tensors
+of the job's `Tuned`: parameters, adapters or sparse updates.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,21 +25,21 @@ from leff.models import (
 from leff.models.quantised import install
 from leff.wire.messages import Job, Part, Tuned
 
-Fetch = Callable[[Part], Mapping[str, torch.Tensor]]  # what it returns is never changed
+Fetch = Callable[[Part], Mapping[str, torch.Tensor]]  # callers never change the tensors
 
 
 def prepared(
     job: Job, fetch: Fetch, device: torch.device
 ) -> tuple[nn.Module, dict[str, nn.Parameter]]:
-    """Return the job's model, and of its parameters those that train, by the full model's names."""
+    """Return the job's model, and its trained parameters by the full model's names."""
     model = client_model(job, fetch, device)
     return model, unfreeze(model, job) if job.tuned is None else tune(model, job.tuned, fetch)
 
 
 def client_model(job: Job, fetch: Fetch, device: torch.device) -> nn.Module:
-    """Return the model that a job describes, in train mode, nothing at higher precision than sent.
+    """Return the model that a job describes, in train mode.  Tensors keep the precision sent.
 
-    Layer j of its list holds the j-th layer of the job's segments.
+    Layer j of the model is the j-th layer of the job's segments.
     """
     config = config_from_json(job.config)
     path = family_of(config).blocks
@@ -64,7 +64,7 @@ def client_model(job: Job, fetch: Fetch, device: torch.device) -> nn.Module:
 
 
 def trained_layers(job: Job) -> dict[int, int]:
-    """Return the layers that train: place in the client's model -> number in the full one."""
+    """Return the layers that train: place in the client's model -> number in the full model."""
     layers = ((source, segment.trains) for segment in job.segments for source in segment.sources)
     return {place: source for place, (source, trains) in enumerate(layers) if trains}
 
@@ -72,32 +72,32 @@ def trained_layers(job: Job) -> dict[int, int]:
 def trainable_parameters(
     model: nn.Module, layers: Mapping[int, int], tail: bool = True
 ) -> dict[str, nn.Parameter]:
-    """Return the parameters of these layers, and of the tail, under the full model's names.
+    """Return the parameters of these layers and of the tail, by the full model's names.
 
     `layers` maps a layer's place in `model` to its number in the full model.
     """
     renamed = {layer_prefix(model, p): layer_prefix(model, s) for p, s in layers.items()}
     parameters = dict(model.named_parameters())
-    found: dict[str, nn.Parameter] = {}
+    trained: dict[str, nn.Parameter] = {}
     for name in trainable_names(model, layers):
         prefix = next((p for p in renamed if name.startswith(p)), "")
         if prefix or tail:
-            found[renamed.get(prefix, "") + name.removeprefix(prefix)] = parameters[name]
-    return found
+            trained[renamed.get(prefix, "") + name.removeprefix(prefix)] = parameters[name]
+    return trained
 
 
 def unfreeze(model: nn.Module, job: Job) -> dict[str, nn.Parameter]:
-    """Let block and tail train, nothing else; return them under the full model's names."""
+    """Let only the block and the tail train; return them by the full model's names."""
     model.requires_grad_(False)
     trained = trainable_parameters(model, trained_layers(job))
     for parameter in trained.values():
         parameter.requires_grad_(True)
-        parameter.data = parameter.data.clone()  # whoever fetched it may hold it still
+        parameter.data = parameter.data.clone()  # others may hold the fetched tensor
     return trained
 
 
 def tune(model: nn.Module, tuned: Tuned, fetch: Fetch) -> dict[str, nn.Parameter]:
-    """Freeze the model but for what `tuned` says, and return that by name, with its values."""
+    """Let only the tensors of `tuned` train, at their first values; return them by name."""
     model.requires_grad_(False)
     _merge(model, tuned, fetch)
     device = next(model.parameters()).device
@@ -112,12 +112,12 @@ def tune(model: nn.Module, tuned: Tuned, fetch: Fetch) -> dict[str, nn.Parameter
     trained |= sparse.install(model, updates, tuned.seed)
     trained |= lora.install(model, adapters, tuned.scale) if adapters else {}
     for parameter in trained.values():
-        parameter.requires_grad_(True)  # peft has frozen all but its own
+        parameter.requires_grad_(True)  # peft has frozen all parameters except its adapters
     return trained
 
 
 def _merge(model: nn.Module, tuned: Tuned, fetch: Fetch) -> None:
-    """Add the products of earlier rounds to the weights, copied first: others may hold them."""
+    """Add earlier rounds' products to copies of the weights; others may hold the originals."""
     for index, part in enumerate(tuned.merged):
         products = lora.products(fetch(part))
         for module in products if index == 0 else ():
@@ -127,9 +127,9 @@ def _merge(model: nn.Module, tuned: Tuned, fetch: Fetch) -> None:
 
 
 def tuned_values(tuned: Tuned, fetch: Fetch) -> dict[str, torch.Tensor]:
-    """Return the values that everything starts from, in the order of their names.
+    """Return the first values of all tuned tensors, in the order of their names.
 
-    Safetensors reads in any order, and sums over all that trains depend on it in the last bits.
+    Safetensors reads in any order, and the order changes the last bits of sums over all tensors.
     """
     sent: Mapping[str, torch.Tensor] = {} if tuned.part is None else fetch(tuned.part)
     drawn = {name: shape for name, shape in tuned.shapes.items() if name not in sent}

@@ -1,4 +1,4 @@
-"""The steps that a client takes in one round (PAPER Sec. 3.4), and what is measured on the way.
+"""The training steps of a client's round (PAPER Sec. 3.4), with their losses and layer scores.
 
 done = local_steps(model, trained, job, examples, device)
 done.losses, done.layer_scores, done.state_bytes
@@ -31,7 +31,7 @@ WINDOW = 8  # batches whose examples are sorted by length together (our choice)
 class Steps:
     """Each step's loss (nats), each trained layer's importance, and the bytes of the last step.
 
-    `failure` says why the steps ended early, if they did; the last two are then empty.
+    If the steps ended early, `failure` says why, and `layer_scores` and `state_bytes` are empty.
     """
 
     losses: Sequence[float] = ()
@@ -47,7 +47,7 @@ def local_steps(
     examples: Sequence[Example],
     device: torch.device,
 ) -> Steps:
-    """Train `trained` in place by AdamW, on the job's epochs of batches; the model is used up."""
+    """Train `trained` in place on the batches of the job's epochs.  Do not use the model again."""
     settings = job.training
     if not examples:
         return Steps(failure="the client has no examples")
@@ -82,15 +82,15 @@ def _add_gradients(
 ) -> float:
     """Add the gradient of the batch's mean loss, and return that loss.
 
-    The batch is done in as many parts as the step says.  A part counts by its labels, so the sum is
-    the whole batch's, however the labels are spread over the parts.
+    The batch is split into `step.accumulation` parts.  Each part is weighted by its number of
+    labels, so the sum is the whole batch's mean.
     """
     labels, total = label_count(batch["labels"]), 0.0
     size = step.batch_size // step.accumulation
     for first in range(0, len(batch["labels"]), size):
         part = {name: value[first : first + size] for name, value in batch.items()}
         share = label_count(part["labels"]) / labels if labels else 1.0
-        if share:  # a mean over no labels is NaN
+        if share:  # a mean over zero labels is NaN
             loss = share * _loss(model, part, step.precision == "bfloat16", log_prior)
             loss.backward()  # pyright: ignore[reportUnknownMemberType]
             total += float(loss.detach())
@@ -103,7 +103,7 @@ def _loss(
     half: bool,
     log_prior: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Return the batch's mean loss in fp32; with `half` the matrix products are in bfloat16."""
+    """Return the batch's mean loss in fp32; with `half` matrix products are in bfloat16."""
     labels = batch["labels"]
     with torch.autocast(labels.device.type, torch.bfloat16, enabled=half):
         if log_prior is None:
@@ -118,8 +118,8 @@ def _log_prior(
 ) -> torch.Tensor | None:
     """Return log π_k = log (n_k + 1) / (n + K) of the client's own labels, (K,), if calibrated.
 
-    Logits plus log π are logit adjustment (Menon et al. 2021, eq. 10, τ = 1), which federated
-    learning uses against label skew (FedLC, Zhang et al. 2022); add-one smoothing is ours.
+    Adding log π to the logits is logit adjustment (Menon et al. 2021, eq. 10, τ = 1).  Federated
+    learning uses it against label skew (FedLC, Zhang et al. 2022).  Add-one smoothing is ours.
     """
     if not job.training.calibrated or job.kind != "classification":
         return None
@@ -129,7 +129,7 @@ def _log_prior(
 
 
 def _step_scores(layers: Sequence[Sequence[nn.Parameter]]) -> list[float]:
-    """Return Σ (g · θ)² of each layer: I_l of Sec. 3.2 for the gradient of this step."""
+    """Return Σ (g · θ)² of each layer: I_l of Sec. 3.2 with this step's gradient."""
     sums = [
         torch.stack([(p.grad * p.detach()).square().sum() for p in layer if p.grad is not None])
         for layer in layers
@@ -141,7 +141,7 @@ def _pull_back(
     trained: Sequence[nn.Parameter], start: Sequence[torch.Tensor], strength: float
 ) -> None:
     """Add μ (θ - θ_start) to the gradients: FedProx's term μ/2 |θ - θ_start|² (Li et al. 2020)."""
-    for parameter, before in zip(trained, start, strict=False):  # without μ there is no start
+    for parameter, before in zip(trained, start, strict=False):  # `start` is empty without μ
         if parameter.grad is not None:
             parameter.grad.add_(parameter.detach() - before, alpha=strength)
 
@@ -149,7 +149,7 @@ def _pull_back(
 def batches(
     examples: Sequence[Example], job: Job, device: torch.device
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield the local epochs' batches, each epoch in an order of its own."""
+    """Yield the batches of the local epochs, each epoch in a different order."""
     batch_size = job.training.step.batch_size
     epoch_steps = math.ceil(len(examples) / batch_size)
     steps = step_count(job.training.epochs, batch_size, len(examples))
@@ -163,22 +163,22 @@ def batches(
 
 
 def step_count(epochs: float, batch_size: int, examples: int) -> int:
-    """Return the number of steps in so many epochs of so many examples."""
+    """Return the number of steps in `epochs` epochs of `examples` examples."""
     return math.ceil(round(epochs * math.ceil(examples / batch_size), 9))  # 0.14 · 50 is above 7
 
 
 def like_length_batches(
     lengths: np.ndarray, batch_size: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Return the indices of one epoch's batches, in random order, each of like lengths.
+    """Return the indices of one epoch's batches, in random order, with similar lengths in each.
 
-    A random order is cut into windows of `WINDOW` batches, and each window sorted by length: less
-    padding, every index once.  The last batch may be shorter, wherever it ends up.
+    A random order is cut into windows of `WINDOW` batches, and each window is sorted by length to
+    save padding.  Every index comes once.  One batch may be shorter, at any place.
     """
     order = rng.permutation(len(lengths))
-    found: list[np.ndarray] = []
+    cut: list[np.ndarray] = []
     for first in range(0, len(order), WINDOW * batch_size):
         window = order[first : first + WINDOW * batch_size]
         window = window[np.argsort(lengths[window], kind="stable")]
-        found += [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
-    return [found[i] for i in rng.permutation(len(found))]
+        cut += [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
+    return [cut[i] for i in rng.permutation(len(cut))]

@@ -1,10 +1,10 @@
-"""What a client does: it trains.  Pure, and the same under every engine.
+"""One client's training: a pure function, the same under every engine.
 
     update = train(job, store.get, examples, device)
 
-A client sees its own examples, the job, and the parts that the job names.  It builds a real
-Hugging Face model, of fewer layers with LEFF, trains what the job says (PAPER Sec. 3.4 and Table
-5), and sends back those tensors alone.
+A client sees only its own examples, the job, and the parts that the job names.  It builds a real
+Hugging Face model, with fewer layers under LEFF.  It trains what the job says (PAPER Sec. 3.4 and
+Table 5), and sends back only the trained tensors.
 """
 
 import gc
@@ -28,17 +28,17 @@ log = logging.getLogger("leff.client")
 
 
 def train(job: Job, fetch: Fetch, examples: Sequence[Example], device: torch.device) -> Update:
-    """Do a job on a client's own examples and return what it trained.
+    """Do a job on a client's own examples and return the update.
 
-    The result depends on the job, its parts and the examples alone (dropout and the order of the
-    examples draw from `job.seed`).  A loss or a weight that is not finite, or a client without
-    examples, is a failure that the update reports; nothing is raised for it.
+    The result depends only on the job, its parts and the examples.  Dropout and the order of the
+    examples draw from `job.seed`.  If a loss or a weight is not finite, or there are no examples,
+    the update reports a failure, and nothing is raised.
     """
     started = time.perf_counter()
     model, trained = prepared(job, fetch, device)
     with forked(job.seed):
         done = local_steps(model, list(trained.values()), job, examples, device)
-    model.zero_grad(set_to_none=True)  # what is sent is packed where gradients were
+    model.zero_grad(set_to_none=True)  # packing the update can reuse the gradients' memory
     tensors = {name: parameter.detach().cpu() for name, parameter in trained.items()}
     failure = done.failure
     if failure is None and not all(torch.isfinite(t).all() for t in tensors.values()):
@@ -63,9 +63,9 @@ def train(job: Job, fetch: Fetch, examples: Sequence[Example], device: torch.dev
 def train_or_fail(
     job: Job, fetch: Fetch, examples: Sequence[Example], device: torch.device
 ) -> Update:
-    """Train, and make of whatever goes wrong on the client an update that says so.
+    """Train, and return any error on the client as an update with its failure.
 
-    A LeffError is raised: it is a fault of the server or of the request.
+    A LeffError is raised instead, since the server or the request is at fault.
     """
     before = resident_bytes(device)
     try:
@@ -79,7 +79,7 @@ def train_or_fail(
             return replace(failed, failure=f"{type(error).__name__}: {error}")
         held = max(1, resident_bytes(device) - before + asked_bytes(error))
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-    gc.collect()  # what the error held is free now
+    gc.collect()  # the error is gone now, so its tensors can be freed
     if device.type == "cuda":
         torch.cuda.empty_cache()
     failure = f"out of memory: {held:,} bytes held and asked for ({reason})"
@@ -88,10 +88,7 @@ def train_or_fail(
 
 
 def _ends(losses: Sequence[float]) -> tuple[float, float] | None:
-    """Return the means of the first and of the last quarter, if there is anything."""
+    """Return the means of the first and of the last quarter of the losses; None without losses."""
     quarter = max(1, len(losses) // 4)
-    return (_mean(losses[:quarter]), _mean(losses[-quarter:])) if losses else None
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    first, last = sum(losses[:quarter]) / quarter, sum(losses[-quarter:]) / quarter
+    return (first, last) if losses else None

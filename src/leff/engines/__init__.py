@@ -1,1 +1,1 @@
-"""Where the clients are: each engine is a `leff.round.Fleet`."""
+"""Engines, which run the clients' jobs.  Each engine is a `leff.round.Fleet`."""

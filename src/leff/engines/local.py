@@ -1,11 +1,11 @@
-"""The engine `local`: all clients on this machine, a few at a time, no server needed.
+"""The engine `local`: all clients run on this machine, a few at a time, without a network.
 
     fleet = LocalFleet(client_examples, capacities, store, torch.device("cpu"), workers=2)
     updates = list(fleet.train(plan.jobs))
 
-With one worker, clients run in this process, one after another.  With more, they run in as many
-processes of one torch thread count each, and the updates arrive in any order.  The result is the
-same.  As many client models are in memory as there are workers.
+With one worker, clients run one after another in this process.  With more workers, each is a
+process with the same number of torch threads, and updates arrive in any order.  The result is the
+same.  Each worker has one client model in memory.
 """
 
 import itertools
@@ -24,7 +24,7 @@ from leff.wire.parts import PartStore
 
 
 class LocalFleet:
-    """Clients by id: their examples, and what each reports."""
+    """Clients by id, with their examples and the capacity that each reports."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class LocalFleet:
         return [self._capacities[client] for client in clients]
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
-        """Yield the jobs' updates as they are done.  RunError if a worker process is killed."""
+        """Yield the jobs' updates as they finish.  RunError if a worker process is killed."""
         fetch, device = self._store.get, self._device
         work = ((job, fetch, self._examples[job.client], device) for job in jobs)
         if self._workers == 1:
@@ -52,7 +52,7 @@ class LocalFleet:
             return
         from joblib import Parallel, delayed
 
-        # joblib renews a worker whose memory has grown, and says so each time
+        # joblib restarts a worker whose memory has grown, and warns each time
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
         threads = torch.get_num_threads()
         parallel = Parallel(n_jobs=self._workers, return_as="generator_unordered")
@@ -65,9 +65,9 @@ class LocalFleet:
 
 
 def worker_count(wanted: int, device: torch.device, threads: int) -> int:
-    """Return `wanted`; for 0, what the cores allow on the CPU, four at most, and one elsewhere.
+    """Return `wanted`.  If it is 0, return cores / threads up to four on the CPU, one elsewhere.
 
-    Cores are those that this process may use, which in a container are fewer than there are.
+    Only cores that this process may use count.  In a container these are fewer than all cores.
     """
     if wanted or device.type != "cpu":
         return wanted or 1
@@ -77,6 +77,6 @@ def worker_count(wanted: int, device: torch.device, threads: int) -> int:
 
 
 def _train_pinned(threads: int, *arguments: Any) -> Update:
-    """Train in a worker process, with as many torch threads as the main one."""
+    """Train in a worker process with the main process's number of torch threads."""
     torch.set_num_threads(threads)
     return train_or_fail(*arguments)

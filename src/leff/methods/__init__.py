@@ -1,1 +1,1 @@
-"""Methods, as siblings: what is sent, trained and merged.  `leff.runs.prepare` builds them."""
+"""The methods, side by side.  Each says what is sent, trained and merged.  See `registry`."""

@@ -1,4 +1,4 @@
-"""Merging adapters: factors apart, or their exact products.
+"""Merges adapters: A and B averaged separately, or their exact products added.
 
 adapters = merge_adapters(model, adapters, scale, sums)            # FedLoRA
 stack, tail = stacked_updates(updates, ranks, alpha)               # FLoRA, FlexLoRA
@@ -19,9 +19,9 @@ from leff.wire.tensors import unpack
 def merge_adapters(
     model: nn.Module, adapters: Mapping[str, torch.Tensor], scale: float, sums: Sums
 ) -> dict[str, torch.Tensor]:
-    """Average A, B and the classifier apart, put them into the model, return the new adapters.
+    """Average A, B and the classifier separately, put them into the model, return the adapters.
 
-    The model holds W + scale · B · A of the `adapters` before.  Without updates all stays.
+    The model holds W + scale · B · A of the old `adapters`.  Without updates nothing changes.
     """
     if not sums.tensors:
         return dict(adapters)
@@ -34,20 +34,20 @@ def merge_adapters(
 def stacked_updates(
     updates: Iterable[Update], ranks: Sequence[int], alpha: float
 ) -> tuple[dict[str, lora.Product], Sums]:
-    """Return factors whose product is Σ_i p_i · s_i · B_i · A_i, and the sums of all else.
+    """Return factors with the product Σ_i p_i · s_i · B_i · A_i, and the sums of all other tensors.
 
-    p_i = D_i / Σ_j D_j, s_i = alpha / ranks[i].  All adapters are in memory together.  Both are
-    empty without updates.
+    p_i = D_i / Σ_j D_j, s_i = alpha / ranks[i].  All adapters are in memory at once.  Without
+    updates both results are empty.
     """
-    given = [(update.client, update.examples, unpack(update.payload)) for update in updates]
-    others = [(n, {k: t for k, t in own.items() if not lora.is_adapter(k)}) for _, n, own in given]
+    sent = [(update.client, update.examples, unpack(update.payload)) for update in updates]
+    others = [(n, {k: t for k, t in own.items() if not lora.is_adapter(k)}) for _, n, own in sent]
     sums = weighted_sums(others)
-    if not given:
+    if not sent:
         return {}, sums
     stack = lora.stacked(
         [
             (examples / sums.total * alpha / ranks[client], lora.products(tensors))
-            for client, examples, tensors in given
+            for client, examples, tensors in sent
         ]
     )
     return stack, sums

@@ -3,7 +3,7 @@
 Θ^l = Σ_{i ∈ S_l} D_i · Θ_i^l / Σ_{j ∈ S_l} D_j ,   S_l the clients that trained layer l
 
 merge_layers(model, add_up(updates))                          # the paper's
-Merge(relaxation=1.0, momentum=0.9).apply(model, sums)        # a shorter step, with momentum
+Merge(relaxation=1.0, momentum=0.9).apply(model, sums)        # a limited step, with momentum
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from leff.methods.sums import Mean, Sums
 
 
 def merge_layers(model: nn.Module, sums: Sums, relaxation: float | None = None) -> None:
-    """Put the clients' layers and tails, averaged by D_i, into the model: see `Merge`."""
+    """Put the clients' layers and tails, averaged by D_i, into the model (`Merge`)."""
     Merge(relaxation).apply(model, sums)
 
 
@@ -24,19 +24,19 @@ class Merge:
 
         Θ_l ← Θ_l + s_l · (mean_l - Θ_l),   s_l = min(1, η · share_l)
 
-    `relaxation` is η, and share_l = Σ_{i ∈ S_l} D_i / Σ_i D_i over all updates; None is the
-    paper's merge, s_l = 1.  That one moves all blocks by their whole step together, though each
-    was trained while the others stood still (a block-Jacobi step, which may overshoot).  η = 1 is
-    the mean, over all clients, of the full model with the client's block put in.  By Jensen's
-    inequality that mean's loss, where convex, is not above the clients' average.  A tensor that
-    everybody trained (the tail) gets its mean to the bit for η ≥ 1.  Source: our own; compare
+    `relaxation` is η, and share_l = Σ_{i ∈ S_l} D_i / Σ_i D_i over all updates.  None is the
+    paper's merge, s_l = 1: all blocks move by their whole step at once, though each was trained
+    while the others were frozen.  This block-Jacobi step may overshoot.  With η = 1 the result is
+    the mean of the clients' full models, each with only its own block changed.  If the loss is
+    convex, the mean's loss is not above the clients' average (Jensen's inequality).  A tensor that
+    all clients trained (the tail) gets its mean to the bit for η ≥ 1.  Source: our own; compare
     FedAvg (McMahan et al. 2017), where clients that did not take part count as unmoved.
 
-    `momentum` is β of FedAvgM (Hsu et al. 2019), for the tensors that somebody trained:
+    `momentum` is β of FedAvgM (Hsu et al. 2019), for the tensors that a client trained:
 
         m_l ← β · m_l + step_l ,   Θ_l ← Θ_l + m_l
 
-    Others keep their bits, and their m, which is float32 and the only state.
+    Other tensors keep their bits and their m.  m is float32 and the only state.
     """
 
     def __init__(self, relaxation: float | None = None, momentum: float = 0.0) -> None:
@@ -50,10 +50,10 @@ class Merge:
 
     @torch.no_grad()
     def apply(self, model: nn.Module, sums: Sums) -> None:
-        """Merge the clients' sums into the model; a tensor that nobody trained keeps its bits.
+        """Merge the clients' sums into the model; a tensor that no client trained keeps its bits.
 
-        Raises ValueError, and changes nothing, if a sum is none of the model's parameters by name
-        and shape.
+        Raises ValueError, and changes nothing, if a sum does not match a parameter of the model
+        by name and shape.
         """
         parameters = dict(model.named_parameters())
         for name, tensor in sums.tensors.items():
@@ -69,9 +69,9 @@ class Merge:
 
     def _relaxed(self, start: torch.Tensor, mean: Mean) -> torch.Tensor:
         step = 1.0 if self._relaxation is None else self._relaxation * mean.share
-        if step >= 1 - 1e-12:  # 1/share · share may be a hair below 1
+        if step >= 1 - 1e-12:  # rounding may put 1/share · share just below 1
             return mean.tensor
-        return (1 - step) * start + step * mean.tensor  # in this form zeros keep their signs
+        return (1 - step) * start + step * mean.tensor  # this form keeps the signs of zeros
 
     def _carried(self, name: str, start: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         velocity = target - start
@@ -82,9 +82,8 @@ class Merge:
         return target
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return m by the names of the model's parameters; empty without momentum."""
+        """Return m by parameter name; empty without momentum."""
         return dict(self._velocity)
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Put `state()`'s tensors back."""
         self._velocity = dict(state)

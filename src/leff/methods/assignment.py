@@ -1,10 +1,10 @@
-"""How many layers each client trains, and in which context.
+"""The number of layers that each client trains, and their context.
 
     assigned = AsReported(make_context("quantise", bits=8)).assign(model, reports)
     assigned[3].layers, assigned[3].context
 
-`AsReported` goes by the layers that clients report.  `capacity.choose.ByBudget` takes for each
-device what is nearest to the full model within its memory and time.
+`AsReported` takes the number of layers that each client reports.  `capacity.choose.ByBudget` takes
+the candidate with the least error within the client's memory and time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from leff.wire.messages import Capacity
 
 @dataclass(frozen=True)
 class Assigned:
-    """What one client gets: a block of `layers` layers in a context; `name` is for the record."""
+    """One client's block size and context; `name` goes into the round's record."""
 
     layers: int
     context: Context
@@ -28,14 +28,14 @@ class Assigned:
 
 
 class Assignment(Protocol):
-    """Assigns block size and context to clients."""
+    """Assigns a block size and a context to each client."""
 
     def assign(self, model: nn.Module, reports: Sequence[Capacity]) -> dict[int, Assigned]:
-        """Return what every client gets that can do anything; the model stays as it is."""
+        """Return an assignment for each client that can train; the model is not changed."""
         ...
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return what a resumed run needs."""
+        """Return the tensors that a resumed run needs."""
         ...
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -45,7 +45,7 @@ class Assignment(Protocol):
 
 @dataclass(frozen=True)
 class AsReported:
-    """The number of layers that each client reports, and one context for all."""
+    """Assigns the number of layers that each client reports, and one context to all."""
 
     context: Context
 

@@ -1,4 +1,4 @@
-"""What an update must hold, and why one cannot be merged.
+"""Checks of updates: the tensors that an update must hold, and reasons to refuse one.
 
 refusal(expected_shapes(model, job), update)      # None, or the reason
 """
@@ -14,7 +14,7 @@ from leff.wire.tensors import unpack
 
 
 def expected_shapes(model: nn.Module, job: Job) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of everything that a client trains: what its update must hold."""
+    """Return the name and shape of each tensor that a client trains and its update must hold."""
     if job.tuned is not None:
         return dict(job.tuned.shapes)
     parameters = dict(model.named_parameters())
@@ -22,9 +22,9 @@ def expected_shapes(model: nn.Module, job: Job) -> dict[str, tuple[int, ...]]:
 
 
 def refusal(shapes: Mapping[str, tuple[int, ...]], update: Update) -> str | None:
-    """Return why an update cannot be merged, or None if it can.
+    """Return the reason why an update cannot be merged, or None.
 
-    It must have a tensor of each of these names and shapes, finite, and no other.
+    The update must hold exactly the tensors of these names and shapes, and all must be finite.
     """
     if update.failure is not None:
         return update.failure

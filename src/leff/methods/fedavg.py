@@ -1,6 +1,6 @@
 """FedAvg (McMahan et al. 2017): every client trains all layers, whatever its capacity.
 
-It is the upper mark that LEFF is measured against, not what a small device could do.
+It is the upper bound that LEFF is compared with.  A small device could not run it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from leff.wire.messages import Capacity
 
 
 class FedAvg:
-    """All layers and the tail, averaged by the clients' numbers of examples."""
+    """Trains all layers and the tail; averages them by the clients' numbers of examples."""
 
     name = "fedavg"
 

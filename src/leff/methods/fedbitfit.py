@@ -1,7 +1,7 @@
 """FedBitFit: every client trains the biases of the whole model, which are averaged.
 
 BitFit (Zaken et al., ACL 2022) with FedAvg's mean, as in FedPETuning (Zhang et al., ACL Findings
-2023).  What counts as a bias is PAPER's Table 5; a classifier trains whole.
+2023).  PAPER's Table 5 says what counts as a bias.  A classifier trains whole.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ from leff.wire.messages import Capacity, Tuned
 
 
 class FedBitFit:
-    """Biases and the classifier, averaged by the clients' numbers of examples.
+    """Trains biases and the classifier; averages them by the clients' numbers of examples.
 
-    ConfigError for a model whose layers have no biases.
+    Raises ConfigError for a model whose layers have no biases.
     """
 
     name = "fedbitfit"

@@ -1,9 +1,9 @@
-"""FedLoRA: adapters of one rank on every client, A and B averaged apart.
+"""FedLoRA: adapters of one rank on every client, with A and B averaged separately.
 
     W + s · mean(B) · mean(A),   s = α / R
 
-FedIT (Zhang et al., ICASSP 2024).  The product of the means is not the mean of the products; FLoRA
-and FlexLoRA were made for that.  A classifier trains whole beside the adapters.
+Source: FedIT (Zhang et al., ICASSP 2024).  The product of the means is not the mean of the
+products; FLoRA and FlexLoRA correct that.  A classifier trains whole beside the adapters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from leff.wire.messages import Capacity, Tuned
 
 
 class FedLora:
-    """One global adapter, which starts with B = 0, so that round 1 starts from the model itself."""
+    """One global adapter.  It starts with B = 0, so round 1 starts from the unchanged model."""
 
     name = "fedlora"
 

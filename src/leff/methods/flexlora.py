@@ -1,9 +1,9 @@
-"""FlexLoRA: products averaged, and given back to each client in its own rank (Bai et al. 2024).
+"""FlexLoRA: averages the products, and cuts the mean to each client's rank (Bai et al. 2024).
 
     ΔW = Σ_i p_i · s_i · B_i · A_i ,   p_i = D_i / Σ_j D_j,   s_i = α / R_i
 
-The global model is W + ΔW.  Client i starts the next round from the best approximation of ΔW of
-rank R_i: s_i · B_i = U · S, A_i = Vᵀ, cut to R_i.
+The global model is W + ΔW.  Client i starts the next round from the best approximation of ΔW with
+rank R_i: s_i · B_i = U · S and A_i = Vᵀ, cut to R_i.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from leff.wire.messages import Capacity, Tuned, Update
 
 
 class FlexLora:
-    """Adapters of each client's own rank, `ranks[client]`; ΔW is kept as U · S and Vᵀ."""
+    """Trains adapters of rank `ranks[client]` on each client; keeps ΔW as U · S and Vᵀ."""
 
     name = "flexlora"
 
@@ -47,7 +47,7 @@ class FlexLora:
     def _cut(self, rank: int) -> dict[str, torch.Tensor]:
         """Return the adapters of ΔW in this rank.
 
-        Where ΔW has less, A's other rows are fresh ones beside zeros in B, or they could not learn.
+        If ΔW has a lower rank, A's other rows are fresh and B's are zero: two zeros cannot learn.
         """
         tensors = lora.fresh(lora.adapter_shapes(self._targets, rank), self._seed)
         for module, (b, a) in self._update.items():

@@ -1,12 +1,12 @@
-"""FLoRA: adapters are stacked, so that the mean of their products is exact.
+"""FLoRA: stacks the adapters, so the mean of their products is exact.
 
 Wang et al., "Federated fine-tuning LLMs with heterogeneous low-rank adaptations", NeurIPS 2024.
 
     W ← W + Σ_i p_i · s_i · B_i · A_i ,   p_i = D_i / Σ_j D_j,   s_i = α / R_i
 
-Stacked, B = [p_1 s_1 B_1, …] (out, Σ R_i) and A = [A_1; …] (Σ R_i, in) have exactly this product,
-for any ranks.  Clients get the stack, add it to their weights, and begin the next round with a
-fresh adapter.  The stack grows with the number of clients that take part, and so does the download.
+The stacks B = [p_1 s_1 B_1, …] (out, Σ R_i) and A = [A_1; …] (Σ R_i, in) have exactly this product
+for any ranks.  Clients get the stack, add it to their weights, and start the next round with a
+fresh adapter.  The stack and the download grow with the number of clients that take part.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ from leff.wire.messages import Capacity, Tuned, Update
 
 
 class FLora:
-    """Adapters of each client's own rank, `ranks[client]`; every round's stack is kept."""
+    """Trains adapters of rank `ranks[client]` on each client; keeps every round's stack."""
 
     name = "flora"
 

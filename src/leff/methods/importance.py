@@ -3,14 +3,14 @@
     scores = layer_scores(model, batches, seed=0)                     # I_l, (L,)
     p = block_probabilities(scores, layers=2, scale="standardised")   # (L - 1,)
 
-Importance of one parameter is the first-order Taylor estimate I_m = (g_m · θ_m)² of Molchanov
-et al. 2019, a layer's is the sum over its parameters, a block's the sum over its layers.  The
-paper takes the softmax of the raw block importances; these are around 1e-4, so that its
-distribution is uniform to three digits (`scale="literal"`).  `scale="standardised"` brings the
-blocks' importances to mean 0 and deviation 1 before the softmax, with a temperature.
+The importance of a parameter is the first-order Taylor estimate I_m = (g_m · θ_m)² (Molchanov et
+al. 2019).  A layer's importance is the sum over its parameters, a block's the sum over its layers.
+The paper takes the softmax of the raw block importances (`scale="literal"`).  These are around
+1e-4, so the distribution is uniform to three digits.  `scale="standardised"` first scales the
+blocks' importances to mean 0 and deviation 1, and divides by a temperature.
 
-The scores come from the server's own gradient on proxy data (`layer_scores`), or from what the
-clients measured while training (`RunningScores`).
+The scores come from the server's own gradient on proxy data (`layer_scores`), or from the clients'
+measurements while they train (`RunningScores`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,10 +34,10 @@ def layer_scores(
 ) -> np.ndarray:
     """Return I_l for every layer, shape (L,), from the gradient of the mean loss over `batches`.
 
-    The batches carry no labels.  A decoder's loss is that of the language model on the text
-    itself; a classifier's is the cross-entropy on labels drawn (with `seed`) from its own
-    prediction, and a regressor's the squared error to its prediction plus unit noise, which are
-    the samples that define the Fisher information.  The model is left as it was.
+    The proxy data has no labels of the task.  A decoder's loss is its language model loss on the
+    text.  A classifier's loss is the cross-entropy on labels drawn from its own prediction with
+    `seed`.  A regressor's loss is the squared error to its prediction plus unit noise.  Such
+    samples define the Fisher information.  The model is not changed.
     """
     layers = [list(layer.parameters()) for layer in blocks(model)]
     parameters = [parameter for layer in layers for parameter in layer]
@@ -47,8 +47,8 @@ def layer_scores(
         blocks(model).requires_grad_(True)
         for batch in batches:
             loss = _proxy_loss(model, batch) / len(batches)
-            found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-            for parameter, gradient in zip(parameters, found, strict=True):
+            terms = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+            for parameter, gradient in zip(parameters, terms, strict=True):
                 gradients[parameter] += gradient
     return np.array([sum(_importance(p, gradients[p]) for p in layer) for layer in layers])
 
@@ -72,15 +72,15 @@ class RunningScores:
     """The server's running mean, per layer, of the importance that clients measured.
 
     A round's score of a layer is the mean over the clients that measured it, weighted by D_i.  The
-    running mean is exponential, and the newest round has the weight `newest`.
+    running mean is exponential; the newest round has the weight `newest`.
     """
 
     def __init__(self, layers: int, newest: float = 0.5) -> None:
-        self._means = np.full(layers, np.nan)  # (L,), NaN where nobody has measured yet
+        self._means = np.full(layers, np.nan)  # (L,), NaN where no client has measured yet
         self._newest = newest
 
     def take_in(self, scores: Mapping[int, tuple[float, float]]) -> None:
-        """Take in what a round's clients measured: `Sums.scores`."""
+        """Update the running means with a round's `Sums.scores`."""
         for layer, (weighted, weight) in scores.items():
             mean = weighted / weight
             if not (0 <= layer < len(self._means) and np.isfinite(mean)):
@@ -92,18 +92,17 @@ class RunningScores:
     def scores(self) -> np.ndarray:
         """Return the scores, shape (L,).
 
-        A layer that nobody measured yet gets the mean of those measured; before the first
-        measurement all are equal.
+        A layer without a measurement gets the mean of the measured layers.  Before the first
+        measurement all scores are equal.
         """
         known = np.isfinite(self._means)
         return np.where(known, self._means, self._means[known].mean() if known.any() else 1.0)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return what `load_state` puts back: ``scores`` (L,) float64, NaN where not measured."""
+        """Return ``scores`` (L,) in float64, NaN where not measured."""
         return {"scores": torch.tensor(self._means, dtype=torch.float64)}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Put `state()`'s tensors back."""
         self._means = state["scores"].numpy().copy()
 
 
@@ -117,9 +116,9 @@ def block_probabilities(
 ) -> np.ndarray:
     """Return the probability of each block of `layers` consecutive layers, shape (L-layers+1,).
 
-    Blocks of equal importance get equal probabilities, exactly.  The importances are divided by
-    `temperature` under either scale.  `exploration` is ε in p ← (1 - ε) · p + ε / (L-layers+1), so
-    that each block has its chance (source: ε-greedy and Exp3, Auer et al. 2002; not the paper).
+    Blocks of equal importance get exactly equal probabilities.  Under either scale the importances
+    are divided by `temperature`.  `exploration` is ε in p ← (1 - ε) · p + ε / (L-layers+1), which
+    gives each block a chance (source: ε-greedy and Exp3, Auer et al. 2002; not the paper).
 
     Raises ValueError if `layers` is outside [1, L], `exploration` outside [0, 1], or a score is
     not finite.
@@ -142,7 +141,7 @@ def block_probabilities(
 
 
 def entropy(probabilities: np.ndarray) -> float:
-    """Return the entropy in nats; log(number of blocks) is the uniform distribution's."""
+    """Return the entropy in nats; the uniform distribution has log(number of blocks)."""
     positive = probabilities[probabilities > 0]
     return float(-(positive * np.log(positive)).sum()) + 0.0
 
@@ -150,8 +149,8 @@ def entropy(probabilities: np.ndarray) -> float:
 def sampling_entropy(sampling: Sampling, probabilities: np.ndarray) -> float:
     """Return the entropy, in nats, of a client's block.
 
-    It is 0 for `round_robin` and `fixed`, which leave nothing to chance, and log(number of
-    blocks), the largest there is, for `random`.
+    `round_robin` and `fixed` are not random, so their entropy is 0.  `random` has the largest
+    entropy, log(number of blocks).
     """
     if sampling in ("round_robin", "fixed"):
         return 0.0
@@ -161,10 +160,9 @@ def sampling_entropy(sampling: Sampling, probabilities: np.ndarray) -> float:
 def uniforms(count: int, rng: np.random.Generator, *, stratified: bool) -> np.ndarray:
     """Return `count` numbers, each uniform in [0, 1), independent or stratified.
 
-    Stratified, one falls into each of `count` equal parts of [0, 1), in random order: systematic
-    sampling (Madow and Madow 1944).  What each client draws is distributed as before, and of
-    clients with the same probabilities the number that draw a block is within one of what is
-    expected.
+    Stratified, one number falls into each of `count` equal parts of [0, 1), in random order:
+    systematic sampling (Madow and Madow 1944).  Each number alone is still uniform.  Among clients
+    with the same probabilities, the number that draw a block is within one of its expectation.
     """
     if stratified:
         return (rng.permutation(count) + rng.random()) / count
@@ -174,4 +172,4 @@ def uniforms(count: int, rng: np.random.Generator, *, stratified: bool) -> np.nd
 def draw_block(probabilities: np.ndarray, uniform: float) -> int:
     """Return the first layer of the block that `uniform` in [0, 1) falls on."""
     first = int(np.searchsorted(np.cumsum(probabilities), uniform, side="right"))
-    return min(first, len(probabilities) - 1)  # the sum may end a hair below 1
+    return min(first, len(probabilities) - 1)  # rounding may leave the sum just below 1

@@ -1,4 +1,4 @@
-"""Writing jobs: what a client gets, from the model that the server has.
+"""Writes jobs, which say what a client gets and trains, from the server's model.
 
 writer = JobWriter(store, "generation", pad_id=0)
 jobs = writer.jobs(writer.frame(model), context, {client: segments})
@@ -21,16 +21,16 @@ from leff.wire.messages import Job, LocalTraining, Part, Segment, Tuned
 
 
 class Store(Protocol):
-    """Where parts are put: `wire.parts.PartStore`, or a stand-in for it that keeps shapes alone."""
+    """Keeps parts: `wire.parts.PartStore`, or a replacement that keeps only shapes."""
 
     def put(self, tensors: Mapping[str, torch.Tensor]) -> Part:
-        """Keep tensors, and return the part that they are."""
+        """Keep the tensors, and return their part."""
         ...
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What is around the layers of a client's model: `config` is JSON, the rest is in the store."""
+    """A client's model without its layers: `config` is JSON, shell and tail are stored parts."""
 
     config: str
     shell: Part
@@ -39,7 +39,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class JobWriter:
-    """Writes jobs for one task: what is the same in all of them, and where parts are put.
+    """Writes jobs for one task and puts their parts into a store.
 
     With 16 `shell_bits` the frozen word embeddings are sent, kept and read as float16.
     """
@@ -57,7 +57,7 @@ class JobWriter:
     def segment(self, model: Any, segment: Segment) -> Segment:
         """Return a layout's segment with its parts.
 
-        In place of a stand-in's layers stand those of the model that they answer to.
+        A stand-in's layers are replaced by the model's layers that they stand for.
         """
         if segment.trains:
             return self.block(model, segment.sources)
@@ -66,7 +66,7 @@ class JobWriter:
         return replace(segment, parts=parts)
 
     def frame(self, model: Any) -> Frame:
-        """Store what is around the layers of `model`, and return where."""
+        """Store the shell and the tail of `model`, and return the frame."""
         shell, tail = shell_state(model), self.store.put(tail_state(model))
         shell = self.store.put(half_words(model, shell) if self.shell_bits == 16 else shell)
         return Frame(config_to_json(model.config), shell, tail)
@@ -78,7 +78,7 @@ class JobWriter:
         segments: Mapping[int, tuple[Segment, ...]],
         tuned: Mapping[int, Tuned] = MappingProxyType({}),
     ) -> tuple[Job, ...]:
-        """Return a job per client, from the segments that its model has."""
+        """Return a job for each client in `segments`, in the order of ids."""
         return tuple(
             Job(
                 round=context.index,
@@ -98,9 +98,9 @@ class JobWriter:
 
 
 def layout_job(writer: JobWriter, model: Any, layout: Layout, training: LocalTraining) -> Job:
-    """Return a job of this layout, as client 0 has in the first round; what trains has no values.
+    """Return client 0's job of this layout in the first round; `tuned` values are zeros.
 
-    For rehearsals and calibration: bytes and operations are those of any other job like it.
+    It is for rehearsals and calibration: only bytes and operations matter, not values.
     """
     tuned: dict[int, Tuned] = {}
     if layout.tuned is not None:

@@ -23,9 +23,9 @@ from leff.wire.messages import Capacity, Part, Segment
 
 
 class Leff:
-    """Layer sampling, compression of the rest, layer-wise aggregation.
+    """Samples layers, compresses the others, and aggregates layer by layer.
 
-    `proxy` are batches of public data without labels, which the stand-ins are made on.
+    `proxy` has batches of public data without labels, on which the stand-ins are made.
     """
 
     name = "leff"
@@ -47,7 +47,7 @@ class Leff:
 
     def plan(self, model: nn.Module, context: RoundContext, reports: Sequence[Capacity]) -> Plan:
         assigned, layers = self._assignment.assign(model, reports), len(blocks(model))
-        if not assigned:  # nobody has the memory and the time
+        if not assigned:  # no client has the memory and the time
             return Plan(())
         wanted = {client: own.layers for client, own in assigned.items()}
         drawn = self._sampler.draw(model, context, wanted)  # Sec. 3.2
@@ -80,7 +80,7 @@ class Leff:
         return self._bank.make(model, spans, in_turn(self._proxy, context.index), context.decided)
 
     def _frozen(self, stand_ins: Mapping[Span, StandIn]) -> dict[Span, Segment]:
-        """Return each stand-in as a segment; tensors that several spans share are put once."""
+        """Return each stand-in as a segment; tensors that spans share are stored once."""
         layers = {id(tensors): tensors for s in stand_ins.values() for tensors in s.tensors}
         parts = {key: self._writer.store.put(tensors) for key, tensors in layers.items()}
         return {
@@ -89,7 +89,7 @@ class Leff:
         }
 
     def _trained(self, model: nn.Module, drawn: Iterable[range]) -> dict[int, Part]:
-        """Return the part of every layer that somebody trains."""
+        """Return the part of every layer that a client trains."""
         return {
             layer: self._writer.store.put(layer_state(model, layer))
             for layer in sorted({layer for block in drawn for layer in block})
@@ -123,7 +123,7 @@ def _segments(
     trained: Mapping[int, Part],
     frozen: Mapping[Span, Segment],
 ) -> tuple[Segment, ...]:
-    """Return a client's segments in order: what is before its block, the block, what is after."""
+    """Return a client's segments in order: stand-ins before the block, the block, those after."""
     before = [frozen[span] for span in around if span.stop <= block.start]
     after = [frozen[span] for span in around if span.start >= block.stop]
     own = Segment(tuple(block), tuple(trained[layer] for layer in block), trains=True)
@@ -132,8 +132,8 @@ def _segments(
 
 def _errors(stand_ins: Iterable[StandIn]) -> dict[str, float]:
     """Return the worst error of each span of layers, by first and last layer."""
-    found: dict[str, float] = {}
-    for made in stand_ins:
-        key = f"{made.span.start}-{made.span.stop - 1}"
-        found[key] = max(made.error, found.get(key, 0.0))
-    return found
+    errors: dict[str, float] = {}
+    for each in stand_ins:
+        key = f"{each.span.start}-{each.span.stop - 1}"
+        errors[key] = max(each.error, errors.get(key, 0.0))
+    return errors

@@ -1,10 +1,10 @@
-"""The seam between the round and what a method sends, trains and merges.
+"""The seam between the round and a method: a method says what is sent, trained and merged.
 
     plan = method.plan(model, RoundContext(0, seed, training), reports)
     method.merge(model, add_up(updates))
 
-A method merges sums over clients: it never needs a single client's update.  FLoRA and FlexLoRA do,
-and say so by being a `SingleUpdateMethod`.
+Most methods merge sums over clients and need no single update.  FLoRA and FlexLoRA need single
+updates, so they are a `SingleUpdateMethod`.
 """
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
@@ -20,10 +20,10 @@ from leff.wire.messages import Capacity, Job, LocalTraining, Update
 
 @dataclass(frozen=True)
 class RoundContext:
-    """What is fixed for one round: its index from 0, the run's seed, the local settings.
+    """The fixed facts of one round: its index from 0, the run's seed, the local settings.
 
-    `decided` is where what a clock decides is written down.  A round that is run again is given
-    it, and does the same.
+    `decided` records decisions that depend on a clock.  A repeated round gets it and decides the
+    same.
     """
 
     index: int
@@ -34,30 +34,27 @@ class RoundContext:
 
 @dataclass(frozen=True)
 class Plan:
-    """A round's jobs, and what there is to record of how they came about, as JSON values."""
+    """A round's jobs, and facts about the plan for the round's record, as JSON values."""
 
     jobs: tuple[Job, ...]
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 class Planner(Protocol):
-    """What every method has, however it merges."""
+    """The part that all methods share, however they merge."""
 
     name: str
 
     def begin(self, model: nn.Module) -> None:
-        """Take in the model that the run starts with.
-
-        It is called before the first round, and when the run is resumed.
-        """
+        """Take in the run's initial model, before the first round and when a run is resumed."""
         ...
 
     def plan(self, model: nn.Module, context: RoundContext, reports: Sequence[Capacity]) -> Plan:
-        """Return a job for every report that can do anything; the model stays as it is."""
+        """Return a job for each client that can train; the model is not changed."""
         ...
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return what a resumed run needs beside the model."""
+        """Return the tensors that a resumed run needs beside the model."""
         ...
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -75,10 +72,10 @@ class SumMethod(Planner, Protocol):
 
 @runtime_checkable
 class SingleUpdateMethod(Planner, Protocol):
-    """A method that needs each client's update by itself."""
+    """A method that needs each client's single update."""
 
     def merge_updates(self, model: nn.Module, updates: Iterable[Update]) -> None:
-        """Put the updates, which come in the order of client ids, into the model, in place."""
+        """Put the updates into the model, in place.  They come in the order of client ids."""
         ...
 
 
@@ -86,7 +83,7 @@ Method = SumMethod | SingleUpdateMethod
 
 
 def merge_round(method: Method, model: nn.Module, updates: Iterable[Update]) -> None:
-    """Merge a round's updates, which come in the order of client ids, by what the method needs."""
+    """Merge a round's updates, in the order of client ids, as sums or as single updates."""
     if isinstance(method, SingleUpdateMethod):
         method.merge_updates(model, updates)
     else:

@@ -1,10 +1,10 @@
-"""The table of methods: all that is known of one outside its own file.
+"""The table of methods.  Other rooms know a method only by its entry here.
 
     spec_of("fedlora").options                  # ("method.rank", "method.lora_alpha", ...)
     register(MethodSpec(name="mine", build=..., stages=...))
 
-A method of one's own is registered by this call, or by an entry point of the group `leff.methods`
-that names a `MethodSpec` (docs/methods.md has an example).
+Another package adds a method by this call, or by an entry point of the group `leff.methods` that
+names a `MethodSpec` (docs/methods.md has an example).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +38,7 @@ from leff.methods.stand_ins import EXACT, Bank, Batch, Distillation
 from leff.methods.whole import WholeModel, own_parameters, shapes_of
 from leff.models import bitfit_names, blocks, lora, sparse
 
-GROUP = "leff.methods"  # of entry points
+GROUP = "leff.methods"  # the group of entry points
 ADAPTERS = ("method.rank", "method.lora_alpha")
 BLOCK_OPTIONS = (
     "method.sampling",
@@ -60,7 +60,7 @@ BLOCK_OPTIONS = (
 
 @dataclass(frozen=True)
 class BlockParts:
-    """What a method that trains blocks among stand-ins is made of: see `Leff`."""
+    """The parts of a method that trains blocks among stand-ins: see `Leff`."""
 
     assignment: Assignment
     rule: Rule
@@ -72,10 +72,10 @@ class BlockParts:
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What a method is built from.  `parts` is there for a method that `trains_blocks`."""
+    """The arguments of `MethodSpec.build`.  `parts` is set for methods that `trains_blocks`."""
 
     writer: JobWriter
-    model: nn.Module  # that the run starts with
+    model: nn.Module  # the run's initial model
     seed: int
     rounds: int
     ranks: Sequence[int]  # R_i by client
@@ -90,21 +90,21 @@ Stages = Sequence[Sequence[Layout]]
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A method by its name.
+    """One method's entry.
 
-    `build` makes it.  `stages` says what its clients' models are made of (`Layout`), from a model
-    without weights and a `ClientSetup`: for each stage of a run every place that a client's block
-    may have.  Plans are those of the last stage; memory is that of the worst.  `options` are the
-    options of a run, or whole sections, that mean something to some methods only, and to this one.
+    `build` makes the method.  `stages` takes a model without weights and a `ClientSetup`.  For each
+    stage of a run it returns the clients' layouts, one for each place of the block.  Plans use the
+    last stage; peak memory uses the worst stage.  `options` names the run options, or whole
+    sections, that this method uses and some other methods do not.
     """
 
     name: str
     build: Callable[[Ingredients], Method]
     stages: Callable[[nn.Module, ClientSetup], Stages]
     options: tuple[str, ...] = ()
-    trains_blocks: bool = False  # of as many layers as a client can afford, among stand-ins
-    ranks_by_client: bool = False  # each client's adapters have a rank of its own
-    gets_all_adapters: bool = False  # every client is sent every client's adapters
+    trains_blocks: bool = False  # a client trains as many layers as it can afford, among stand-ins
+    ranks_by_client: bool = False  # each client's adapters have their own rank
+    gets_all_adapters: bool = False  # every client gets all clients' adapters
     clients: str = "every client holds the whole model, whatever its capacity"
 
 
@@ -126,9 +126,9 @@ def spec_of(name: str) -> MethodSpec:
 
 
 def methods() -> dict[str, MethodSpec]:
-    """Return the table by name, with the methods that installed packages add.
+    """Return all entries by name, with the methods that installed packages add.
 
-    Raises ConfigError for an entry point that cannot be loaded, or names no `MethodSpec`.
+    Raises ConfigError for an entry point that cannot be loaded or is no `MethodSpec` of its name.
     """
     for entry in entry_points(group=GROUP):
         if entry.name in _METHODS:
@@ -146,7 +146,7 @@ def methods() -> dict[str, MethodSpec]:
 
 
 def users_of(option: str) -> tuple[str, ...]:
-    """Return the methods to which an option of a run means something."""
+    """Return the names of the methods that use a run option."""
     section = option.partition(".")[0]
     return tuple(n for n, spec in methods().items() if {option, section} & set(spec.options))
 
@@ -215,7 +215,7 @@ def _whole(model: nn.Module, tuned: Shapes, bits: int = 32) -> Layout:
 
 
 def _adapter_shapes(model: nn.Module, rank: int) -> Shapes:
-    """Return the shapes of adapters on every target, and of what trains whole beside them."""
+    """Return the shapes of adapters on every target, and of the classifier, which trains whole."""
     targets = lora.target_shapes(model)
     lora.check_rank(targets, rank, "rank")
     return {**lora.adapter_shapes(targets, rank), **_shapes(model)}
@@ -228,13 +228,7 @@ def _shapes(model: nn.Module, names: Iterable[str] | None = None) -> Shapes:
 _METHODS = {
     spec.name: spec
     for spec in (
-        MethodSpec(
-            "leff",
-            _leff,
-            _blocks,
-            options=BLOCK_OPTIONS,
-            trains_blocks=True,
-        ),
+        MethodSpec("leff", _leff, _blocks, options=BLOCK_OPTIONS, trains_blocks=True),
         MethodSpec(
             "fedavg",
             lambda given: FedAvg(given.writer),
@@ -242,9 +236,7 @@ _METHODS = {
             clients="every client trains all layers, whatever its capacity",
         ),
         MethodSpec(
-            "fedbitfit",
-            lambda given: FedBitFit(WholeModel(given.writer), given.model),
-            _biases,
+            "fedbitfit", lambda given: FedBitFit(WholeModel(given.writer), given.model), _biases
         ),
         MethodSpec("fedlora", _fedlora, _adapters, options=(*ADAPTERS, "method.base_bits")),
         MethodSpec(

@@ -4,7 +4,7 @@
     drawn = sampler.draw(model, round_context, {client: number of layers})
     drawn.blocks[3]          # range(2, 4)
 
-The layers' scores and the probabilities made from them are in `leff.methods.importance`.
+`leff.methods.importance` computes the layers' scores and the blocks' probabilities.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,9 +34,9 @@ from leff.seeds import derive_seed, numpy_rng
 
 @dataclass(frozen=True)
 class Rule:
-    """How blocks are drawn; the paper's: ``Rule(scale="literal", stratified=False)``.
+    """How blocks are drawn.  The paper's rule is ``Rule(scale="literal", stratified=False)``.
 
-    `source` is who measures the importance: the server on `batches` batches of proxy data a
+    `source` says who measures the importance: the server, on `batches` batches of proxy data a
     round, or the clients while they train.  `exploration` is the share of uniform sampling.
     """
 
@@ -51,14 +51,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Every client's block, and what there is to record of the draw."""
+    """Every client's block, and facts about the draw for the round's record."""
 
     blocks: Mapping[int, range]
     facts: dict[str, Any]
 
 
 class BlockSampler:
-    """Draws blocks, and keeps what clients measured and how often each had its turn."""
+    """Draws blocks; keeps the clients' measurements and the number of turns of each client."""
 
     def __init__(self, rule: Rule, proxy: Sequence[Batch], layers: int) -> None:
         self._rule, self._proxy, self._layers = rule, proxy, layers
@@ -89,7 +89,7 @@ class BlockSampler:
         return Drawn(blocks, facts)
 
     def take_in(self, sums: Sums) -> None:
-        """Take in what the round's clients measured."""
+        """Take in the importance that the round's clients measured."""
         self._measured.take_in(sums.scores)
 
     def _scores(self, model: nn.Module, context: RoundContext) -> np.ndarray | None:
@@ -121,23 +121,22 @@ class BlockSampler:
     def _first(self, client: int, probabilities: np.ndarray, chance: float) -> int:
         if self._rule.sampling == "fixed":
             return client % len(probabilities)
-        if self._rule.sampling == "round_robin":  # each client starts at another block
+        if self._rule.sampling == "round_robin":  # clients start at different blocks
             return (client + self._turns.get(client, 0)) % len(probabilities)
         return draw_block(probabilities, chance)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return what `load_state` puts back."""
+        """Return the clients' measurements, and ``turns`` as pairs (client, count)."""
         turns = torch.tensor(sorted(self._turns.items()), dtype=torch.int64).reshape(-1, 2)
         return {**self._measured.state(), "turns": turns}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Put `state()`'s tensors back."""
         self._measured.load_state(state)
         pairs = cast("list[list[int]]", state["turns"].tolist())  # pyright: ignore[reportUnknownMemberType]
         self._turns = {int(client): int(turns) for client, turns in pairs}
 
 
 def in_turn(batches: Sequence[Batch], offset: int) -> list[Batch]:
-    """Return the batches, starting where the rounds before stopped."""
+    """Return all batches in order, starting at `offset` and wrapping around."""
     offset %= len(batches)
     return [*batches[offset:], *batches[:offset]]

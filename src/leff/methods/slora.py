@@ -1,9 +1,9 @@
-"""SLoRA: a sparse stage finds where adapters should start, then FedLoRA (Babakniya et al. 2023).
+"""SLoRA: a sparse stage finds a start for the adapters, then FedLoRA (Babakniya et al. 2023).
 
 Stage one, the first rounds: every client trains the same few weights of each linear module, at
-random positions, and the server averages them.  Then the update ΔW of each module gives the
-adapters their start, s · B · A = the best approximation of ΔW of rank R (by SVD), beside the
-weights that the run started with.  Stage two: FedLoRA.
+random positions, and the server averages them.  Then the adapters start from each module's update
+ΔW: s · B · A is the best approximation of ΔW with rank R (by SVD).  The weights beside them are the
+run's initial weights.  Stage two is FedLoRA.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from leff.wire.messages import Capacity, Tuned
 
 
 class SLora:
-    """Sparse updates for `sparse_rounds` rounds, as many values as the adapters have; then LoRA."""
+    """Trains as many sparse values as adapters have for `sparse_rounds` rounds, then adapters."""
 
     name = "slora"
 
@@ -30,7 +30,7 @@ class SLora:
         self._base, self._rank, self._scale, self._seed = base, rank, alpha / rank, seed
         self._sparse_rounds, self._round = sparse_rounds, 0
         shapes = sparse.sparse_shapes(lora.target_shapes(model), rank)
-        self._trained = lora.fresh(shapes, seed)  # sparse values, which are zero; then adapters
+        self._trained = lora.fresh(shapes, seed)  # sparse values, zero at first; then adapters
 
     def begin(self, model: Any) -> None:
         self._base.put(model)
@@ -64,20 +64,20 @@ class SLora:
 
     @torch.no_grad()
     def _adapters(self, model: Any) -> dict[str, torch.Tensor]:
-        """Return the adapters that stage two starts from, put into the model for the update."""
+        """Return stage two's first adapters, and replace each update in the model by theirs."""
         shapes = lora.adapter_shapes(lora.target_shapes(model), self._rank)
         fresh = lora.products(lora.fresh(shapes, self._seed))
-        found: dict[str, lora.Product] = {}
+        products: dict[str, lora.Product] = {}
         for module, values in sparse.modules_of(self._trained).items():
             update = sparse.dense(model, module, values, self._seed)
             u, s, vt = lora.svd(update.double())
             root = (s[: self._rank] / self._scale).sqrt()
             b, a = u[:, : self._rank] * root, root[:, None] * vt[: self._rank]
-            a = torch.where(root[:, None] > 0, a, fresh[module][1])  # two zeros could not learn
-            found[module] = b.float().contiguous(), a.float().contiguous()
+            a = torch.where(root[:, None] > 0, a, fresh[module][1])  # two zeros cannot learn
+            product = products[module] = b.float().contiguous(), a.float().contiguous()
             weight = lora.linear_weight(model, module)
-            weight += (self._scale * lora.multiplied(found[module], update) - update).to(weight)
-        return lora.named(found)
+            weight += (self._scale * lora.multiplied(product, update) - update).to(weight)
+        return lora.named(products)
 
     def state(self) -> dict[str, torch.Tensor]:
         return self._trained

@@ -1,11 +1,11 @@
-"""Sums over clients: all that most methods need of a round.
+"""Sums over clients.  Most methods need nothing else to merge a round.
 
     sums = add_up(updates)             # in the order of client ids
     sums.mean("transformer.h.0.attn.c_attn.weight")
 
-Every tensor has a sum of its own, so clients may bring different layers.  Sums are kept in
-float64 and added in the order given.  Callers give the order of client ids, so that the order of
-arrival does not matter, and identical inputs come out to the bit.  One update is held at a time.
+Every tensor has its own sum, so clients may send different layers.  Sums are float64 and are added
+in the order given.  Callers give the order of client ids, so the order of arrival does not matter.
+The mean of identical tensors equals them to the bit.  Only one update is in memory at a time.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ from leff.wire.tensors import unpack
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean of one tensor, in float64, and its clients' share of the weight of all updates."""
+    """The mean of one tensor, in float64, and its clients' share of all clients' weight."""
 
     tensor: torch.Tensor
     share: float  # in (0, 1]
@@ -28,11 +28,11 @@ class Mean:
 
 @dataclass(frozen=True)
 class Sums:
-    """Σ D_i · Θ_i of every tensor over the clients that trained it, and what they measured.
+    """Sums over clients: each tensor's sum runs over the clients that trained the tensor.
 
-    `tensors` are float64; `weights` has Σ D_i of the same clients by the same names, and `total`
-    that of all clients.  `scores` has, by layer, Σ D_i · I_l of the importance that clients
-    measured, and their Σ D_i.
+    `tensors` has Σ D_i · Θ_i in float64, and `weights` has Σ D_i of the same clients, by name.
+    `total` is Σ D_i of all clients.  `scores` has (Σ D_i · I_l, Σ D_i) by layer, for the importance
+    that clients measured.
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -47,14 +47,14 @@ class Sums:
         return Mean(self.tensors[name] / self.weights[name], self.weights[name] / self.total)
 
     def means(self) -> Iterator[tuple[str, Mean]]:
-        """Yield every tensor's name and mean, one in memory at a time."""
+        """Yield every tensor's name and mean, with one mean in memory at a time."""
         return ((name, self.mean(name)) for name in self.tensors)
 
 
 def add_up(updates: Iterable[Update]) -> Sums:
     """Return the sums of a round's updates; empty without updates.
 
-    Raises ValueError as `weighted_sums`.
+    Raises ValueError like `weighted_sums`.
     """
     scores: dict[int, tuple[float, float]] = {}
 
@@ -70,7 +70,7 @@ def weighted_sums(updates: Iterable[tuple[float, Mapping[str, torch.Tensor]]]) -
     """Return the sums of weighted tensors.
 
     Weights are positive numbers of any scale (D_i).  Raises ValueError for a weight that is not
-    positive, and for shapes that differ.
+    positive, and for one name with different shapes.
     """
     sums: dict[str, torch.Tensor] = {}
     weights: dict[str, float] = {}
@@ -95,7 +95,7 @@ def weighted_sums(updates: Iterable[tuple[float, Mapping[str, torch.Tensor]]]) -
 
 
 def add_scores(scores: dict[int, tuple[float, float]], update: Update) -> None:
-    """Add what a client measured: finite and not negative for each of its layers, or nothing."""
+    """Add a client's scores, if it has one for each of its layers, all finite and not negative."""
     measured = update.layer_scores
     usable = len(update.layers) == len(measured) and update.failure is None
     if not usable or not all(np.isfinite(score) and score >= 0 for score in measured):

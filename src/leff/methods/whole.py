@@ -1,10 +1,10 @@
-"""What the methods share whose clients hold the whole model, frozen, and train little beside it.
+"""Shared by the methods whose clients hold the whole model, frozen, and train little beside it.
 
     base = WholeModel(writer, bits=32)
-    base.put(model)                                 # once, the model that the run starts with
+    base.put(model)                                 # once, the run's initial model
     jobs = base.jobs(context, {client: Tuned(shapes, part)})
 
-The frozen model goes to a client once: its parts are the same in every round.
+A client gets the frozen model once, because its parts are the same in every round.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ from leff.wire.messages import Job, Segment, Tuned
 
 
 class WholeModel:
-    """The model that the run starts with, linear weights of its layers in 32, 16, 8 or 4 bits."""
+    """The run's initial model, with its layers' linear weights in 32, 16, 8 or 4 bits."""
 
     def __init__(self, writer: JobWriter, bits: int = 32) -> None:
         self._writer, self._bits = replace(writer, shell_bits=shell_bits(bits)), bits
@@ -41,14 +41,14 @@ class WholeModel:
         return self._writer.store
 
     def jobs(self, context: RoundContext, tuned: Mapping[int, Tuned]) -> tuple[Job, ...]:
-        """Return a job for every client, which trains what its `Tuned` says."""
+        """Return a job for every client in `tuned`; it trains the tensors of its `Tuned`."""
         assert self._frame is not None, "put() comes first"
         segments = dict.fromkeys(tuned, self._segments)
         return self._writer.jobs(self._frame, context, segments, tuned)
 
 
 def own_parameters(model: Any, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
-    """Return these parameters of the model, by default the classifier, which trains whole."""
+    """Return the model's parameters of these names; by default the classifier's."""
     parameters = dict(model.named_parameters())
     return {n: parameters[n].data for n in (full_tail_names(model) if names is None else names)}
 
@@ -59,7 +59,7 @@ def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]
 
 @torch.no_grad()
 def put_parameters(model: Any, sums: Sums) -> None:
-    """Write the means of those tensors into the model that are its parameters."""
+    """Write the means into the model's parameters; sums of other tensors are skipped."""
     parameters = dict(model.named_parameters())
     for name in sums.tensors.keys() & parameters.keys():
         parameters[name].copy_(sums.mean(name).tensor)

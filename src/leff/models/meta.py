@@ -23,6 +23,9 @@ class _EmptyOnMeta(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.empty:
             kwargs = {**kwargs, "device": "meta"}
+        tensor = kwargs.get("tensor", args[0] if args else None)
+        if getattr(func, "__module__", "") == "torch.nn.init" and tensor.is_meta:
+            return tensor  # there is nothing to fill, and torch takes long to see it
         return func(*args, **kwargs)
 
 

@@ -1,10 +1,10 @@
-"""What stands below a table or figure: how it was made, what is missing, what to know of a metric.
+"""The lines below a table or figure: how it was made, what is missing, notes on metrics.
 
     caption(study)
     missing_lines(study.values()), note_lines(study.values())
 
-What differs by table is taken from the options of its own runs, so that no caption promises more
-than was run.
+Numbers of examples are taken from the options of the table's own runs, so a caption states what
+was run.
 """
 
 import re
@@ -17,7 +17,7 @@ from leff.runs.options import CountOrAll
 
 
 def caption(study: Study) -> str:
-    """Return the experiment's caption with what the size means for the tasks in it."""
+    """Return the experiment's caption, with the size's notes on its tasks."""
     experiment = study.experiment
     if experiment.kind == "counts":
         return experiment.caption
@@ -31,23 +31,23 @@ def caption(study: Study) -> str:
 
 
 def _examples(study: Study, group: str) -> str:
-    """Say what a group's tasks learn from and are measured on."""
+    """Return the sentence on a group's training and evaluation examples."""
     own = [
         cell for cell in study.cells if cell.runs and study.common.tasks[cell.task].group == group
     ]
     configs = {cell.task: cell.runs[0].config for cell in own}
     learnt = _by_task({task: config.data.train_examples for task, config in configs.items()})
-    said = f"{learnt} training examples" if learnt else "All training examples"
+    learnt_from = f"{learnt} training examples" if learnt else "All training examples"
     if study.experiment.kind == "rounds":
         measured = _by_task({task: c.evaluation.examples for task, c in configs.items()})
-        return f"{said}; loss on {measured or 'all'} of the validation examples."
+        return f"{learnt_from}; loss on {measured or 'all'} of the validation examples."
     final = _by_task({task: c.evaluation.final_examples for task, c in configs.items()})
     most = f"at most {final}" if final else "all"
-    return f"{said}; measured on {most} of {study.common.groups[group].measured_on}."
+    return f"{learnt_from}; measured on {most} of {study.common.groups[group].measured_on}."
 
 
 def _by_task(counts: Mapping[str, CountOrAll]) -> str:
-    """Return ``2,000``, ``CoLA 4,000, RTE 500`` where tasks differ, or nothing for all rows."""
+    """Return ``2,000``; ``CoLA 4,000, RTE 500`` if tasks differ; "" if all use all examples."""
     texts = {task: "all" if count is None else f"{count:,}" for task, count in counts.items()}
     if set(texts.values()) == {"all"}:
         return ""
@@ -64,7 +64,7 @@ def _points_left_out(study: Study) -> str:
 
 
 def averages_line(values: Sequence[Value]) -> str:
-    """Say what averages are over, where the size leaves columns out."""
+    """Return the sentence on averages; "" unless the size leaves columns out."""
     averaged = [value for value in values if value.metric == "mean"]
     if not averaged or not any(value.left_out for value in values):
         return ""
@@ -73,32 +73,32 @@ def averages_line(values: Sequence[Value]) -> str:
 
 
 def note_lines(values: Sequence[Value]) -> list[str]:
-    """Return what runs say of a metric that they do have; of notes that differ in figures, one."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """Return the runs' notes on metrics; of notes that differ in numbers only, the first."""
+    alike: dict[tuple[str, str], list[str]] = {}
     for value in values:
         for note in value.notes:
-            found.setdefault((value.column, re.sub(r"\d+(\.\d+)?", "#", note)), []).append(note)
+            alike.setdefault((value.column, re.sub(r"\d+(\.\d+)?", "#", note)), []).append(note)
     return [
-        f"{column}: {notes[0]}" + (" (and the like in other runs)" if len(set(notes)) > 1 else "")
-        for (column, _), notes in found.items()
+        f"{column}: {notes[0]}" + (" (similar in other runs)" if len(set(notes)) > 1 else "")
+        for (column, _), notes in alike.items()
     ]
 
 
 def missing_lines(values: Sequence[Value]) -> list[str]:
-    """Return a line for every reason that something is missing, with the cells it holds for."""
+    """Return a line for every reason why values are missing, with the cells concerned."""
     cells = [value for value in values if value.metric != "mean"]
     reasons = dict.fromkeys(value.missing for value in cells if value.missing)
     return [f"{'; '.join(_where(reason, cells))}: {reason}" for reason in reasons]
 
 
 def _where(reason: str, values: Sequence[Value]) -> list[str]:
-    """Name what has a reason: whole rows, of the rest whole columns, whole cells, single values."""
-    found: list[str] = []
+    """Return the labels of rows, columns, cells and single values that lack values for `reason`."""
+    labels: list[str] = []
     for name in (attrgetter("row"), attrgetter("column"), attrgetter("cell"), _single):
         named = _all_with(reason, values, name)
         values = [value for value in values if name(value) not in named]
-        found += named
-    return found
+        labels += named
+    return labels
 
 
 def _single(value: Value) -> str:
@@ -106,6 +106,6 @@ def _single(value: Value) -> str:
 
 
 def _all_with(reason: str, values: Sequence[Value], name: Callable[[Value], str]) -> list[str]:
-    """Return the names all of whose values have the reason."""
+    """Return the names whose values are all missing for this reason."""
     others = {name(value) for value in values if value.missing != reason}
     return [label for label in dict.fromkeys(map(name, values)) if label not in others]

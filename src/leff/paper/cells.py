@@ -1,9 +1,9 @@
-"""From a table or figure to its runs: a cell is a row, a point and a task, with a run a seed.
+"""The cells of a table or figure, and their runs.
 
-    found = cells(experiment, common, Selection(size="mini", rows=("LEFF",)))
-    found[0].runs[0].config, found[0].runs[0].key
+    row = cells(experiment, common, Selection(size="mini", rows=("LEFF",)))
+    row[0].runs[0].config, row[0].runs[0].key
 
-A run's key (`leff.paper.keys`) is the digest of what its figures depend on, so tables share runs.
+A cell is a row, a point and a task, with a run for each seed.  Tables share runs of equal keys.
 """
 
 import os
@@ -22,7 +22,7 @@ from leff.tasks.sources.files import DATA_VARIABLE
 
 @dataclass(frozen=True)
 class Selection:
-    """Which part of a table or figure, and with what; labels in any case, none for all.
+    """The part of a table or figure that is asked for.  No labels mean all; case is ignored.
 
     Raises ConfigError for an unknown size.
     """
@@ -41,7 +41,7 @@ class Selection:
 
     @property
     def whole(self) -> bool:
-        """Whether this is all of it, with the size's own models."""
+        """Whether everything is asked for, with the size's own models."""
         parts = (self.rows, self.columns, self.points, self.seeds)
         return not (any(parts) or self.model)
 
@@ -55,8 +55,8 @@ class PaperRun:
     task: str
     seed: int
     config: RunConfig
-    key: str  # of its result
-    command: str  # that makes it
+    key: str  # of its result file
+    command: str  # makes this run alone
 
     @property
     def label(self) -> str:
@@ -66,15 +66,15 @@ class PaperRun:
 
 @dataclass(frozen=True)
 class Cell:
-    """A row at a point on a task: its runs, or why there are none."""
+    """A row at a point on a task, with its runs or the reason why it has none."""
 
     row: str
     point: str  # "" where the experiment has no axis
     task: str
-    columns: tuple[str, ...]  # of the task's, those that are asked for
+    columns: tuple[str, ...]  # those of the task's columns that are asked for
     runs: tuple[PaperRun, ...] = ()
-    absent: str = ""
-    left_out: bool = False  # by the size
+    absent: str = ""  # why there are no runs
+    left_out: bool = False  # the size does not have this cell
 
     @property
     def label(self) -> str:
@@ -84,8 +84,8 @@ class Cell:
 def cells(experiment: Experiment, common: Common, selection: Selection) -> list[Cell]:
     """Return every cell that is asked for.
 
-    Raises ConfigError for an unknown row, column or point, an option that does not check, or a
-    cell asked for by name that this size leaves out; DataError if such a cell's file is missing.
+    Raises ConfigError for an unknown row, column or point, a wrong option, and a cell asked for by
+    name that the size does not have.  Raises DataError if a row asked for by name lacks its file.
     """
     rows = chosen("row", selection.rows, experiment.rows, experiment)
     columns = _columns(experiment, common, selection.columns)
@@ -101,19 +101,19 @@ def cells(experiment: Experiment, common: Common, selection: Selection) -> list[
 def _columns(
     experiment: Experiment, common: Common, wanted: tuple[str, ...]
 ) -> dict[str, list[str]]:
-    """Return the columns asked for, by task; a task's name stands for all of its columns."""
+    """Return the columns asked for, by task; a task's name means all its columns."""
     known = {task: list(common.tasks[task].metrics) for task in experiment.tasks}
     labels = [*known, *(label for own in known.values() for label in own if label not in known)]
     asked = set(chosen("column", wanted, labels, experiment))
-    found = {
+    kept = {
         task: own if task in asked else [label for label in own if label in asked]
         for task, own in known.items()
     }
-    return {task: own for task, own in found.items() if own}
+    return {task: own for task, own in kept.items() if own}
 
 
 def _points(experiment: Experiment, selection: Selection) -> list[str]:
-    """Return the points asked for, of those that the size has; one without a name if none are."""
+    """Return the points asked for that the size has; [""] for an experiment without points."""
     if selection.points and not experiment.points:
         raise ConfigError(
             f"{experiment.spoken} has no points; --point is for figures along an axis"
@@ -129,7 +129,7 @@ def _points(experiment: Experiment, selection: Selection) -> list[str]:
 def chosen(
     what: str, wanted: tuple[str, ...], known: Iterable[str], experiment: Experiment
 ) -> list[str]:
-    """Return the known labels that are wanted, in their own order; all if none is."""
+    """Return the known labels that are wanted, in the known order; all if none is wanted."""
     known = list(known)
     lower = {label.lower(): label for label in known}
     for label in wanted:
@@ -172,7 +172,7 @@ def _cell(
 
 
 def _left_out(experiment: Experiment, selection: Selection, row: str, task: str) -> bool:
-    """Return whether the size leaves a cell out; ConfigError if it was asked for by name."""
+    """Return whether the size lacks a cell; ConfigError if it is asked for by name."""
     extent = experiment.size(selection.size)
     for name, kept, asked in (
         (row, extent.rows, selection.rows),
@@ -188,7 +188,7 @@ def _left_out(experiment: Experiment, selection: Selection, row: str, task: str)
 def _left_out_error(
     experiment: Experiment, size: str, name: str, kept: Sequence[str]
 ) -> ConfigError:
-    """Return what to raise for a name that was asked for and that the size leaves out."""
+    """Return the error for a name that is asked for and that the size does not have."""
     return ConfigError(
         f"{experiment.spoken} at size {size} has no {name}, only {', '.join(kept)}; take one of "
         "those, or --size full"
@@ -198,7 +198,7 @@ def _left_out_error(
 def _options(
     experiment: Experiment, common: Common, selection: Selection, row: str, point: str, task: str
 ) -> Options:
-    """Return a cell's options, all but the seed; later sources win."""
+    """Return a cell's options except the seed; later sources win."""
     size, entry = common.size(selection.size), common.tasks[task]
     method = experiment.method(row)
     if entry.group not in size.groups:
@@ -206,7 +206,7 @@ def _options(
             f"common.toml says nothing of {task} at size {selection.size}; add "
             f"[{selection.size}.groups.{entry.group}]"
         )
-    found = {
+    merged = {
         **size.groups[entry.group],
         **entry.options,
         **size.tasks.get(task, {}),
@@ -218,14 +218,14 @@ def _options(
         **(experiment.points[point] if point else {}),
     }
     if selection.model:
-        found["model.name"] = selection.model
+        merged["model.name"] = selection.model
     if selection.data_dir:
-        found |= {"data.folder": selection.data_dir, "proxy.folder": selection.data_dir}
-    return found
+        merged |= {"data.folder": selection.data_dir, "proxy.folder": selection.data_dir}
+    return merged
 
 
 def _rate(common: Common, size: str, method: str, task: str) -> float:
-    """Return a method's learning rate on a task: the task's own, or its group's."""
+    """Return a method's learning rate on a task: the task's, else its group's."""
     group, rates = common.tasks[task].group, common.size(size).rates.get(method, {})
     for name in (task, group):
         if name in rates:
@@ -236,9 +236,9 @@ def _rate(common: Common, size: str, method: str, task: str) -> float:
 
 
 def _needed(needs: Mapping[str, str], data_dir: Path | None) -> tuple[Options, str]:
-    """Return the files that a row needs as options, and what to say if one is not there."""
+    """Return the files that a row needs as options, and the problem if one is missing."""
     root = data_dir or os.environ.get(DATA_VARIABLE) or None
-    found: Options = {}
+    located: Options = {}
     for option, name in needs.items():
         if root is None:
             return {}, f"no data: {name} is needed; name its folder with --data-dir or LEFF_DATA"
@@ -246,8 +246,8 @@ def _needed(needs: Mapping[str, str], data_dir: Path | None) -> tuple[Options, s
         there = next((place.absolute() for place in places if place.is_file()), None)
         if there is None:
             return {}, f"no data: there is no {places[0]}, with or without .gz"
-        found[option] = there
-    return found, ""
+        located[option] = there
+    return located, ""
 
 
 def _run(

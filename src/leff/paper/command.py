@@ -1,6 +1,6 @@
-"""What `leff table` and `leff figure` do, from what was typed to what is printed.
+"""The commands `leff table` and `leff figure`: run what is missing, return what to print.
 
-answer("table", 1, Selection(), Places(), Wishes(dry_run=True), console)
+answer("table", 1, Selection(), Places(), Actions(dry_run=True), print)
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from leff.report.live import bytes_text
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Actions:
     """What to do with a table or figure."""
 
     run: bool = True
@@ -37,7 +37,7 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of it: `rows` for scripts, `show` for people, and what failed, by run."""
+    """The result: `rows` for scripts, `show` for people, and failures by the key of the run."""
 
     rows: list[dict[str, Any]]
     show: Callable[[Console], None]
@@ -59,25 +59,26 @@ def answer(
     number: int,
     selection: Selection,
     places: Places,
-    wishes: Wishes,
+    actions: Actions,
     say: Callable[[str], None],
 ) -> Answer:
-    """Do what was asked for a table or figure.
+    """Make a table or figure; `say` prints progress.
 
-    Raises ConfigError, DataError or ModelError before any run; what fails in one is in the answer.
+    Raises ConfigError, DataError or ModelError before any run.  `failures` has later errors.
     """
-    check_picture(wishes.picture)
+    if actions.picture is not None and actions.picture.suffix.lower() != ".png":
+        raise ConfigError(f"--out must end in .png, got {actions.picture}")
     study = Study.open(f"{word}{number}", selection, places)
     if study.experiment.kind == "counts":
-        _check_counted(selection, wishes)
-        return _counts(study, wishes)
-    if wishes.memory:
+        _check_counted(selection, actions)
+        return _counts(study, actions)
+    if actions.memory:
         raise ConfigError(f"{word} {number} has no memory to count; --memory is for table 5")
-    if wishes.dry_run:
+    if actions.dry_run:
         rows = run_rows(study)
         return Answer(rows, lambda console: print_runs(console, study, rows), {})
     try:
-        failures = study.fill(wishes.jobs, wishes.keep, say) if wishes.run else {}
+        failures = study.fill(actions.jobs, actions.keep, say) if actions.run else {}
     except KeyboardInterrupt:
         raise RunError("interrupted; the same command goes on from the last round") from None
     values = study.values(_impossible(study) | failures)
@@ -85,7 +86,7 @@ def answer(
     if word == "table":
 
         def show(console: Console) -> None:
-            if wishes.markdown:
+            if actions.markdown:
                 console.print(
                     tables.markdown(study, values), markup=False, highlight=False, soft_wrap=True
                 )
@@ -95,7 +96,7 @@ def answer(
         return Answer(rows, show, failures)
     from leff.paper.figures import draw
 
-    path = wishes.picture or _picture(study)
+    path = actions.picture or _picture(study)
     draw(study, values, path)
 
     def show_figure(console: Console) -> None:
@@ -107,7 +108,7 @@ def answer(
 
 
 def _impossible(study: Study) -> dict[str, str]:
-    """Return why runs cannot be; nothing for a model that cannot be looked up without a network."""
+    """Return, by key, why runs are impossible; {} if a model cannot be looked up offline."""
     if not study.missing:
         return {}
     try:
@@ -116,46 +117,41 @@ def _impossible(study: Study) -> dict[str, str]:
         return {}
 
 
-def _check_counted(selection: Selection, wishes: Wishes) -> None:
-    """Raise ConfigError for what has no meaning where nothing is run."""
+def _check_counted(selection: Selection, actions: Actions) -> None:
+    """Raise ConfigError for options that mean nothing for a table that is not run."""
     asked = {
         "--model": selection.model,
         "--seed": selection.seeds,
-        "--dry-run": wishes.dry_run,
-        "--jobs": wishes.jobs,
+        "--dry-run": actions.dry_run,
+        "--jobs": actions.jobs,
     }
     meant = [flag for flag, value in asked.items() if value]
     if meant:
         raise ConfigError(f"table 5 is counted, not run; leave out {', '.join(meant)}")
 
 
-def _counts(study: Study, wishes: Wishes) -> Answer:
-    found = count_cells(study.experiment, study.common, study.selection, wishes.memory)
+def _counts(study: Study, actions: Actions) -> Answer:
+    cells = count_cells(study.experiment, study.common, study.selection, actions.memory)
 
     def show(console: Console) -> None:
-        if wishes.markdown:
-            text = counts_markdown(study, found)
+        if actions.markdown:
+            text = counts_markdown(study, cells)
             console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            print_counts(console, study, found)
+            print_counts(console, study, cells)
 
-    return Answer(found, show, {})
+    return Answer(cells, show, {})
 
 
 def _picture(study: Study) -> Path:
-    """Return where a picture goes; one of a part does not take the place of the whole."""
+    """Return the picture's path; a part has a name of its own and does not replace the whole."""
     part = "" if study.selection.whole else "-part"
-    return study.results_root / f"{study.experiment.name}-{study.selection.size}{part}.png"
-
-
-def check_picture(path: Path | None) -> None:
-    """Raise ConfigError for a picture that is no PNG."""
-    if path is not None and path.suffix.lower() != ".png":
-        raise ConfigError(f"--out must end in .png, got {path}")
+    name = f"{study.experiment.name}-{study.selection.size}{part}.png"
+    return study.store.folder.parent / name
 
 
 def run_rows(study: Study) -> list[dict[str, Any]]:
-    """Return every run with predicted seconds and bytes, for scripts."""
+    """Return a row for every run, with predicted seconds and bytes, for scripts."""
     return [
         {
             "key": run.key,
@@ -166,18 +162,18 @@ def run_rows(study: Study) -> list[dict[str, Any]]:
             "model": run.config.model.name,
             "method": run.config.method.name,
             "done": run.key in study.results,
-            "seconds": told.seconds,
-            "bytes": told.bytes,
-            "basis": told.basis,
+            "seconds": forecast.seconds,
+            "bytes": forecast.bytes,
+            "basis": forecast.basis,
             "command": run.command,
         }
         for run in study.runs
-        for told in [study.prediction(run)]
+        for forecast in [study.prediction(run)]
     ]
 
 
 def print_runs(console: Console, study: Study, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print the runs with predicted time and memory, and what is left to do in all."""
+    """Print the runs with predicted time and memory, and the total of what is left to do."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "row", "column", "seed", "state"):
         table.add_column(name)
@@ -204,7 +200,7 @@ def print_runs(console: Console, study: Study, rows: Sequence[Mapping[str, Any]]
             Text(f"{'time from ' if 'finished run' in basis else ''}{basis}", style="dim")
         )
     for line in missing_lines(study.values()):
-        if "(seed" not in line:  # what is merely to do is listed above
+        if "(seed" not in line:  # the runs to do are listed above
             console.print(Text(line, style="yellow"))
 
 

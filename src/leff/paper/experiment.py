@@ -1,4 +1,4 @@
-"""A table or figure as its file in experiments/paper describes it.
+"""A table or figure, as its file in experiments/paper describes it.
 
     folder = experiments_folder()
     common, experiment = read_common(folder), read_experiment(folder, "table1")
@@ -24,7 +24,7 @@ COMMON = "common.toml"
 Options = dict[str, Any]  # dotted keys of RunConfig
 Kind = Literal["table", "deviation", "counts", "points", "bars", "rounds"]
 Part = TypeVar("Part", bound=BaseModel)
-Used = tuple[Iterable[str], Iterable[str]]  # the names that there are, and those that are used
+Used = tuple[Iterable[str], Iterable[str]]  # names that exist, and names that are used
 
 
 class Strict(BaseModel):
@@ -34,12 +34,12 @@ class Strict(BaseModel):
 
 
 class Group(Strict):
-    """Tasks that share settings and are averaged."""
+    """Tasks that share settings and an average."""
 
-    average: str = ""  # the label of the column that averages them, if any does
+    average: str = ""  # label of the column with their average; "": no such column
     scale: float = 1.0  # 100 for points
     digits: int = 4
-    measured_on: str = ""  # which examples a run's last figures are of
+    measured_on: str = ""  # the examples behind a run's final metrics
 
 
 class TaskEntry(Strict):
@@ -74,16 +74,16 @@ class Common(Strict):
 
 
 class Row(Strict):
-    """A row (in a figure, a line or a bar): a method and options over its own."""
+    """A row (in a figure, a line or a bar): a method, and options that override its own."""
 
-    method: str = ""  # the label, if not said
+    method: str = ""  # by default the row's label
     options: Options = {}
     needs: dict[str, str] = {}  # option -> a file below the data folder
     absent: dict[str, str] = {}  # task -> why the row has no run there
 
 
 class Extent(Strict):
-    """What of an experiment is run at one size; all rows, tasks and points unless said."""
+    """The part of an experiment that one size runs; an empty list means all."""
 
     seeds: list[int] = Field(min_length=1)
     seeds_at: dict[str, list[int]] = {}  # by point
@@ -95,7 +95,7 @@ class Extent(Strict):
 
 
 class PaperPoint(Strict):
-    """Where in the published tables a figure's values are, for one of its points."""
+    """The published table that has a figure's values, at one of its points."""
 
     table: str
     point: str
@@ -110,17 +110,17 @@ class Experiment(Strict):
     kind: Kind = "table"
     tasks: list[str] = []
     rows: dict[str, Row] = {}
-    points: dict[str, Options] = {}  # values on the horizontal axis
-    axis: str = ""  # its name
+    points: dict[str, Options] = {}  # label on the horizontal axis -> options
+    axis: str = ""  # the axis's name
     options: Options = {}
     paper: PaperPoint | None = None
-    models: list[str] = []  # of counts, which are not run
+    models: list[str] = []  # rows of a table that is counted, not run
     mini: Extent = Extent(seeds=[0])
     full: Extent = Extent(seeds=[0])
 
     @property
     def words(self) -> list[str]:
-        """The name as the command line has it: table and 1."""
+        """The name as the command line writes it: table, 1."""
         return _words(self.name)
 
     @property
@@ -136,47 +136,47 @@ class Experiment(Strict):
 
 
 def experiments_folder(folder: Path | None = None) -> Path:
-    """Return the folder of experiments: the given one, or the one beside the package's checkout.
+    """Return the folder of experiments: the given one, or the one in the checkout of LEFF.
 
     Raises ConfigError if it is not there.
     """
-    found = folder or Path(leff.__file__).resolve().parents[2] / "experiments" / "paper"
-    if not (found / COMMON).is_file():
+    path = folder or Path(leff.__file__).resolve().parents[2] / "experiments" / "paper"
+    if not (path / COMMON).is_file():
         raise ConfigError(
-            f"there are no experiments in {found} (no {COMMON}); run from a checkout of LEFF, or "
+            f"there are no experiments in {path} (no {COMMON}); run from a checkout of LEFF, or "
             "name its folder with --experiments"
         )
-    return found
+    return path
 
 
 def known_experiments(folder: Path) -> list[str]:
     """Return the names of the tables and figures that have a file."""
     names = (path.stem for path in folder.glob("*.toml"))
-    found = (name for name in names if re.fullmatch(r"(table|figure)\d+", name))
-    return sorted(found, key=lambda name: (_words(name)[0], int(_words(name)[1])))
+    numbered = (name for name in names if re.fullmatch(r"(table|figure)\d+", name))
+    return sorted(numbered, key=lambda name: (_words(name)[0], int(_words(name)[1])))
 
 
 def read_common(folder: Path) -> Common:
     """Return the settings that experiments share.  Raises ConfigError."""
     path = folder / COMMON
-    found = _parse(Common, _read(path), path)
-    for task, entry in found.tasks.items():
-        if entry.group not in found.groups:
+    file = _parse(Common, _read(path), path)
+    for task, entry in file.tasks.items():
+        if entry.group not in file.groups:
             raise ConfigError(
-                f"{path}: {task} is of a group {entry.group!r}; there are {', '.join(found.groups)}"
+                f"{path}: {task} is of a group {entry.group!r}; there are {', '.join(file.groups)}"
             )
     known: dict[str, Used] = {}
     for name in SIZES:
-        size = found.size(name)
+        size = file.size(name)
         rated = [each for own in size.rates.values() for each in own]
         known |= {
-            f"{name} group": (found.groups, [*size.notes, *size.groups]),
-            f"{name} task": (found.tasks, size.tasks),
-            f"method in {name}.rates": (found.methods, size.rates),
-            f"task or group in {name}.rates": ([*found.tasks, *found.groups], rated),
+            f"{name} group": (file.groups, [*size.notes, *size.groups]),
+            f"{name} task": (file.tasks, size.tasks),
+            f"method in {name}.rates": (file.methods, size.rates),
+            f"task or group in {name}.rates": ([*file.tasks, *file.groups], rated),
         }
     _check_names(known, path)
-    return found
+    return file
 
 
 def read_experiment(folder: Path, name: str) -> Experiment:
@@ -192,9 +192,9 @@ def read_experiment(folder: Path, name: str) -> Experiment:
         same = _read(folder / f"{source}.toml")
         shared = ("rows", "tasks", "points", "options", "mini", "full")
         values = {key: same[key] for key in shared if key in same} | values
-    found = _parse(Experiment, {**values, "name": name}, path)
-    _check(found, read_common(folder), path)
-    return found
+    parsed = _parse(Experiment, {**values, "name": name}, path)
+    _check(parsed, read_common(folder), path)
+    return parsed
 
 
 def _is_number(text: str) -> bool:
@@ -221,12 +221,12 @@ def _parse(part: type[Part], values: dict[str, Any], path: Path) -> Part:
         return part.model_validate(values)
     except ValidationError as error:
         places = ((".".join(map(str, p["loc"])), p["msg"], p["input"]) for p in error.errors())
-        problems = "; ".join(f"{key}: {said}, got {value!r}" for key, said, value in places)
+        problems = "; ".join(f"{key}: {message}, got {value!r}" for key, message, value in places)
         raise ConfigError(f"{path}: {problems}") from None
 
 
 def _check(experiment: Experiment, common: Common, path: Path) -> None:
-    """Raise ConfigError for a name that nothing answers to."""
+    """Raise ConfigError for a name that does not exist."""
     known: dict[str, Used] = {
         "method": (common.methods, [experiment.method(row) for row in experiment.rows]),
         "task": (common.tasks, experiment.tasks),
@@ -250,7 +250,7 @@ def _check(experiment: Experiment, common: Common, path: Path) -> None:
 
 
 def _check_names(known: Mapping[str, Used], path: Path) -> None:
-    """Raise ConfigError for a name that is used and that is not among those that there are."""
+    """Raise ConfigError for a name that is used and does not exist."""
     for what, (names, used) in known.items():
         for name in used:
             if name not in names:

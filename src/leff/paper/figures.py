@@ -1,4 +1,4 @@
-"""Figures: a panel a column, a line or a bar a row, deviations as bands or whiskers.
+"""Draws figures: a panel for each column, a line or bar for each row, bands or whiskers.
 
 draw(study, study.values(), Path("figure4.png"))
 """
@@ -14,19 +14,19 @@ from leff.paper.study import Study
 from leff.paper.values import Value
 from leff.report.picture import save_figure
 
-COLUMNS_MOST = 3  # panels in a row
-APART = 0.012  # rows' whiskers at a point, of the axis
-WIDE = 20  # largest over smallest point from which the axis is logarithmic
-LEGEND_INCHES = 0.35  # from the top
+COLUMNS_MOST = 3  # most panels beside each other
+APART = 0.012  # between the whiskers of two rows at a point, as a share of the axis
+WIDE = 20  # the axis is logarithmic if largest / smallest point is more
+LEGEND_INCHES = 0.35  # below the figure's top
 PAPERS = "the paper's"
 NOT_YET = "not run yet"
-CAPTION_WIDTH = 78  # characters a panel
+CAPTION_WIDTH = 78  # characters for each panel beside another
 
 
 def draw(study: Study, values: Sequence[Value], path: Path) -> None:
-    """Draw a figure; a panel without any value says so.
+    """Draw a figure as PNG.  A panel without any value says so.
 
-    What the size leaves out has no panel.  The average comes first.
+    Columns that the size does not have get no panel.  Averages come first.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -58,55 +58,53 @@ def draw(study: Study, values: Sequence[Value], path: Path) -> None:
 def _around(
     figure: Any, study: Study, values: Sequence[Value], axes: Sequence[Any], across: int
 ) -> None:
-    """Add title, legend and caption."""
+    """Add the title, legend and caption."""
     name = study.experiment.spoken.capitalize()
     title = f"{name} ({study.selection.size}): {study.experiment.title}"
-    found: dict[str, Any] = {}
+    handle_of: dict[str, Any] = {}
     for axis in axes:
         handles, labels = axis.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-    if len(found) > 1:
+        handle_of |= dict(zip(labels, handles, strict=True))
+    if len(handle_of) > 1:
         title += "\n\n"  # the legend's place
-        named = [label for label in (*study.experiment.rows, PAPERS) if label in found]
+        named = [label for label in (*study.experiment.rows, PAPERS) if label in handle_of]
         below = 1 - LEGEND_INCHES / figure.get_figheight()
         look = {"loc": "upper center", "bbox_to_anchor": (0.5, below), "frameon": False}
-        figure.legend([found[label] for label in named], named, ncols=len(named), **look)
+        figure.legend([handle_of[label] for label in named], named, ncols=len(named), **look)
     figure.suptitle(title)
-    told = (caption(study), averages_line(values), _seeds(study, values))
-    said = " ".join(filter(None, told))
+    sentences = (caption(study), averages_line(values), _seeds(study, values))
+    text = " ".join(filter(None, sentences))
     if any(value.deviation is not None for value in values):
         spread = "Bands" if study.experiment.kind == "rounds" else "Whiskers"
-        said += f" {spread}: one standard deviation over seeds."
-    filled = textwrap.fill(said, CAPTION_WIDTH * max(across, 2))
+        text += f" {spread}: one standard deviation over seeds."
+    filled = textwrap.fill(text, CAPTION_WIDTH * max(across, 2))
     figure.supxlabel(filled, fontsize=8, ha="left", x=0.02)
 
 
 def _seeds(study: Study, values: Sequence[Value]) -> str:
-    """Return how many seeds there are, by point where that differs; rounds have a run's."""
+    """Return the sentence on the number of seeds; by point if it differs between points."""
     there = [value for value in values if value.by_seed]
-    found: dict[str, set[int]] = {}
+    counts_at: dict[str, set[int]] = {}
     for value in there:
         place = "" if study.experiment.kind == "rounds" else value.point
-        found.setdefault(place, set()).add(len(value.by_seed))
-    ranges = {place: _range(counts) for place, counts in found.items()}
+        counts_at.setdefault(place, set()).add(len(value.by_seed))
+    ranges = {
+        place: str(*counts) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+        for place, counts in counts_at.items()
+    }
     if len(set(ranges.values())) <= 1:
         return f"Seeds: {next(iter(ranges.values()), '0')}."
     axis = study.experiment.axis
     return f"Seeds: {', '.join(f'{n} at {axis} = {point}' for point, n in ranges.items())}."
 
 
-def _range(counts: set[int]) -> str:
-    low, high = min(counts), max(counts)
-    return str(high) if low == high else f"{low} to {high}"
-
-
 def _panels(values: Sequence[Value]) -> dict[str, list[Value]]:
-    """Return the values by column, averages first, without what the size leaves out."""
-    found: dict[str, list[Value]] = {}
+    """Return the values by column, averages first, without columns that the size lacks."""
+    panels: dict[str, list[Value]] = {}
     for value in sorted(values, key=lambda value: value.metric != "mean"):
         if not value.left_out:
-            found.setdefault(value.column, []).append(value)
-    return found
+            panels.setdefault(value.column, []).append(value)
+    return panels
 
 
 def _unit(study: Study, values: Sequence[Value]) -> str:
@@ -117,7 +115,7 @@ def _unit(study: Study, values: Sequence[Value]) -> str:
 
 
 def _lines(axis: Any, values: Sequence[Value], colours: dict[str, str]) -> None:
-    """Draw a line a row over the points; the paper's values as hollow diamonds."""
+    """Draw a line for each row, and the paper's values as hollow diamonds."""
     rows = list(dict.fromkeys(value.row for value in values))
     marks = sorted({float(value.point) for value in values})
     logarithmic = marks[0] > 0 and marks[-1] / marks[0] > WIDE
@@ -150,14 +148,14 @@ def _lines(axis: Any, values: Sequence[Value], colours: dict[str, str]) -> None:
 def _beside(
     x: Sequence[float], places: float, marks: Sequence[float], logarithmic: bool
 ) -> list[float]:
-    """Return points moved by so many places, so that whiskers of several rows do not overlap."""
+    """Return points shifted by `places`, so that the whiskers of rows do not overlap."""
     if logarithmic:
         return [point * (marks[-1] / marks[0]) ** (APART * places) for point in x]
     return [point + APART * places * (marks[-1] - marks[0]) for point in x]
 
 
 def _scale(axis: Any, points: Sequence[float], logarithmic: bool) -> None:
-    """Mark the points themselves, on a logarithmic axis if they are far apart."""
+    """Set the axis's scale, and its ticks at the points."""
     from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
     if logarithmic:
@@ -171,7 +169,7 @@ def _scale(axis: Any, points: Sequence[float], logarithmic: bool) -> None:
 
 
 def _bars(axis: Any, values: Sequence[Value], colours: dict[str, str]) -> None:
-    """Draw a bar a row, its mean above it, whiskers where there are two seeds or more."""
+    """Draw a bar for each row with its mean above it, and whiskers for two seeds or more."""
     there = [value for value in values if value.mean is not None]
     for place, value in enumerate(values):
         if value.mean is None:
@@ -189,11 +187,7 @@ def _bars(axis: Any, values: Sequence[Value], colours: dict[str, str]) -> None:
         )
     axis.set_xticks(range(len(values)), [value.row for value in values])
     if there:
-        ends = [0.0, *(end for value in there for end in _ends(value))]
+        means = [(value.mean or 0.0, value.deviation or 0.0) for value in there]
+        ends = [0.0, *(end for m, d in means for end in (m - d, m + d))]
         room = 0.15 * (max(ends) - min(ends)) or 1.0
         axis.set_ylim(min(ends) - (room if min(ends) < 0 else 0), max(ends) + room)
-
-
-def _ends(value: Value) -> tuple[float, float]:
-    mean, deviation = value.mean or 0.0, value.deviation or 0.0
-    return mean - deviation, mean + deviation

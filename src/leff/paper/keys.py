@@ -1,4 +1,4 @@
-"""What a run is known by: the digest of what its figures depend on.
+"""A run's key: the digest of the options that its results depend on.
 
 run_key(config)              # "01af94f18754c59f"
 """
@@ -15,28 +15,28 @@ FILES = ("train", "validation", "test")  # options that name a file
 
 
 def run_key(config: RunConfig) -> str:
-    """Return the digest of what a run's figures depend on, 16 hexadecimal digits.
+    """Return a run's key: 16 hexadecimal digits of a digest of its options.
 
-    Left out: where files lie (a path counts by its last two names), the engine (its workers do
-    not change results; threads and devices do so in the last bits), and options that have their
-    defaults, so that a result outlives the options that later versions add.  A default that
-    changes is noticed when the result is read (`leff.paper.results`).
+    Not counted are folders (a path counts by its last two names) and the engine (workers do not
+    change results; threads and devices change their last bits).  Options with default values do
+    not count either, so a result stays valid when a later version adds options.  If a default
+    changes, reading the result raises (`leff.paper.results`).
     """
     values = portable(config.model_dump(mode="json", exclude_defaults=True))
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def portable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration's values without the engine and without what is this machine's."""
-    found = {name: value for name, value in values.items() if name != "engine"}
+    """Return a configuration's values without the engine and this machine's folders."""
+    kept = {name: value for name, value in values.items() if name != "engine"}
     for section in ("data", "proxy"):
-        if section in found:
-            own = {key: value for key, value in found[section].items() if key != "folder"}
+        if section in kept:
+            own = {key: value for key, value in kept[section].items() if key != "folder"}
             named = {key: _short(own[key]) for key in FILES if own.get(key)}
-            found[section] = {**own, **named}
-    if Path(found.get("model", {}).get("name", "")).is_absolute():
-        found["model"] = {**found["model"], "name": _short(found["model"]["name"])}
-    return {name: value for name, value in found.items() if value != {}}
+            kept[section] = {**own, **named}
+    if Path(kept.get("model", {}).get("name", "")).is_absolute():
+        kept["model"] = {**kept["model"], "name": _short(kept["model"]["name"])}
+    return {name: value for name, value in kept.items() if value != {}}
 
 
 def _short(path: str) -> str:

@@ -1,11 +1,11 @@
-"""How long a run will take and what it will hold, before it starts.
+"""Predicts a run's time and memory before it starts.
 
     forecast = Forecast(store.all())
     forecast.of(run)          # Prediction(seconds=118.0, bytes=310000000, basis="3 finished ...")
 
-Seconds are the median of finished runs of this model on the same hardware: of this method on this
-task if there are some, else of this method, else of any.  Runs that shared the cores with others
-took longer than a run alone does, and `basis` says how many did.
+Seconds are the median of finished runs of this model on the same hardware: those of this method
+on this task if there are any, else of this method, else all.  Runs that shared the cores with
+others took longer than a run alone; `basis` says how many there are.
 """
 
 import statistics
@@ -25,22 +25,22 @@ from leff.runs.plans import planned
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run takes.  `seconds` are None where no run like it is finished."""
+    """What a run takes.  `seconds` is None if no similar run is finished."""
 
     seconds: float | None
-    bytes: int | None  # None for a run that cannot be; `basis` then says why
+    bytes: int | None  # None for an impossible run; `basis` says why
     basis: str
 
 
 @dataclass
 class Forecast:
-    """Predicts runs from plans and from the results of others."""
+    """Predicts runs: memory from plans, time from the results of other runs."""
 
     results: Sequence[Result]
     _plans: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
 
     def of(self, run: PaperRun) -> Prediction:
-        """Return what a run will take.  Raises ModelError if its model cannot be looked up."""
+        """Return a run's prediction.  Raises ModelError if its model cannot be looked up."""
         try:
             plan = self._plan(run.config)
         except ConfigError as error:
@@ -50,12 +50,12 @@ class Forecast:
         return Prediction(seconds, held, basis)
 
     def _plan(self, config: RunConfig) -> dict[str, Any]:
-        """Return what a client takes."""
+        """Return the plan of a run's largest client."""
         name = config.model.name.rpartition("/")[2].lower()
         model, method = name if name in KNOWN_CONFIGS else config.model.name, config.method.name
         layers = {"layers": max(config.clients.layers)} if method == "leff" else {}
-        parts = (config.context, config.method, config.training.batch_size, config.data.max_length)
-        key = f"{model} {layers} {parts}"
+        training, length = config.training, config.data.max_length
+        key = f"{config.model} {layers} {config.context} {config.method} {training} {length}"
         if key not in self._plans:
             self._plans[key] = planned(model, method, config, **layers)
         return self._plans[key]
@@ -78,13 +78,9 @@ class Forecast:
                 runs = "1 finished run" if len(finished) == 1 else f"{len(finished)} finished runs"
                 untimed = sum(not result["wall_seconds"] for result in finished)
                 cut = f", {untimed} of them cut or beside others" if untimed else ""
-                return statistics.median(map(_taken, finished)), f"{runs} {what}{cut}"
+                taken = (r["wall_seconds"] or r["round_seconds"] for r in finished)
+                return statistics.median(taken), f"{runs} {what}{cut}"
         return None, "unknown: no run with this model is finished on this machine"
-
-
-def _taken(result: Result) -> float:
-    """Return a run's seconds: those of its rounds alone, where it was cut or shared its cores."""
-    return result["wall_seconds"] or result["round_seconds"]
 
 
 def _workers(config: RunConfig) -> int:

@@ -1,9 +1,9 @@
-"""The figures that the paper prints, to put beside ours.
+"""The numbers that the paper prints, to show beside ours.
 
     TABLES["table1"]["LEFF"]["CoLA"]      # 27.74
 
 Shen, Cheng, Xu, Wang, Guo, Xu: "LLM at Network Edge: A Layer-wise Efficient Federated Fine-tuning
-Approach", NeurIPS 2025, Tables 1 to 7.  Its averages are not kept: they follow from the rest, and
+Approach", NeurIPS 2025, Tables 1 to 7.  Its averages are not here: they follow from the rest, and
 ours are often over fewer tasks.  Figures 4 to 8 are pictures without numbers.
 """
 
@@ -11,7 +11,7 @@ Table = dict[str, dict[str, float]]  # row -> column -> value
 
 
 def _table(text: str) -> Table:
-    """Return a table written as text: column names in the first line, a row in each other."""
+    """Return a table from text: the first line has the column names, every other a row."""
     columns, *rows = (line.split() for line in text.strip().splitlines())
     return {
         row: dict(zip(columns, map(float, values), strict=True))
@@ -60,7 +60,7 @@ TABLES: dict[str, Table] = {
     """),
 }
 
-TRAINABLE: dict[str, dict[str, int | str]] = {  # Table 5; words where the paper has no number
+TRAINABLE: dict[str, dict[str, int | str]] = {  # Table 5; text where the paper has no number
     "deberta-v3-base": {
         "fedavg": 85_648_130,
         "fedlora": 1_340_930,

@@ -1,10 +1,10 @@
-"""Result files: what a run came to, small enough to commit, and checked when it is read.
+"""Result files: small enough to commit, and checked when they are read.
 
     store = ResultStore(Path("results/mini"))
     store.write(run, collect(folder, ...)); store.read(run)["after"]["metrics"]
 
-A file is named for its run's key.  It ends in a digest of all the rest, so an edited one is
-refused, and it holds every option, so one made with other options is refused too.
+A file is named by its run's key.  It holds a digest of its content, so an edited file is refused.
+It also holds every option, so a file made with other options is refused.
 """
 
 import hashlib
@@ -37,23 +37,23 @@ class ResultStore:
         return self.folder / f"{key}.json"
 
     def read(self, run: PaperRun) -> Result | None:
-        """Return a run's result, or None while there is none.
+        """Return a run's result, or None if there is none yet.
 
         Raises DataError for a file that was edited, or that belongs to another configuration.
         """
         path = self.path(run.key)
         if not path.exists():
             return None
-        found = _checked(path)
-        _check_options(path, found["options"], options_of(run.config))
-        return found
+        stored = _checked(path)
+        _check_options(path, stored["options"], options_of(run.config))
+        return stored
 
     def read_all(self, runs: Iterable[PaperRun]) -> dict[str, Result]:
-        """Return the results that are there, by key.
+        """Return the results that exist, by key.
 
         Raises DataError that names every file that `read` refuses.
         """
-        found: dict[str, Result] = {}
+        sound: dict[str, Result] = {}
         refused: list[str] = []
         for run in runs:
             try:
@@ -62,36 +62,36 @@ class ResultStore:
                 refused.append(str(error))
                 continue
             if result is not None:
-                found[run.key] = result
+                sound[run.key] = result
         if refused:
             raise DataError("\n".join(refused))
-        return found
+        return sound
 
     def write(self, run: PaperRun, values: Mapping[str, Any]) -> None:
         """Write a run's result, with its options, its command and its digest."""
         head = {"key": run.key, "command": run.command, "options": options_of(run.config)}
-        found = finite(head | dict(values))
+        content = finite(head | dict(values))
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.path(run.key), found | {DIGEST: _digest(found)})
+        write_json(self.path(run.key), content | {DIGEST: _digest(content)})
 
     def all(self) -> list[Result]:
-        """Return every sound result, whatever table it is from."""
-        found: list[Result] = []
+        """Return every undamaged result, of any table."""
+        results: list[Result] = []
         for path in sorted(self.folder.glob("*.json")):
             try:
-                found.append(_checked(path))
+                results.append(_checked(path))
             except DataError:
-                continue  # whose own table refuses it
-        return found
+                continue  # the table that it belongs to refuses it
+        return results
 
 
 def options_of(config: RunConfig) -> dict[str, Any]:
-    """Return every option that a run's figures depend on, by section."""
+    """Return every option that a run's results depend on, by section."""
     return portable(config.model_dump(mode="json"))
 
 
 def _checked(path: Path) -> Result:
-    """Return a result file's values; DataError unless they are what was written for this key."""
+    """Return a result file's values.  DataError if it was edited or is of another key."""
     remedy = "; delete it and run again"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -106,7 +106,7 @@ def _checked(path: Path) -> Result:
 
 
 def _check_options(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise DataError for an option that both know and that differs."""
+    """Raise DataError if an option differs; options that only one of them has do not count."""
     before, now = flat(stored), flat(wanted)
     for key in before.keys() & now.keys():
         if before[key] != now[key]:
@@ -118,11 +118,11 @@ def _check_options(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, A
 
 def flat(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options by dotted key."""
-    found: dict[str, Any] = {}
+    by_key: dict[str, Any] = {}
     for name, value in options.items():
         own = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {"": value}
-        found |= {f"{name}.{key}" if key else name: entry for key, entry in own.items()}
-    return found
+        by_key |= {f"{name}.{key}" if key else name: entry for key, entry in own.items()}
+    return by_key
 
 
 def _digest(values: Mapping[str, Any]) -> str:
@@ -130,9 +130,9 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 
 def collect(folder: Path, wall_seconds: float | None) -> Result:
-    """Return what is kept of a finished run in `folder`.
+    """Return the result of the finished run in `folder`.
 
-    `wall_seconds` is None for a run that was cut and resumed, or shared its cores with others.
+    `wall_seconds` is None for a run that was interrupted, or shared its cores with others.
     """
     from leff.runs.folder import RunFolder
 
@@ -166,16 +166,11 @@ def _without_texts(measured: Mapping[str, Any]) -> dict[str, Any]:
 def hardware() -> dict[str, Any]:
     """Return what a run's speed depends on: processor, its cores, GPUs."""
     import torch
-
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"processor": _processor(), "cores": _cores(), "gpus": gpus}
-
-
-def _cores() -> int:
-    """Return the cores that this process may use."""
     from joblib import cpu_count
 
-    return min(cpu_count(), os.cpu_count() or 1)
+    cores = min(cpu_count(), os.cpu_count() or 1)  # those that this process may use
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"processor": _processor(), "cores": cores, "gpus": gpus}
 
 
 def _processor() -> str:

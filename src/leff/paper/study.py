@@ -1,4 +1,4 @@
-"""One table or figure, all of it: its cells, its results, what is missing, what it shows.
+"""One table or figure as a whole: its cells, its results, what is missing, its values.
 
 study = Study.open("table1", Selection(rows=("LEFF",)), Places())
 failures = study.fill(jobs=1)
@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from leff.errors import ConfigError, LeffError
+from leff.methods.registry import spec_of
 from leff.paper.cells import Cell, PaperRun, Selection, cells
 from leff.paper.experiment import (
     Common,
@@ -28,7 +29,7 @@ from leff.runs.sources import SOURCE, load_source
 
 @dataclass(frozen=True)
 class Places:
-    """Folders; None for the usual ones, beside the checkout or here."""
+    """Folders; None means those of the checkout."""
 
     experiments: Path | None = None
     results: Path | None = None
@@ -49,31 +50,27 @@ class Study:
 
     @classmethod
     def open(cls, name: str, selection: Selection, places: Places) -> "Study":
-        """Read the experiment and the results that are there.
+        """Read the experiment and the results that exist.
 
-        Raises ConfigError for what is unknown, DataError for result files that cannot be used.
+        Raises ConfigError for unknown names, DataError for result files that cannot be used.
         """
         folder = experiments_folder(places.experiments)
         common, experiment = read_common(folder), read_experiment(folder, name)
         counts = experiment.kind == "counts"
-        found = [] if counts else cells(experiment, common, selection)
+        own_cells = [] if counts else cells(experiment, common, selection)
         beside = folder if places.experiments else folder.parent
         root = places.results or beside.resolve().parent / "results"
         study = cls(
-            experiment, common, selection, places, found, ResultStore(root / selection.size)
+            experiment, common, selection, places, own_cells, ResultStore(root / selection.size)
         )
         study.results = study.store.read_all(study.runs)
         return study
 
     @property
-    def results_root(self) -> Path:
-        return self.store.folder.parent
-
-    @property
     def runs(self) -> list[PaperRun]:
-        """All runs, each once; every cell's first seed comes before any second one."""
-        found = {run.key: run for cell in self.cells for run in cell.runs}
-        return sorted(found.values(), key=lambda run: run.seed)
+        """All runs, each once, ordered by seed."""
+        by_key = {run.key: run for cell in self.cells for run in cell.runs}
+        return sorted(by_key.values(), key=lambda run: run.seed)
 
     @property
     def missing(self) -> list[PaperRun]:
@@ -85,18 +82,18 @@ class Study:
         return Forecast(self.store.all())
 
     def prediction(self, run: PaperRun) -> Prediction:
-        """Return what a run takes.  Raises ModelError for a model that cannot be looked up."""
+        """Return a run's prediction.  Raises ModelError if its model cannot be looked up."""
         return self._forecast.of(run)
 
     def impossible(self) -> dict[str, str]:
-        """Return, by key, why a run that is missing cannot be: a method that a model forbids."""
+        """Return, by key, why missing runs are impossible, such as BitFit without biases."""
         predictions = {run.key: self.prediction(run) for run in self.missing}
         return {key: each.basis for key, each in predictions.items() if each.bytes is None}
 
     def fill(
         self, jobs: int = 0, keep: bool = False, say: Callable[[str], None] = lambda text: None
     ) -> dict[str, str]:
-        """Run what is missing and possible; return what failed, by the key of the run.
+        """Run what is missing and possible; return error messages by the key of the run.
 
         Raises ConfigError, DataError or ModelError before any run if one of them cannot start.
         """
@@ -118,7 +115,7 @@ class Study:
         return sweep(runs, Workshop(self.places.runs, jobs, keep), finish, say, done)
 
     def values(self, failures: Mapping[str, str] | None = None) -> list[Value]:
-        """Return what the table or figure shows."""
+        """Return the values that the table or figure shows."""
         if self.experiment.kind == "rounds":
             return round_values(self.cells, self.results, failures or {})
         averages = not self.selection.columns
@@ -128,9 +125,7 @@ class Study:
 
 
 def check_methods(runs: list[PaperRun]) -> None:
-    """Raise ConfigError for a method that cannot be run."""
-    from leff.methods.registry import spec_of
-
+    """Raise ConfigError for an unknown method."""
     for run in runs:
         try:
             spec_of(run.config.method.name)
@@ -139,12 +134,10 @@ def check_methods(runs: list[PaperRun]) -> None:
 
 
 def check_data(runs: list[PaperRun]) -> None:
-    """Load all that the runs learn from once, so that what is missing is said before any work.
+    """Load all data of the runs once, so that missing data is reported before any work.
 
     Raises DataError or ConfigError, naming the cell, the file and where it was looked for.
     """
-    from leff.methods.registry import spec_of
-
     seen: set[str] = set()
     for run in runs:
         uses_proxy = spec_of(run.config.method.name).trains_blocks

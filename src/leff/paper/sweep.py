@@ -1,9 +1,9 @@
-"""Runs what is missing: one after another in this process, or several in processes of their own.
+"""Does runs: one after another in this process, or several at a time in their own processes.
 
     failures = sweep(runs, Workshop(Path("runs/paper"), jobs=2), finish, say=print)
 
-A run that was cut is resumed.  One that fails does not stop the others; KeyboardInterrupt does,
-and so does a request to terminate.
+An interrupted run is resumed.  A run that fails does not stop the others.  KeyboardInterrupt and
+a request to terminate stop all.
 """
 
 import contextlib
@@ -31,19 +31,19 @@ from leff.runs.options import RunConfig
 from leff.runs.toml import commented_toml
 
 log = logging.getLogger("leff.paper")
-HEAVY = ("checkpoints", "model", "parts", "updates")  # of a finished run's folder
+HEAVY = ("checkpoints", "model", "parts", "updates")  # deleted when a run is finished
 
 Start = Callable[[PaperRun, Path], None]
-Finish = Callable[[PaperRun, Path, float | None], None]  # the last: seconds, if they can be told
+Finish = Callable[[PaperRun, Path, float | None], None]  # run, folder, and seconds if it ran alone
 Done = Callable[[PaperRun], bool]
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where runs are at work, how many at a time, and whether their models are kept."""
+    """The folder of unfinished runs, how many run at a time, and whether models are kept."""
 
     folder: Path
-    jobs: int = 0  # 0: one a GPU, or one
+    jobs: int = 0  # 0: one for each GPU, or one
     keep: bool = False
 
     def run_folder(self, run: PaperRun) -> Path:
@@ -57,14 +57,14 @@ def sweep(
     say: Callable[[str], None],
     done: Done = lambda run: False,
 ) -> dict[str, str]:
-    """Bring every run to its end, and call `finish` for each as soon as it is there.
+    """Start or resume every run, and call `finish` for each when it ends.
 
-    `done` is asked before each: another process may have made it meanwhile.  Return what went
-    wrong, by the key of the run.
+    A run is skipped if `done` returns True for it: another process may have done it meanwhile.
+    Return error messages by the key of the run.
     """
     gpus = _gpus()
     jobs = min(workshop.jobs or max(1, len(gpus)), max(1, len(runs)))
-    timed = jobs == 1 or jobs <= len(gpus)  # no run shares what it runs on
+    timed = jobs == 1 or jobs <= len(gpus)  # no two runs share a GPU or the cores
 
     def one(run: PaperRun, start: Start) -> str:
         if done(run):
@@ -80,7 +80,7 @@ def sweep(
         try:
             ended = ((futures[future], future.result) for future in as_completed(futures))
             return _failures(ended, len(runs), say)
-        except BaseException:  # Ctrl-C among them; it goes on to the caller
+        except BaseException:  # such as Ctrl-C, which is raised again
             pool.shutdown(wait=False, cancel_futures=True)
             processes.end()
             raise
@@ -89,17 +89,17 @@ def sweep(
 def _failures(
     work: Iterable[tuple[PaperRun, Callable[[], str]]], count: int, say: Callable[[str], None]
 ) -> dict[str, str]:
-    """Do all of the work and say how each went; return what went wrong, by the run's key."""
+    """Do all of the work and print each outcome; return error messages by the run's key."""
     failures: dict[str, str] = {}
     for number, (run, result) in enumerate(work, start=1):
         try:
-            said = result()
-        except Exception as error:  # whatever it is, the other runs are worth having
+            outcome = result()
+        except Exception as error:  # the other runs go on, whatever the error
             if not isinstance(error, LeffError):
                 log.error("%s failed", run.label, exc_info=True)
             failures[run.key] = str(error) or repr(error)
-            said = f"failed: {failures[run.key]}"
-        say(f"{number} of {count}: {run.label}, {said}")
+            outcome = f"failed: {failures[run.key]}"
+        say(f"{number} of {count}: {run.label}, {outcome}")
     return failures
 
 
@@ -111,12 +111,18 @@ def _to_its_end(
     say: Callable[[str], None],
     timed: bool,
 ) -> str:
-    """Run or resume, keep the result, clear the folder; return how long it took."""
+    """Start or resume a run, save its result, clear its folder; return the time it took.
+
+    Raises ConfigError if the folder was started with other options.
+    """
     folder, started = workshop.run_folder(run), time.perf_counter()
     fresh = not (folder / "config.toml").exists()
     say(f"{run.label} {'starts' if fresh else 'goes on'} in {folder}")
-    if not fresh:
-        _check_folder(folder, run)
+    if not fresh and options_of(load_config(folder / "config.toml")) != options_of(run.config):
+        raise ConfigError(
+            f"{folder} was started with other options than {run.label} has now; delete the folder "
+            "and run again"
+        )
     start(run, folder)
     seconds = time.perf_counter() - started
     finish(run, folder, seconds if fresh and timed else None)
@@ -136,15 +142,6 @@ def in_this_process(run: PaperRun, folder: Path) -> None:
         api.run(run.config, out=folder)
 
 
-def _check_folder(folder: Path, run: PaperRun) -> None:
-    """Raise ConfigError for a run folder that was started with other options."""
-    if options_of(load_config(folder / "config.toml")) != options_of(run.config):
-        raise ConfigError(
-            f"{folder} was started with other options than {run.label} has now; delete the folder "
-            "and run again"
-        )
-
-
 def _gpus() -> list[str]:
     """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
@@ -155,7 +152,7 @@ def _gpus() -> list[str]:
 
 
 class Processes:
-    """Runs in processes of their own, each on one of the GPUs or on its share of the cores."""
+    """Does runs in processes of their own, each on a GPU or on a share of the cores."""
 
     def __init__(self, gpus: Sequence[str], jobs: int) -> None:
         self._jobs = jobs
@@ -166,7 +163,7 @@ class Processes:
         self._ended = False
 
     def start(self, run: PaperRun, folder: Path) -> None:
-        """Run or resume `run` in `folder`.  Raises RunError with what the process said last."""
+        """Run or resume `run` in `folder`.  Raises RunError with the process's last line."""
         command = ["resume", str(folder)]
         if not (folder / "config.toml").exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -205,14 +202,14 @@ class Processes:
                 self._at_work.discard(process)
 
     def end(self) -> None:
-        """End the runs at work; each goes on from its last round when it is asked for again."""
+        """Stop the processes; each run continues from its last round when it is asked for again."""
         self._ended = True
         for process in list(self._at_work):
             process.terminate()
 
 
 def _sharing(config: RunConfig, jobs: int) -> RunConfig:
-    """Return the configuration with its share of the cores, where it does not name its workers."""
+    """Return the configuration with a share of the cores, unless it sets engine.workers."""
     from joblib import cpu_count
 
     from leff.models.hardware import torch_device
@@ -226,8 +223,8 @@ def _sharing(config: RunConfig, jobs: int) -> RunConfig:
 
 @contextlib.contextmanager
 def terminable() -> Generator[None]:
-    """Take a request to terminate as Ctrl-C is taken, so that the processes of runs end too."""
-    if threading.current_thread() is not threading.main_thread():  # signals are not ours to set
+    """Treat SIGTERM as Ctrl-C, so that the processes of runs end too."""
+    if threading.current_thread() is not threading.main_thread():  # it alone may set handlers
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -1,9 +1,9 @@
-"""Tables for a reader: methods side by side, a line a metric, the paper's figure below ours.
+"""Prints tables: methods side by side, a line for each metric, the paper's value below ours.
 
     print_table(Console(), study, study.values())
     print(markdown(study, study.values()))
 
-A cell is ``79.3 ± 0.8 (3)``: mean, standard deviation, number of seeds; below it the paper's.
+A cell is ``79.3 ± 0.8 (3)``: mean, standard deviation, number of seeds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ LEGENDS = {
 
 
 def print_table(console: Console, study: Study, values: Sequence[Value]) -> None:
-    """Print ours above the paper's, and below the table what is missing and why."""
+    """Print our values above the paper's, and below the table what is missing and why."""
     heads, lines = _grid(values)
     beside = _has_paper(values)
     texts = {
@@ -34,12 +34,8 @@ def print_table(console: Console, study: Study, values: Sequence[Value]) -> None
     }
     console.print(title(study), style="bold", markup=False, highlight=False)
     print_blocks(console, "", heads, texts)
-    _print_end(console, study, values)
-
-
-def _print_end(console: Console, study: Study, values: Sequence[Value]) -> None:
-    said = "; below it the paper's" if _has_paper(values) else ""
-    for line in (f"Ours: {_legend(study)}{said}. {averages_line(values)}", caption(study)):
+    paper_note = "; below it the paper's" if beside else ""
+    for line in (f"Ours: {_legend(study)}{paper_note}. {averages_line(values)}", caption(study)):
         console.print(Text(line.rstrip(), style="dim"))
     for line in note_lines(values):
         console.print(Text(line, style="dim"))
@@ -48,16 +44,16 @@ def _print_end(console: Console, study: Study, values: Sequence[Value]) -> None:
 
 
 def markdown(study: Study, values: Sequence[Value]) -> str:
-    """Return the table as Markdown: ours, then the paper's in brackets."""
+    """Return the table as Markdown: our value, then the paper's in brackets."""
     heads, lines_by_label = _grid(values)
     beside = _has_paper(values)
     lines = [f"### {title(study)}", "", *markdown_head("", heads)]
     for label, own in lines_by_label.items():
         cells = (_parts(study.experiment, value) for value in own)
         lines.append(markdown_row([label, *(f"{o} [{p}]" if beside else o for o, p in cells)]))
-    said = "; in brackets the paper's" if beside else ""
-    told = (f"Ours: {_legend(study)}{said}.", averages_line(values), caption(study))
-    lines += ["", " ".join(filter(None, told))]
+    paper_note = "; in brackets the paper's" if beside else ""
+    sentences = (f"Ours: {_legend(study)}{paper_note}.", averages_line(values), caption(study))
+    lines += ["", " ".join(filter(None, sentences))]
     below = note_lines(values) + missing_lines(values)
     return "\n".join([*lines, *(["", *(f"- {line}" for line in below)] if below else [])])
 
@@ -67,7 +63,7 @@ def _legend(study: Study) -> str:
 
 
 def _grid(values: Sequence[Value]) -> tuple[list[str], dict[str, list[Value]]]:
-    """Return the heads, and a line's values by its label; what there is more of goes down."""
+    """Return column heads, and lines by label; the longer of rows and columns goes down."""
     rows = list(dict.fromkeys(value.row for value in values))
     columns = list(dict.fromkeys(value.column for value in values))
     by_place = {(value.row, value.column): value for value in values}
@@ -86,7 +82,7 @@ def _text(experiment: Experiment, value: Value, beside: bool) -> Text:
 
 
 def _parts(experiment: Experiment, value: Value) -> tuple[str, str]:
-    """Return ours and the paper's as they are printed."""
+    """Return our value and the paper's, formatted."""
     if experiment.kind == "deviation":
         ours = _number(value.deviation, max(value.digits, 2))
         ours += f" ({len(value.by_seed)})" if value.deviation is not None else ""
@@ -107,7 +103,7 @@ def _number(value: float | None, digits: int) -> str:
     return NOTHING if value is None else f"{value:.{digits}f}"
 
 
-GAP = 2  # blanks between columns
+GAP = 2  # spaces between columns
 NOTHING = "–"
 
 
@@ -121,7 +117,7 @@ def title(study: Study) -> str:
 def print_blocks(
     console: Console, corner: str, heads: Sequence[str], lines: Mapping[str, Sequence[Text]]
 ) -> None:
-    """Print a table of `lines` by label, in blocks of as many columns as the width takes."""
+    """Print `lines` by label as a table, split into blocks of columns that fit the width."""
     label = max(map(cell_len, (corner, *lines)))
     widths = [
         max(cell_len(h), *(_width(own[i]) for own in lines.values())) for i, h in enumerate(heads)
@@ -143,7 +139,7 @@ def _width(cell: Text) -> int:
 
 
 def _blocks(widths: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
-    """Yield the first and the end of every block of columns: at least one, and what has room."""
+    """Yield the first and the end of every block: as many columns as fit, at least one."""
     first, used = 0, 0
     for place, width in enumerate(widths):
         if place > first and used + GAP + width > room:
@@ -158,5 +154,5 @@ def markdown_row(cells: Sequence[str]) -> str:
 
 
 def markdown_head(corner: str, heads: Sequence[str]) -> list[str]:
-    """Return a head and the line below it, numbers to the right."""
+    """Return a Markdown table's head; number columns are aligned to the right."""
     return [markdown_row([corner, *heads]), markdown_row(["---"] + ["---:"] * len(heads))]

@@ -1,8 +1,8 @@
-"""What a table or figure shows: mean, deviation and number of seeds, ours and the paper's.
+"""The values of a table or figure: mean, deviation, number of seeds, and the paper's.
 
-    for value in metric_values(experiment, common, found_cells, results): value.mean
+    for value in metric_values(experiment, common, cells, results, {}): value.mean
 
-Averages over a group of tasks are taken seed by seed, and the paper's over the same tasks.
+Averages over a group of tasks are taken for each seed; the paper's are over the same tasks.
 """
 
 import itertools
@@ -22,7 +22,7 @@ Results = Mapping[str, Result]  # by key
 
 @dataclass(frozen=True)
 class Value:
-    """One figure: a value for every seed that has one."""
+    """One metric of one cell, for every seed that has it."""
 
     row: str
     point: str
@@ -31,10 +31,10 @@ class Value:
     by_seed: Mapping[int, float]
     digits: int
     paper: float | None = None
-    missing: str | None = None  # what is not there, and why
-    left_out: bool = False  # by the size
-    cell: str = ""  # the label of what was run for it, of which it may be one figure of many
-    notes: tuple[str, ...] = ()  # what its runs say of the metric
+    missing: str | None = None  # why seeds or the whole value are missing
+    left_out: bool = False  # the size does not have this cell
+    cell: str = ""  # the label of its cell, which may have several values
+    notes: tuple[str, ...] = ()  # its runs' notes on the metric
 
     @property
     def mean(self) -> float | None:
@@ -46,7 +46,7 @@ class Value:
         return statistics.stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the cell for scripts; `seeds` is their number."""
+        """Return the value for scripts; `seeds` is the number of seeds."""
         return {
             "row": self.row,
             **({"point": self.point} if self.point else {}),
@@ -69,9 +69,9 @@ def metric_values(
     failures: Mapping[str, str],
     averages: bool = True,
 ) -> list[Value]:
-    """Return a value for every metric of every cell and, unless told, averages over groups.
+    """Return a value for every metric of every cell, and with `averages` those over groups.
 
-    A column that the size leaves out whole is not averaged, and deviations are not.
+    A column that the size does not have is left out of averages.  Deviations have no average.
     """
     by_cell = {
         (cell.row, cell.point, cell.task): _of_cell(experiment, common, cell, results, failures)
@@ -79,7 +79,7 @@ def metric_values(
     }
     every = [value for values in by_cell.values() for value in values]
     averaged = {value.column for value in every if not value.left_out}
-    found: list[Value] = []
+    shown: list[Value] = []
     for row, point in dict.fromkeys((cell.row, cell.point) for cell in cells):
         for name, group in common.groups.items():
             values = [
@@ -89,10 +89,10 @@ def metric_values(
                 for value in own
             ]
             there = [value for value in values if value.column in averaged]
-            found += values
+            shown += values
             if averages and group.average and len(there) > 1 and experiment.kind != "deviation":
-                found.append(_average(group, there))
-    return found
+                shown.append(_average(group, there))
+    return shown
 
 
 def _of_cell(
@@ -104,48 +104,44 @@ def _of_cell(
 ) -> list[Value]:
     entry = common.tasks[cell.task]
     group = common.groups[entry.group]
-    found: list[Value] = []
+    values: list[Value] = []
     for column in cell.columns:
         metric = entry.metrics[column]
         by_seed: dict[int, float] = {}
-        problems: dict[str, list[int]] = {}  # the seeds that each holds for
+        problems: dict[str, list[int]] = {}  # reason -> seeds
         for run in cell.runs:
-            value = _measured(run, metric, results)
+            finished = run.key in results
+            value = results[run.key]["after"]["metrics"].get(metric) if finished else None
             if value is not None:
                 by_seed[run.seed] = group.scale * value
             else:
                 problems.setdefault(_problem(run, metric, results, failures), []).append(run.seed)
         paper = published(experiment, cell.row, cell.point, column)
-        missing = cell.absent or _said(problems)
+        missing = cell.absent or _problems_text(problems)
         place = (cell.row, cell.point, column, metric)
         shown = (by_seed, group.digits, paper, missing, cell.left_out, cell.label)
-        said = [_notes(run, metric, entry, results) for run in cell.runs if run.seed in by_seed]
-        notes = tuple(dict.fromkeys(itertools.chain.from_iterable(said)))
-        found.append(Value(*place, *shown, notes))
-    return found
+        by_run = [_notes(run, metric, entry, results) for run in cell.runs if run.seed in by_seed]
+        notes = tuple(dict.fromkeys(itertools.chain.from_iterable(by_run)))
+        values.append(Value(*place, *shown, notes))
+    return values
 
 
 def _notes(run: PaperRun, metric: str, task: TaskEntry, results: Results) -> list[str]:
-    """Return what a run says of a metric, or of all that it measured."""
+    """Return a run's notes on a metric, and its general notes."""
     others = set(task.metrics.values()) - {metric}
     notes = results[run.key]["after"]["notes"]
     return [note for name, note in notes.items() if name not in others]
 
 
-def _measured(run: PaperRun, metric: str, results: Results) -> float | None:
-    """Return a run's final metric, or None while there is none."""
-    return results[run.key]["after"]["metrics"].get(metric) if run.key in results else None
-
-
 def _problem(run: PaperRun, metric: str, results: Results, failures: Mapping[str, str]) -> str:
-    """Return why a run has no value of a metric."""
+    """Return why a run has no value for a metric."""
     if run.key not in results:
         return failures.get(run.key, "not run")
     return results[run.key]["after"]["notes"].get(metric) or "not finite"
 
 
-def _said(problems: Mapping[str, Sequence[int]]) -> str | None:
-    """Return problems with the seeds that have them."""
+def _problems_text(problems: Mapping[str, Sequence[int]]) -> str | None:
+    """Return the problems, each with its seeds; None without any."""
     parts = [
         f"{problem} (seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))})"
         for problem, seeds in problems.items()
@@ -154,7 +150,7 @@ def _said(problems: Mapping[str, Sequence[int]]) -> str | None:
 
 
 def _average(group: Group, values: Sequence[Value]) -> Value:
-    """Return the average over a group's columns in one row; the paper's over the same."""
+    """Return the average over a group's columns in a row, and the paper's over the same."""
     first = values[0]
     seeds = set(first.by_seed).intersection(*(value.by_seed for value in values))
     paper = [value.paper for value in values if value.paper is not None]
@@ -172,7 +168,7 @@ def _average(group: Group, values: Sequence[Value]) -> Value:
 
 
 def published(experiment: Experiment, row: str, point: str, column: str) -> float | None:
-    """Return the paper's value, or None where it prints none."""
+    """Return the paper's value, or None if it prints none."""
     paper = experiment.paper
     if paper is not None and paper.point != point:
         return None
@@ -183,30 +179,30 @@ def published(experiment: Experiment, row: str, point: str, column: str) -> floa
 def round_values(
     cells: Sequence[Cell], results: Results, failures: Mapping[str, str]
 ) -> list[Value]:
-    """Return the validation loss of every cell after every round, the round being the point."""
-    found: list[Value] = []
+    """Return the validation loss of every cell after every round; the point is the round."""
+    losses: list[Value] = []
     for cell in cells:
         curves = {
             run.seed: {r["round"]: r["loss"] for r in results[run.key]["rounds"]}
             for run in cell.runs
             if run.key in results
         }
-        problems: dict[str, list[int]] = {}  # the seeds that each holds for
+        problems: dict[str, list[int]] = {}  # reason -> seeds
         for run in cell.runs:
             if run.key not in results:
                 problems.setdefault(_problem(run, "", results, failures), []).append(run.seed)
             elif not all(map(_is_finite, curves[run.seed].values())):
                 problems.setdefault("no finite loss in some rounds", []).append(run.seed)
-        missing = cell.absent or _said(problems)
+        missing = cell.absent or _problems_text(problems)
         rounds = sorted({number for curve in curves.values() for number in curve})
         for number in rounds or [0]:
             at_seed = {seed: curve.get(number) for seed, curve in curves.items()}
             by_seed = {seed: loss for seed, loss in at_seed.items() if _is_finite(loss)}
             place = (cell.row, str(number), cell.task, "loss")
-            found.append(Value(*place, by_seed, 4, None, missing, cell.left_out, cell.label))
-    return found
+            losses.append(Value(*place, by_seed, 4, None, missing, cell.left_out, cell.label))
+    return losses
 
 
 def _is_finite(value: float | None) -> TypeGuard[float]:
-    """Whether a recorded loss is a number; JSON has null for what is not finite."""
+    """Whether a recorded loss is finite; JSON stores null for other values."""
     return value is not None and math.isfinite(value)

@@ -1,1 +1,1 @@
-"""What a reader sees of a run: the live table, and the picture."""
+"""What a reader sees: a run's live table and its picture, and plans."""

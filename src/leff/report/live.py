@@ -1,4 +1,4 @@
-"""The live table of a run, and what is printed when it ends.
+"""The live table of a run, and the summary that is printed at its end.
 
 leff.run(progress=LiveTable(Console()))
 """
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from leff.runs.options import RunConfig
     from leff.wire.messages import Device
 
-LISTED_REFERENCES = 2  # of several, beside each text
-LISTED_CLIENTS = 10  # with more, the table counts layers and does not name clients
-LINES_KEPT = 4  # of the terminal, for the table's head and what goes on now
+LISTED_REFERENCES = 2  # most references printed for a text
+LISTED_CLIENTS = 10  # with more clients, the table only counts how many trained each layer
+LINES_KEPT = 4  # lines of the terminal for the table's head and the current step
 
 
 class LiveTable:
-    """Shows a row a round as it happens; without a terminal, prints a line when it is done."""
+    """Shows rounds as they happen, a row each; without a terminal, prints a line after each."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._rows: list[tuple[str, ...]] = []
         self._seconds: list[float] = []
         self._rounds, self._metric, self._now = 0, "", ""
-        self._clock: tuple[str, ...] = ()  # the column of the virtual clock, if there is one
+        self._clock: tuple[str, ...] = ()  # the virtual clock's column, with a fleet file
         self._live: Live | None = None
-        self.folder: Path | None = None  # of the run, once it has started
+        self.folder: Path | None = None  # the run's, once it has started
 
     def __enter__(self) -> "LiveTable":
         return self
@@ -82,29 +82,22 @@ class LiveTable:
         self._now = upcoming if left else "measuring the model with every metric"
         self._refresh()
         if not self._console.is_terminal:
-            names = (
-                "round",
-                "train",
-                "loss",
-                self._metric,
-                "layers",
-                "down",
-                "up",
-                "seconds",
-                *self._clock,
-                "left",
-            )
+            names = ("round", "train", "loss", self._metric, "layers", "down", "up", "seconds")
             row = self._rows[-1]
-            line = "  ".join(f"{n} {v}" for n, v in zip(names, row, strict=True) if v != "")
+            line = "  ".join(
+                f"{n} {v}"
+                for n, v in zip((*names, *self._clock, "left"), row, strict=True)
+                if v != ""
+            )
             self._console.print(line, highlight=False, soft_wrap=True)
 
     def _time_left(self, rounds: int) -> str:
-        """Return the time that the rounds left take at the mean of the last three."""
+        """Return the time for the rounds that are left, by the mean of the last three rounds."""
         recent = self._seconds[-3:]
         return _clock(rounds * sum(recent) / len(recent)) if recent else ""
 
     def _refresh(self, whole: bool = False) -> None:
-        """Draw the table again; while the run goes on, the rows that the terminal has room for."""
+        """Draw the table again, with only the newest rows that fit the terminal unless `whole`."""
         if self._live is None:
             return
         rows = self._rows if whole else self._rows[-max(1, self._console.height - LINES_KEPT) :]
@@ -142,7 +135,7 @@ def _heading(federation: "Federation") -> str:
 
 
 def _what_they_can(config: "RunConfig", layers: Sequence[int], devices: Sequence["Device"]) -> str:
-    """Return how the clients differ, as far as the method goes by it."""
+    """Return how the clients differ, as far as it matters to the method."""
     from leff.methods.registry import spec_of
 
     spec, clients = spec_of(config.method.name), config.clients
@@ -182,7 +175,7 @@ def _row(record: RoundRecord) -> tuple[str, ...]:
 
 
 def _simulated(record: RoundRecord) -> str:
-    """Return the virtual clock's line: ``9.8 s, 40 % idle, 2 sat out``."""
+    """Return the virtual clock's cell: ``9.8 s, 40% idle, 2 sat out``."""
     if record.sat_out is None and record.round_seconds_simulated is None:
         return ""
     parts = [f"{record.round_seconds_simulated or 0.0:.1f} s"]
@@ -194,7 +187,7 @@ def _simulated(record: RoundRecord) -> str:
 
 
 def trained_layers(clients: Sequence[ClientRecord]) -> str:
-    """Return who trained what: ``0:3 1:4-5``, or for many clients how many trained each layer."""
+    """Return each client's layers, ``0:3 1:4-5``; for many clients, how many trained each."""
     failed = sum(client.failure is not None for client in clients)
     note = f" ({failed} refused)" if failed else ""
     if len(clients) <= LISTED_CLIENTS:
@@ -233,7 +226,7 @@ def bytes_text(count: float) -> str:
 def print_result(
     console: Console, result: Mapping[str, Any], places: Mapping[str, str], texts: int = 3
 ) -> None:
-    """Print metrics before and after, some texts beside references, and where things are."""
+    """Print metrics before and after, some texts with their references, and where files are."""
     before, after = result["before"], result["after"]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(f"{after['split']}, {after['examples']} examples")
@@ -258,7 +251,7 @@ def print_result(
 
 
 def print_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print records that share their keys as a table; a column without a value is left out."""
+    """Print records with the same keys as a table; columns without any value are left out."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     for name in names:

@@ -1,4 +1,4 @@
-"""The picture of a run: is it learning, which layers were trained, and which mattered.
+"""The picture of a run: does it learn, which layers were trained, and which matter.
 
 draw_run(records, "BLEU", Path("rounds.png"))
 """
@@ -43,7 +43,7 @@ def draw_run(records: Sequence[RoundRecord], metric: str, path: Path) -> None:
 
 
 def save_figure(figure: "Figure", path: Path, dpi: int = 110) -> None:
-    """Write a figure as PNG so that a reader sees the old one or the new one, whole."""
+    """Write a figure as PNG.  A reader sees the old file or the complete new one."""
     payload = io.BytesIO()
     figure.savefig(payload, dpi=dpi, format="png")  # pyright: ignore[reportUnknownMemberType]
     write_atomically(path, payload.getvalue())
@@ -59,7 +59,7 @@ def _draw_losses(axis: Any, records: Sequence[RoundRecord]) -> None:
 
 
 def _draw_trained(axis: Any, rounds: Sequence[RoundRecord], layers: int) -> None:
-    """Bars: in how many client rounds each layer was trained, of `layers` or more."""
+    """Draw a bar for each layer: in how many client rounds it was trained."""
     clients = (client for record in rounds for client in record.clients)
     drawn = [layer for c in clients if c.failure is None for layer in c.layers]
     counts = np.bincount(np.array(drawn, dtype=int), minlength=max(layers, 1))
@@ -69,13 +69,13 @@ def _draw_trained(axis: Any, rounds: Sequence[RoundRecord], layers: int) -> None
 
 
 def _draw_importance(axis: Any, scores: Sequence[Sequence[float]], figure: Any) -> None:
-    """A map: each layer's share of the importance, round by round."""
+    """Draw a map of each layer's share of the importance in every round."""
     axis.set(title="Importance of each layer (share of the round's sum)", xlabel="round")
     if not scores:
-        axis.text(0.5, 0.5, "not measured: nothing is drawn by it", ha="center", va="center")
+        axis.text(0.5, 0.5, "not measured: this run needs none", ha="center", va="center")
         axis.set_axis_off()
         return
-    shares = np.array(scores, dtype=float).T  # null, for a score that was not finite, is NaN
+    shares = np.array(scores, dtype=float).T  # a score that is null in JSON is NaN here
     shares = shares / np.maximum(shares.sum(0, keepdims=True), np.finfo(float).tiny)
     image = axis.imshow(
         shares,

@@ -1,1 +1,1 @@
-"""."""
+"""A run from its options to its finished folder.  Only this package knows options."""

@@ -1,4 +1,4 @@
-"""From a configuration to its clients: setups, devices, budgets, what jobs are weighed by.
+"""What a configuration says of its clients: setups, devices, budgets and deadlines.
 
 setup_of(config, spec, layers=2).context
 devices = client_devices(config.clients)
@@ -30,9 +30,9 @@ from leff.wire.messages import Capacity, Device
 
 
 def setup_of(config: RunConfig, spec: MethodSpec, **numbers: int) -> ClientSetup:
-    """Return the configuration's own setup but for `numbers`: layers, rank, base_bits.
+    """Return a client's setup by the configuration; `numbers` replace layers, rank, base_bits.
 
-    Where the context is to be chosen (auto), the layers around the block are as they are.
+    With context auto nothing is chosen yet, so the layers around the block count as exact.
     """
     context, clients = config.context, config.clients
     return ClientSetup(
@@ -52,7 +52,7 @@ def fixed_setting(context: ContextConfig) -> Setting:
 
 
 def client_devices(clients: ClientsConfig) -> tuple[Device, ...]:
-    """Return every client's device, none without a fleet file.  ConfigError as `read_classes`."""
+    """Return every client's device, or () without a fleet file.  Raises as `read_classes`."""
     if clients.fleet is None:
         return ()
     return fleet_devices(read_classes(Path(clients.fleet)))
@@ -61,7 +61,7 @@ def client_devices(clients: ClientsConfig) -> tuple[Device, ...]:
 def with_fleet_count(config: RunConfig) -> RunConfig:
     """Return the configuration with as many clients as its fleet file has devices.
 
-    Raises ConfigError if clients.count was given and is another number.
+    Raises ConfigError if clients.count is given and differs from that.
     """
     clients = config.clients
     count = len(client_devices(clients))
@@ -76,7 +76,7 @@ def with_fleet_count(config: RunConfig) -> RunConfig:
 
 
 def client_budgets(clients: ClientsConfig) -> list[tuple[int | None, int | None]]:
-    """Return every client's memory and operations of a step, None if unlimited."""
+    """Return every client's budgets for a step: bytes and operations, None if unlimited."""
     if clients.fleet is not None:
         return [(device.memory_bytes, None) for device in client_devices(clients)]
     memory = [parse_amount(text, BYTES) for text in clients.memory] or [None]
@@ -88,7 +88,7 @@ def client_budgets(clients: ClientsConfig) -> list[tuple[int | None, int | None]
 def client_layers(config: RunConfig, spec: MethodSpec, total: int) -> tuple[int, ...]:
     """Return L_i of every client; ConfigError for one outside [1, L].
 
-    Where layers mean nothing, or a fleet's devices go by memory and time, it is all layers.
+    L_i is all layers if the method trains no blocks, and if a fleet file sets the budgets.
     """
     clients = config.clients
     layers = clients.layers if spec.trains_blocks and clients.fleet is None else [total]
@@ -103,7 +103,7 @@ def client_layers(config: RunConfig, spec: MethodSpec, total: int) -> tuple[int,
 def client_reports(
     clients: ClientsConfig, layers: Sequence[int], examples: Sequence[int]
 ) -> list[Capacity]:
-    """Return what each client reports in every round, from its layers and number of examples."""
+    """Return each client's report, the same in every round; layers and examples are by client."""
     devices = client_devices(clients) or itertools.repeat(None)
     each = zip(layers, examples, client_budgets(clients), devices, strict=False)
     return [
@@ -113,7 +113,7 @@ def client_reports(
 
 
 def timed_candidates(config: RunConfig, kind: str, model: Any) -> tuple[list[Candidate], TimeLimit]:
-    """Return what LEFF's clients choose from, one context or all, and the time that it takes."""
+    """Return the candidates of LEFF's clients, and the time limit with each candidate's needs."""
     context, training = config.context, config.training
     asked = setup_of(config, spec_of("leff"))
     contexts = () if context.name == "auto" else (fixed_setting(context),)
@@ -131,7 +131,7 @@ def deadline_seconds(clients: ClientsConfig) -> float | None:
 
 
 def make_limits(config: RunConfig, kind: str, model: Any) -> Limits:
-    """Return what a run's jobs are weighed by."""
+    """Return the limits by which a run's jobs are scheduled."""
     return Limits(
         model_sizes(model, kind),
         setup_of(config, spec_of(config.method.name)),
@@ -141,9 +141,9 @@ def make_limits(config: RunConfig, kind: str, model: Any) -> Limits:
 
 
 def check_deadline(config: RunConfig, kind: str, model: Any, examples: Sequence[int]) -> None:
-    """Raise ConfigError if the deadline leaves no client that can take part.
+    """Raise ConfigError if no client can do its fewest steps within the deadline.
 
-    `examples` are the clients' numbers.  What is sent once, before the first round, has time.
+    `examples` are counts, by client.  The deadline does not cover the setup before round one.
     """
     seconds, devices = deadline_seconds(config.clients), client_devices(config.clients)
     if seconds is None:
@@ -155,7 +155,7 @@ def check_deadline(config: RunConfig, kind: str, model: Any, examples: Sequence[
             least = min(least, limit.least_seconds(needs, device, count))
             if least <= seconds:
                 return
-    if least < math.inf:  # a fleet without the memory is refused elsewhere
+    if least < math.inf:  # build_method refuses a fleet without enough memory
         raise ConfigError(
             f"clients.deadline = {config.clients.deadline!r} leaves no client of this fleet: "
             f"{config.clients.min_steps_share:.0%} of the steps with {config.method.name} take "
@@ -171,7 +171,7 @@ def _needs_within(
     candidates: Sequence[Candidate],
     limit: TimeLimit,
 ) -> Iterator[Needs]:
-    """Yield what a round takes of whatever has room on the device, what is quick first."""
+    """Yield the needs of each candidate that fits the device's memory, the quickest first."""
     spec = spec_of(config.method.name)
     if spec.trains_blocks:
         peaks = peaks_of(model.config, kind, spec, setup_of(config, spec))

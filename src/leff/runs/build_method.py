@@ -1,8 +1,8 @@
-"""From a configuration to a method, and to what its clients can afford.
+"""Builds a configuration's method, and checks that its clients have the memory for it.
 
     method = build_method(config, writer, proxy_batches, model)
 
-Options end here: methods, contexts and merges take values.
+Methods, contexts and merges know no options; they take plain values from here.
 """
 
 import functools
@@ -34,8 +34,8 @@ def build_method(
 ) -> Method:
     """Return the configuration's method.
 
-    Raises ConfigError for a rank that the model has no room for, memory that has none for a
-    client's work, and options that promise what the method does not do.
+    Raises ConfigError if a rank is too large for the model, if a client has too little memory,
+    or if an option promises to save memory that the method cannot save.
     """
     spec, kind = spec_of(config.method.name), writer.kind
     _refuse_promises(config)
@@ -85,7 +85,7 @@ def _assignment(
     model: Any,
     distillation: Distillation,
 ) -> Assignment:
-    """Return what says how many layers each client trains, and in which context.
+    """Return the rule that sets each client's number of layers and context.
 
     Raises ConfigError for a budget that nothing fits.
     """
@@ -101,20 +101,20 @@ def _assignment(
         return AsReported(fixed_setting(context).context)
     candidates, limit = timed_candidates(config, kind, model)
     peaks = peaks_of(model.config, kind, spec, setup_of(config, spec))
-    if clients.fleet is not None:  # devices with less than the least sit out
+    if clients.fleet is not None:  # only the largest has to fit: smaller devices sit out
         budgets = [max(budgets, key=lambda budget: budget[0] or 0)]
     for budget in set(budgets):
         report = Capacity(0, 1, 0, *budget)
         choose(candidates, lambda c: dict.fromkeys(c, 0.0), report, TimeLimit(), peaks)
-    bank = Bank(replace(distillation, seconds=0.0))  # no clock: resumable
+    bank = Bank(replace(distillation, seconds=0.0))  # no time limit, so that a resumed run agrees
     return ByBudget(candidates, bank, proxy, peaks, limit, measured=context.name == "auto")
 
 
 def client_ranks(config: RunConfig, spec: MethodSpec, model: Any, kind: str) -> tuple[int, ...]:
-    """Return R_i of every client: as given, or the largest to method.rank that its memory allows.
+    """Return R_i of every client: clients.ranks, else what fits its memory, method.rank at most.
 
-    Raises ConfigError for a rank that the model has no room for, and memory that has none for the
-    client's rank, or for 1.
+    Raises ConfigError if a rank is too large for the model, or if a client's memory is too small
+    for its rank (without clients.ranks: for rank 1).
     """
     clients, targets = config.clients, target_shapes(model)
     given = clients.ranks or [config.method.rank]
@@ -128,7 +128,7 @@ def client_ranks(config: RunConfig, spec: MethodSpec, model: Any, kind: str) -> 
     def needed(rank: int) -> int:
         return least_peak(model.config, kind, spec, setup_of(config, spec, rank=rank))
 
-    budgets = [memory or 0 for memory, _ in client_budgets(clients)]  # all are limited
+    budgets = [memory or 0 for memory, _ in client_budgets(clients)]  # none is None here
     if clients.ranks:
         _refuse_ranks(config, ranks, budgets, needed)
         return ranks
@@ -141,7 +141,7 @@ def client_ranks(config: RunConfig, spec: MethodSpec, model: Any, kind: str) -> 
 def _refuse_ranks(
     config: RunConfig, ranks: Sequence[int], budgets: Sequence[int], needed: Callable[[int], int]
 ) -> None:
-    """Raise ConfigError for a client that lacks the memory for its rank; a fleet's sit out."""
+    """Raise ConfigError if a client lacks memory for its rank.  Devices of a fleet sit out."""
     if config.clients.fleet:
         return
     for rank, memory in sorted(set(zip(ranks, budgets, strict=True))):
@@ -154,7 +154,7 @@ def _refuse_ranks(
 
 
 def _refuse_promises(config: RunConfig) -> None:
-    """Raise ConfigError for what would spare clients memory and that the method does not do."""
+    """Raise ConfigError for an option that saves memory, but not with this method."""
     values = {"clients.ranks": config.clients.ranks, "method.base_bits": config.method.base_bits}
     for key, value in values.items():
         names = users_of(key)
@@ -166,27 +166,23 @@ def _refuse_promises(config: RunConfig) -> None:
 
 
 def _check_memory(config: RunConfig, spec: MethodSpec, model: Any, kind: str) -> None:
-    """Raise ConfigError for what clients cannot do with a method in which all are alike."""
+    """Raise ConfigError if a client lacks the memory for a method with one setup for all."""
     if config.clients.memory or config.clients.fleet:
         needed = least_peak(model.config, kind, spec, setup_of(config, spec))
         _refuse_memory(config, [memory for memory, _ in client_budgets(config.clients)], needed)
 
 
 def _refuse_memory(config: RunConfig, budgets: Sequence[int | None], needed: int) -> None:
-    """Raise ConfigError if a client has too little memory; in a fleet, if all have.
+    """Raise ConfigError if a client has too little memory.
 
-    Those devices of a fleet that have too little sit every round out, which its record says.
+    A fleet is refused only if all its devices have too little.  Otherwise those sit out.
     """
     known = [memory for memory in budgets if memory is not None]
     least = max(known) if config.clients.fleet else min(known, default=needed)
     if least < needed:
         key = "clients.fleet" if config.clients.fleet else "clients.memory"
-        raise ConfigError(_too_little(key, config.method.name, least, needed))
-
-
-def _too_little(key: str, method: str, memory_bytes: int, needed: int) -> str:
-    return (
-        f"{key}: {memory_bytes / 1e6:.1f} MB is too little for {method}, a step of which takes "
-        f"{needed / 1e6:.1f} MB at least; use leff with context.name = 'auto', or leave out "
-        "clients with less"
-    )
+        raise ConfigError(
+            f"{key}: {least / 1e6:.1f} MB is too little for {config.method.name}, a step of which "
+            f"takes {needed / 1e6:.1f} MB at least; use leff with context.name = 'auto', or leave "
+            "out clients with less"
+        )

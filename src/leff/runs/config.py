@@ -1,4 +1,4 @@
-"""Configurations read, checked and written.  The options themselves are in `options.py`.
+"""Reads and checks configurations.  The options themselves are in `options.py`.
 
 config = load_config(Path("experiments/e2e.toml"), {"training.rounds": 5})
 """
@@ -56,7 +56,7 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _explain(problem: Any) -> str:
-    """Return one of pydantic's complaints in our words: key, value, remedy."""
+    """Return one of pydantic's errors in our words: key, value, remedy."""
     key, kind, value = ".".join(map(str, problem["loc"])), problem["type"], problem["input"]
     limits, name = problem.get("ctx", {}), str(problem["loc"][-1]) if problem["loc"] else ""
     if kind == "extra_forbidden":
@@ -94,7 +94,7 @@ def _explain(problem: Any) -> str:
 
 
 def _nearest_key(name: str, sections: tuple[Any, ...]) -> str:
-    """Return the hint for an unknown key; one that misses its section is given its full name."""
+    """Return a hint for an unknown key, with the section if only that is missing."""
     if sections:
         section: Any = RunConfig.model_fields[str(sections[0])].annotation
         return nearest(name, section.model_fields)
@@ -107,12 +107,12 @@ def _nearest_key(name: str, sections: tuple[Any, ...]) -> str:
 
 
 def _by_bare_name() -> dict[str, list[str]]:
-    """Return the full names of the options that share a bare one."""
-    found: dict[str, list[str]] = {}
+    """Return, for each bare option name, the full names that end in it."""
+    keys: dict[str, list[str]] = {}
     for section, field in RunConfig.model_fields.items():
         for option in getattr(field.annotation, "model_fields", {}):
-            found.setdefault(option, []).append(f"{section}.{option}")
-    return found
+            keys.setdefault(option, []).append(f"{section}.{option}")
+    return keys
 
 
 def _first_key(section: str) -> str:

@@ -1,12 +1,12 @@
-"""What a clock decided in a round, kept so that a killed round is run again just as it went.
+"""What a clock decided in a round, saved so that a resumed round decides the same.
 
     decisions = run_folder.decisions(round_index)
     if "participants" not in decisions:
         decisions["participants"] = whoever_was_in_time()
     participants = decisions["participants"]
 
-Time budgets and deadlines are not deterministic.  What they decided (numbers of steps, who took
-part) is on the disk the moment it is set, and found again when the run is resumed.  The file is
+Time budgets and deadlines are not deterministic.  Their decisions (numbers of steps, who took
+part) are written to disk at once, and read again when the run is resumed.  The file is
 ``{round: {name: value}}``, rounds from 0.  One process writes it, from one thread.
 """
 
@@ -22,13 +22,13 @@ from leff.files import read_json, write_json
 class Decisions(MutableMapping[str, Any]):
     """One round's decisions, by name.
 
-    Values are JSON's, and come back as JSON has them (a tuple as a list) from the start, so that
-    a run that was never killed sees what a resumed one does.  Setting raises TypeError for a
-    value that JSON has not, ValueError for a NaN or an infinity.
+    A value is converted to JSON when it is set (a tuple becomes a list), so an uninterrupted run
+    reads the same values as a resumed one.  Setting raises TypeError for a value that JSON does
+    not have, ValueError for a NaN or an infinity.
     """
 
     def __init__(self, path: Path, round_index: int) -> None:
-        """Read what the round decided so far.  Raises CheckpointError if the file is damaged."""
+        """Read the round's decisions so far.  Raises CheckpointError if the file is damaged."""
         self._path = path
         self._rounds = _read(path)
         self._values = self._rounds.setdefault(str(round_index), {})
@@ -60,10 +60,10 @@ def forget_decisions(path: Path, before: int) -> None:
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    found: Any = read_json(path)
-    if found is None:
+    content: Any = read_json(path)
+    if content is None:
         return {}
-    rounds = cast("dict[str, Any]", found if isinstance(found, dict) else {"": None})
+    rounds = cast("dict[str, Any]", content if isinstance(content, dict) else {"": None})
     if not all(index.isdecimal() and isinstance(own, dict) for index, own in rounds.items()):
         raise CheckpointError(
             f"{path} is damaged (it is not decisions by round); remove it and resume, and the "

@@ -1,4 +1,4 @@
-"""A run: the rounds that are still to do, measured, recorded and kept.
+"""A run: does the rounds that are left, measures and records each, and saves checkpoints.
 
     federation = prepare(config, RunFolder.new(path, config))      # leff.runs.prepare
     federation.run(progress)
@@ -38,7 +38,7 @@ log = logging.getLogger("leff")
 
 
 class Progress(Protocol):
-    """Who watches a run.  Every method may do nothing."""
+    """Watches a run.  Every method may do nothing."""
 
     def started(self, federation: "Federation") -> None: ...
     def measured(self, record: RoundRecord) -> None: ...
@@ -57,7 +57,7 @@ class Silent:
 
 @dataclass
 class Federation:
-    """Everything that a run needs, ready to go on after round `done`."""
+    """Everything that a run needs, ready to continue after round `done`."""
 
     config: RunConfig
     folder: RunFolder
@@ -70,12 +70,12 @@ class Federation:
     fleet: Fleet
     server: Server
     evaluator: Evaluator
-    digests: dict[str, str]  # of what the run learns from, starts from and is measured on
-    devices: tuple[Device, ...] = ()  # of the clients, with a fleet file
+    digests: dict[str, str]  # of training data, start model and evaluation data
+    devices: tuple[Device, ...] = ()  # one a client; () without a fleet file
     done: int = 0
 
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
-        """Do the rounds that are left, write the result and the model; return the result."""
+        """Do the rounds that are left, write the result and the model, and return the result."""
         progress = progress or Silent()
         facts = environment(self.config, self.task.kind, self.split, self.digests)
         self.folder.start(self.config, facts, self.split.report())
@@ -92,9 +92,9 @@ class Federation:
             return self._finish()
 
     def _check_data(self, facts: dict[str, Any]) -> None:
-        """Raise DataError if data or start model are not those that the run was started with.
+        """Raise DataError if the data, the start model or the fleet changed since the start.
 
-        Another device and other versions are said: the last bits may then differ.
+        A change of device or versions only warns: the last bits of results may differ.
         """
         recorded = self.folder.environment()
         for name in ("split_digest", *self.digests):
@@ -167,7 +167,7 @@ class Federation:
         progress.measured(replace(record, seconds=time.perf_counter() - started))
 
     def observe(self, index: int, plan: Plan, spool: Spool) -> dict[str, Any]:
-        """Measure what some clients' training is worth in the full model."""
+        """Measure how much some clients' training changes the full model's loss."""
         settings = self.config.evaluation
         return measure_clients(
             self.model,
@@ -210,7 +210,7 @@ class Federation:
 
 
 class _Watch(Watcher):
-    """Passes on what happens in a round, and has clients measured before the merge."""
+    """Passes a round's events to `Progress`, and measures clients before the merge."""
 
     def __init__(self, federation: Federation, index: int, progress: Progress) -> None:
         self._federation, self._index, self._progress = federation, index, progress
@@ -226,7 +226,7 @@ class _Watch(Watcher):
 
 
 def _check_failures(record: RoundRecord) -> None:
-    """Say who failed or sat out.  Raises RunError if nobody's update could be used."""
+    """Log who failed or sat out.  Raises RunError if no update could be used."""
     failed = [client for client in record.clients if client.failure is not None]
     ran_out = sum(client.out_of_memory_bytes is not None for client in failed)
     if len(failed) == len(record.clients) > 1 and len(failed) > ran_out:
@@ -244,7 +244,7 @@ def _check_failures(record: RoundRecord) -> None:
 def environment(
     config: RunConfig, kind: str, split: Partition, digests: dict[str, str]
 ) -> dict[str, Any]:
-    """Return what else a run depended on: versions, machine, and digests of config and data."""
+    """Return what a run depends on beside its options: versions, machine, and digests."""
     names = ("leff", "torch", "transformers", "datasets", "flwr-datasets", "bitsandbytes", "numpy")
     return {
         "config_digest": config_digest(config),

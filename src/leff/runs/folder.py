@@ -1,17 +1,17 @@
-"""The folder of a run: what is in it, and how a run that was cut off goes on.
+"""The folder of a run: what is in it, and how an interrupted run continues.
 
     run/config.toml        every option
         environment.json   versions, the machine's size, digests of config and split
         split.json         how the examples were divided over the clients
         rounds.jsonl       one record a round; round 0 is the model before the first
         checkpoints/       round-0003/: model, method state, server state, SHA-256 of each
-        decisions.json     what clocks decided in the rounds since (`decisions`), if any did
+        decisions.json     what clocks decided since the oldest checkpoint (`decisions`)
         rounds.png         loss and metric, layers trained, importance
         result.json        metrics before and after, texts; written last
         model/             loads with `from_pretrained`
 
-A record is appended before its checkpoint is made, and a checkpoint gets its name when it is
-whole, so after a kill at any moment `rounds.jsonl` is cut back to the newest good checkpoint.
+A record is appended before its checkpoint is made, and a checkpoint gets its final name when it is
+complete.  After a kill at any moment, `rounds.jsonl` is cut back to the newest good checkpoint.
 """
 
 import fcntl
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("leff.runs.folder")
-STARTING = {".lock", "environment.json", "split.json"}  # what precedes config.toml
-SCRATCH = ("parts", "updates")  # what a round makes for itself; a resumed run makes it again
+STARTING = {".lock", "environment.json", "split.json"}  # what is written before config.toml
+SCRATCH = ("parts", "updates")  # a round makes these, and a resumed run makes them again
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class RunFolder:
 
     @classmethod
     def new(cls, path: Path, config: RunConfig) -> "RunFolder":
-        """Return the folder of a run that is to start; nothing is written yet.
+        """Return the folder of a new run; nothing is written yet.
 
         Raises ConfigError if the folder holds a run already, or anything else.
         """
@@ -76,7 +76,7 @@ class RunFolder:
         return cls(path)
 
     def start(self, config: RunConfig, environment: Mapping[str, Any], split: Any) -> None:
-        """Write what is known before the first round; a run that goes on keeps what it has."""
+        """Write what is known before the first round, unless the run was started already."""
         if (self.path / "config.toml").exists():
             return
         self.path.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ class RunFolder:
     def open(cls, path: Path) -> tuple["RunFolder", RunConfig]:
         """Return a run folder and its configuration.
 
-        Raises ConfigError if it is none, or if its configuration was edited since the run started.
+        Raises ConfigError if it is no run folder, or its configuration was edited since the start.
         """
         if not (path / "config.toml").exists():
             raise ConfigError(f"{path} is no run folder: it has no config.toml; see `leff list`")
@@ -128,10 +128,10 @@ class RunFolder:
     def environment(self) -> dict[str, Any]:
         """Return what `start` recorded.  Raises CheckpointError if it is lost."""
         try:
-            found: Any = read_json(self.path / "environment.json")
+            content: Any = read_json(self.path / "environment.json")
         except CheckpointError:
-            found = None
-        values = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+            content = None
+        values = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
         if "config_digest" not in values:
             raise CheckpointError(
                 f"{self.path} has lost its environment.json, so it cannot go on; "
@@ -140,7 +140,7 @@ class RunFolder:
         return values
 
     def clear_scratch(self) -> None:
-        """Remove what only a round at work needs."""
+        """Remove the files that only a running round needs."""
         for name in SCRATCH:
             shutil.rmtree(self.path / name, ignore_errors=True)
 
@@ -154,42 +154,44 @@ class RunFolder:
     # Rounds
 
     def append(self, record: RoundRecord) -> None:
-        """Add a round's record; it is on the disk when this returns."""
+        """Append a round's record; it is on disk when this returns."""
         with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
             file.write(_line(record))
             file.flush()
             os.fsync(file.fileno())
 
     def records(self) -> list[RoundRecord]:
-        """Return the records of whole lines, in order.  Raises CheckpointError for a bad one."""
-        path = self.path / "rounds.jsonl"
-        if not path.exists():
-            return []
+        """Return the records of complete lines, in order.  CheckpointError for a damaged line."""
         records: list[RoundRecord] = []
-        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        for number, line in enumerate(self._lines(), start=1):
             try:
                 records.append(RoundRecord.from_dict(json.loads(line)))
             except (ValueError, LookupError, TypeError, AttributeError):
                 raise CheckpointError(
-                    f"{path}, line {number} is damaged; cut the file before that line and resume "
-                    "from a checkpoint as early, or start the run again"
+                    f"{self.path / 'rounds.jsonl'}, line {number} is damaged; cut the file before "
+                    "that line and resume from a checkpoint as early, or start the run again"
                 ) from None
         return records
 
+    def _lines(self) -> list[bytes]:
+        path = self.path / "rounds.jsonl"
+        return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+
     def cut_back(self, rounds: int) -> None:
         """Keep the records up to round `rounds`.  Raises CheckpointError if some are missing."""
-        kept = [record for record in self.records() if record.round <= rounds]
-        if rounds >= 0 and [record.round for record in kept] != list(range(rounds + 1)):
+        pairs = zip(self._lines(), self.records(), strict=True)
+        kept = [(record.round, line) for line, record in pairs if record.round <= rounds]
+        if rounds >= 0 and [number for number, _ in kept] != list(range(rounds + 1)):
             raise CheckpointError(
                 f"{self.path / 'rounds.jsonl'} lacks records of rounds 0 to {rounds}, which the "
                 "checkpoint has done; remove the folder checkpoints and resume, which starts "
                 "again from the first round"
             )
-        lines = "".join(map(_line, kept))
-        write_atomically(self.path / "rounds.jsonl", lines.encode())
+        lines = b"".join(line + b"\n" for _, line in kept)
+        write_atomically(self.path / "rounds.jsonl", lines)
 
     def decisions(self, round_index: int) -> Decisions:
-        """Return what clocks decided in the round `round_index` (from 0), to read and to add to.
+        """Return what clocks decided in round `round_index` (from 0); more can be set in it.
 
         Raises CheckpointError if the file is damaged.
         """
@@ -198,7 +200,7 @@ class RunFolder:
     # Checkpoints
 
     def save_checkpoint(self, checkpoint: Checkpoint, digest: str, keep: int) -> None:
-        """Write a checkpoint of the run with config `digest`, and drop all but the last `keep`."""
+        """Write a checkpoint of the run with config `digest`; keep only the newest `keep`."""
         from leff.wire.tensors import pack
 
         folder = self.path / "checkpoints"
@@ -222,20 +224,20 @@ class RunFolder:
         shutil.rmtree(final, ignore_errors=True)
         unfinished.replace(final)
         sync_folder(folder)
-        found = self._checkpoints()
-        for old in found[keep:]:
+        folders = self._checkpoints()
+        for old in folders[keep:]:
             shutil.rmtree(old)
-        # the newest checkpoint may turn out damaged, so rounds since the oldest may be run again
-        forget_decisions(self.path / "decisions.json", _round_of(found[:keep][-1]))
+        # rounds since the oldest checkpoint may run again, if the newer ones are damaged
+        forget_decisions(self.path / "decisions.json", _round_of(folders[:keep][-1]))
 
     def load_checkpoint(self, digest: str) -> Checkpoint | None:
         """Return the newest good checkpoint, or None if none was made yet.
 
-        A damaged one is passed over with a warning.  Raises CheckpointError if all are damaged,
+        A damaged one is skipped with a warning.  Raises CheckpointError if all are damaged,
         ConfigError if one belongs to a run with another config digest.
         """
-        found = self._checkpoints()
-        for path in found:
+        folders = self._checkpoints()
+        for path in folders:
             try:
                 checkpoint, belongs_to = _read_checkpoint(path)
             except (OSError, ValueError, KeyError) as error:
@@ -247,7 +249,7 @@ class RunFolder:
                     "remove it, or resume the run it came from"
                 )
             return checkpoint
-        if found:
+        if folders:
             raise CheckpointError(
                 f"every checkpoint in {self.path / 'checkpoints'} is damaged; remove that folder "
                 "and resume, which starts again from the first round"
@@ -255,9 +257,9 @@ class RunFolder:
         return None
 
     def _checkpoints(self) -> list[Path]:
-        """Return the folders of whole checkpoints, newest first."""
-        found = (self.path / "checkpoints").glob("round-*")
-        named = [path for path in found if re.fullmatch(r"round-\d+", path.name)]
+        """Return the folders of complete checkpoints, newest first."""
+        paths = (self.path / "checkpoints").glob("round-*")
+        named = [path for path in paths if re.fullmatch(r"round-\d+", path.name)]
         return sorted(named, key=_round_of, reverse=True)
 
 
@@ -290,9 +292,9 @@ def _read_checkpoint(path: Path) -> tuple[Checkpoint, str]:
 
 
 def config_digest(config: RunConfig) -> str:
-    """Return the SHA-256 of a configuration's values as `config.toml` has them.
+    """Return the SHA-256 of a configuration's values, as `config.toml` has them.
 
-    Options that a later version adds, and comments, do not change the digest of an old file.
+    Comments do not count, nor do options that a later version adds to an old file.
     """
     return _digest_values(commented_toml(config))
 
@@ -302,30 +304,30 @@ def _digest_values(toml: str) -> str:
 
 
 def list_runs(root: Path) -> list[dict[str, Any]]:
-    """Return a summary of every run folder in `root`, by name; ``problem`` where it is damaged."""
+    """Return a summary of every run folder in `root`, by name; ``problem`` if it is damaged."""
     return [_summary(RunFolder(path.parent)) for path in sorted(root.glob("*/config.toml"))]
 
 
 def _summary(run: RunFolder) -> dict[str, Any]:
     names = ("task", "method", "rounds", "of", "metric", "before", "after", "finished", "problem")
-    found: dict[str, Any] = {"run": str(run.path), **dict.fromkeys(names), "finished": False}
+    summary: dict[str, Any] = {"run": str(run.path), **dict.fromkeys(names), "finished": False}
     try:
         values = tomllib.loads((run.path / "config.toml").read_text(encoding="utf-8"))
-        found |= {"task": values["data"]["task"], "method": values["method"]["name"]}
-        found["of"] = values["training"]["rounds"]
+        summary |= {"task": values["data"]["task"], "method": values["method"]["name"]}
+        summary["of"] = values["training"]["rounds"]
         records, result = run.records(), run.result()
-        found["rounds"] = records[-1].round if records else 0
+        summary["rounds"] = records[-1].round if records else 0
         if result is not None:
-            metric = found["metric"] = result["metric"]
-            found |= {when: result[when]["metrics"][metric] for when in ("before", "after")}
-            found["finished"] = True
+            metric = summary["metric"] = result["metric"]
+            summary |= {when: result[when]["metrics"][metric] for when in ("before", "after")}
+            summary["finished"] = True
     except (LeffError, OSError, ValueError, LookupError, TypeError) as error:
-        found["problem"] = str(error) if isinstance(error, LeffError) else f"damaged: {error!r}"
-    return found
+        summary["problem"] = str(error) if isinstance(error, LeffError) else f"damaged: {error!r}"
+    return summary
 
 
 def _foreign(path: Path) -> list[str]:
-    """Return what is in a folder that a run killed in its first moment does not leave."""
+    """Return the names in a folder that are not left by a run killed while it started."""
     unfinished = {f".{name}.new" for name in ("environment.json", "split.json", "config.toml")}
     return [p.name for p in path.iterdir() if p.name not in STARTING | unfinished]
 

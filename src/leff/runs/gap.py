@@ -1,13 +1,13 @@
-"""What the server alone can measure: how far a client's small model misleads the training.
+"""Measured on the server: how far a client's small model misleads its training.
 
     gap = plug_in_gap(model, job, update, store.get, validation, batch_size=16, device=device)
-    gap.gap          # nats between the loss that the client saw and the one that the server gets
+    gap.gap          # nats: the full model's loss minus the client model's
     gradient_error(model, job, store.get, validation, batch_size=16, device=device)      # Δ²
 
-A client trains its block inside stand-ins (PAPER Sec. 3.3), and what it gains there need not be
-gained in the full model.  The server has the full model and data to validate on.  Call these
-before the merge: `model` is the one that the job was made from.  Beside it one client model is in
-memory, and it is left as it was, to the bit.
+A client trains its block between stand-ins (PAPER Sec. 3.3).  What it gains there may be lost in
+the full model.  Only the server has the full model and validation data to measure this.  Call these
+functions before the merge: `model` is the one that the job was made from.  One client model is in
+memory beside it.  `model` is left unchanged, to the bit.
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -35,14 +35,14 @@ class Gap:
 
     client: int
     layers: tuple[int, ...]
-    stand_in_before: float  # the client's model as sent
-    stand_in_after: float  # with what it trained
+    stand_in_before: float  # the client's model, as sent
+    stand_in_after: float  # the client's model, trained
     full_before: float  # the full model
-    full_after: float  # with the client's block and tail, and nobody else's, put in
+    full_after: float  # the full model with this client's block and tail, and no other's
 
     @property
     def gap(self) -> float:
-        """What plugging in costs: the full model's loss less the client model's, both after."""
+        """The full model's loss minus the client model's, both after training."""
         return self.full_after - self.stand_in_after
 
 
@@ -55,11 +55,9 @@ def plug_in_gap(
     batch_size: int,
     device: torch.device,
 ) -> Gap:
-    """Return the losses of client model and full model without and with the client's training.
+    """Return the losses of client model and full model, before and after the client's training.
 
-    The loss is that of `held_out_loss` in fp32, whatever the training adds to it.  Source: our
-    own.
-
+    The loss is `held_out_loss` in fp32, without what training adds to it.  Source: our own.
     Raises ValueError if the update failed, or is not of the job's block and tail.
     """
     if update.failure is not None:
@@ -71,7 +69,7 @@ def plug_in_gap(
         with plugged_in(trainable_parameters(model, positions), trained):
             return before, held_out_loss(model, examples, batch_size=batch_size, pad_id=pad_id)
 
-    # the client's model is free again once its losses are there
+    # the client model is freed as soon as its losses are computed
     stand_in_before, stand_in_after = losses(client_model(job, fetch, device), trained_layers(job))
     with undisturbed(model):
         before, after = losses(model, {layer: layer for layer in job.block})
@@ -88,9 +86,9 @@ def gradient_error(
 ) -> float:
     """Return ‖g_s - g_f‖² / ‖g_f‖², g the block's gradient in client model (s) and full model (f).
 
-    It is Δ² of PAPER Sec. 4 (Assumption 4), relative and at the round's start: of the mean loss
-    over the examples, weighted by labels, without dropout.  The tail is not in it.  NaN or infinite
-    where the full model's gradient is zero.  Raises ValueError if there is nothing to learn from.
+    This is Δ² of PAPER Sec. 4 (Assumption 4), relative to ‖g_f‖², at the round's start.  The loss
+    is the mean over the examples' labels, without dropout.  The tail does not count.  The result is
+    NaN or infinite if the full model's gradient is zero.  Raises ValueError without any label.
     """
 
     def gradients(model: nn.Module, positions: Mapping[int, int]) -> dict[str, torch.Tensor]:
@@ -110,15 +108,15 @@ def gradient_norm(
 ) -> float:
     """Return ‖∇f‖² of the mean loss f over the examples, in all layers and the tail.
 
-    It is what PAPER Sec. 4 (Theorem 1) bounds: without dropout, the loss weighted by labels.  The
-    model is left as it was.  Raises ValueError if there is nothing to learn from.
+    PAPER Sec. 4 (Theorem 1) bounds it.  The loss is the mean over the examples' labels, without
+    dropout.  The model is left as it was.  Raises ValueError without any label.
     """
     with undisturbed(model):
         parameters = trainable_parameters(
             model, {layer: layer for layer in range(len(blocks(model)))}
         )
-        found = _gradients(model, parameters, examples, batch_size, pad_id)
-    return float(torch.stack([gradient.square().sum() for gradient in found.values()]).sum())
+        gradients = _gradients(model, parameters, examples, batch_size, pad_id)
+    return float(torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum())
 
 
 def measure_clients(
@@ -133,10 +131,10 @@ def measure_clients(
     rng: np.random.Generator,
     gradients: bool = False,
 ) -> dict[str, Any]:
-    """Return ``plug_in``, `Gap`'s fields for that many clients, and the mean ``plug_in_gap``.
+    """Return ``plug_in`` (`Gap`'s fields of each measured client) and the mean ``plug_in_gap``.
 
-    They are drawn with `rng` from those that have stand-ins in their model; with `gradients`
-    each has its ``gradient_error`` too.  An empty dict if there are none.
+    `clients` of them are drawn with `rng` from those whose model has stand-ins.  With `gradients`
+    each has its ``gradient_error`` too.  The dict is empty if no client has stand-ins.
     """
     compressed = {
         job.client: job
@@ -164,9 +162,9 @@ def measure_clients(
 def plugged_in(
     parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.Tensor]
 ) -> Generator[None]:
-    """Have `tensors` in the place of the parameters' own, which come back after the body.
+    """Put `tensors` in place of the parameters' own values, and put those back after the body.
 
-    Nothing is copied.  Raises ValueError if a tensor is none of them by name and shape.
+    Nothing is copied.  Raises ValueError if a tensor's name or shape is not a parameter's.
     """
     for name, tensor in tensors.items():
         if name not in parameters or tensor.shape != parameters[name].shape:
@@ -188,7 +186,7 @@ def _gradients(
     batch_size: int,
     pad_id: int,
 ) -> dict[str, torch.Tensor]:
-    """Return the mean loss's gradient by name; no other parameter wants one after it."""
+    """Return the mean loss's gradient by name.  No other parameter requires a gradient after."""
     model.eval().requires_grad_(False)
     for parameter in parameters.values():
         parameter.requires_grad_(True)
@@ -198,8 +196,8 @@ def _gradients(
         weight = label_count(batch["labels"])
         if weight:
             loss = mean_loss(model, batch)
-            found = torch.autograd.grad(loss * weight, list(parameters.values()))
-            for total, gradient in zip(sums.values(), found, strict=True):
+            gradients = torch.autograd.grad(loss * weight, list(parameters.values()))
+            for total, gradient in zip(sums.values(), gradients, strict=True):
                 total += gradient
             count += weight
     if not count:

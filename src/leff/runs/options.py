@@ -2,8 +2,8 @@
 
     RunConfig().training.rounds      # 8
 
-The defaults are those of the built-in run.  "Sec." cites the paper; an option that the paper
-leaves out says where its default comes from.  Config stops here: functions take values.
+The defaults are those of the built-in run.  "Sec." cites the paper.  An option that the paper
+leaves out says where its default comes from.  Only this package reads options.
 """
 
 from collections.abc import Mapping
@@ -41,22 +41,22 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _absolute(cls, values: Any) -> Any:
-        """Make paths absolute, so that a run can go on from another directory.
+        """Make paths absolute, so that a run can be resumed from another directory.
 
-        Files are relative to `folder`, where there is one.
+        Files are relative to `folder` if it is given.
         """
         if not isinstance(values, Mapping):
             return values
-        found, base = dict(cast("Mapping[str, Any]", values)), Path.cwd()
+        options, base = dict(cast("Mapping[str, Any]", values)), Path.cwd()
         for key in ("folder", "train", "validation", "test", "fleet"):
-            if isinstance(found.get(key), str | Path):
-                found[key] = base / Path(found[key]).expanduser()
-                base = found[key] if key == "folder" else base
-        return found
+            if isinstance(options.get(key), str | Path):
+                options[key] = base / Path(options[key]).expanduser()
+                base = options[key] if key == "folder" else base
+        return options
 
 
 def picked(kind: type[Picked], section: Section) -> Picked:
-    """Return a dataclass made of those of a section's options that have its fields' names."""
+    """Return a dataclass whose fields are filled from a section's options of the same names."""
     names = (each.name for each in fields(kind) if hasattr(section, each.name))  # pyright: ignore[reportArgumentType]
     return kind(**{name: getattr(section, name) for name in names})
 
@@ -68,18 +68,18 @@ class ModelConfig(Section):
         default="sample", description="hub id, folder, or 'sample' (the built-in decoder)"
     )
     end_token: str | None = Field(
-        default=None, description="token that ends a text, if not the tokenizer's own"
+        default=None, description="token that ends a text; without it, the tokenizer's own"
     )
     train_head: bool = Field(
         default=True,
-        description="a head of its own, as Llama's, trains with every block (Table 5); false "
-        "freezes it, which saves most of a device's memory",
+        description="an untied head, as Llama's, trains with every block (Table 5); false freezes "
+        "it, which saves most of a device's memory",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _absolute_folder(cls, values: Any) -> Any:
-        """Make the name of a folder absolute; any other name is left alone."""
+        """Make the name of a folder absolute; leave any other name as it is."""
         if not isinstance(values, Mapping):
             return values
         given = dict(cast("Mapping[str, Any]", values))
@@ -92,39 +92,37 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """The clients' task.  Its last split is held by the server to measure the model."""
+    """The clients' task.  The server keeps its validation and test split to measure the model."""
 
     task: str = Field(
         default="sample",
         description="sample, e2e, webnlg, mmlu, mmlu_auxiliary, a GLUE task, text or table",
     )
     folder: Path | None = Field(
-        default=None, description="where the files are; else LEFF_DATA, else hub"
+        default=None, description="folder of data; else LEFF_DATA, else hub"
     )
-    train: Path | None = Field(
-        default=None, description="training file, for the tasks text and table"
-    )
+    train: Path | None = Field(default=None, description="training file, for tasks text and table")
     validation: Path | None = Field(
-        default=None, description="validation file; else 10 % is held out"
+        default=None, description="validation file; else 10 % are held out"
     )
     test: Path | None = Field(default=None, description="test file")
     kind: Literal["generation", "classification", "regression", "text"] | None = Field(
-        default=None, description="for the task table, where its columns leave it open"
+        default=None, description="for task table, if its columns fit several kinds"
     )
     columns: dict[str, str] = Field(
         default={},
-        description="for the task table: our column = yours, e.g. {input = 'mr', target = 'ref'}",
+        description="for task table: our column = yours, such as {input = 'mr', target = 'ref'}",
     )
     max_length: Annotated[int, Field(ge=8)] = Field(
-        default=96, description="tokens of an example at most"
+        default=96, description="most tokens of an example"
     )
     train_examples: CountOrAll = Field(
-        default=1280, description="training examples used, drawn with the seed, or 'all'"
+        default=1280, description="training examples used, drawn with the seed; or 'all'"
     )
 
 
 class ProxyConfig(Section):
-    """Public data, used without labels, for importance and distillation (Sec. 3.3)."""
+    """Public data without labels, for layer importance and distillation (Sec. 3.3)."""
 
     task: str = Field(default="sample", description="as data.task")
     folder: Path | None = Field(default=None, description="as data.folder")
@@ -132,90 +130,92 @@ class ProxyConfig(Section):
     columns: dict[str, str] = Field(default={}, description="as data.columns")
     examples: Positive = Field(default=256, description="texts used, drawn with the seed")
     batch_size: Positive = Field(default=16, description="texts in a batch")
-    importance_batches: Positive = Field(default=2, description="batches behind the layer scores")
+    importance_batches: Positive = Field(default=2, description="batches that layers are scored on")
 
 
 class ClientsConfig(Section):
-    """The fleet."""
+    """The clients: what they can do, and how the examples are divided over them."""
 
     count: Positive = Field(default=8, description="number of clients, N")
-    per_round: Fraction = Field(default=1.0, description="share of the clients in each round")
+    per_round: Fraction = Field(default=1.0, description="share of clients in a round")
     layers: list[int] = Field(
         default=[1, 1, 2, 2, 3, 3, 4, 6],
         min_length=1,
-        description="capacities L_i in layers, repeated over the clients",
+        description="layers L_i that each client can train, repeated over the clients",
     )
     memory: list[Amount] = Field(
         default=[],
-        description="room for a training step's peak, such as '64MB', repeated; the step is done "
-        "in parts or checkpointed where it has to be; context auto chooses by it, flora and "
-        "flexlora their ranks; others refuse what does not fit",
+        description="limit of a training step's peak, such as '64MB', repeated; if needed, steps "
+        "are split or checkpointed; context auto, flora and flexlora choose what fits; otherwise "
+        "a client that does not fit is an error",
     )
     flops: list[Amount] = Field(
-        default=[], description="for context auto: operations of a step, such as '50G', repeated"
+        default=[],
+        description="for context auto: most operations of a step, such as '50G', repeated",
     )
     fleet: Path | None = Field(
         default=None,
-        description="TOML file of device classes, in place of layers, memory and flops; count is "
-        "that of its devices",
+        description="TOML file of device classes; it replaces layers, memory and flops, and "
+        "count is its number of devices",
     )
     deadline: str = Field(
         default="",
-        description="most time that a client's round takes on the fleet's virtual clock, such as "
-        "'30s'; steps, block and context go by it",
+        description="time limit of a client's round on the fleet's virtual clock, such as '30s'; "
+        "number of steps, block and context are chosen to meet it",
     )
     min_steps_share: Fraction = Field(
         default=0.25,
-        description="with a deadline: share of its local steps that a client does at least, or it "
-        "sits the round out; our choice, not measured",
+        description="with a deadline: a client that cannot do this share of its local steps sits "
+        "the round out; our choice, not measured",
     )
     ranks: list[Positive] = Field(
         default=[],
         description="for flora and flexlora: ranks R_i, repeated over the clients; without them "
-        "method.rank, or what clients.memory has room for",
+        "method.rank, lowered to what fits clients.memory",
     )
     partition: Literal["iid", "dirichlet", "column"] = Field(
-        default="dirichlet", description="how the examples are split (Sec. 5: Dirichlet)"
+        default="dirichlet",
+        description="how examples are divided over the clients (Sec. 5: Dirichlet)",
     )
     by: str = Field(
-        default="", description="column to split by; '' is the task's first attribute; not for iid"
+        default="", description="column to divide by; '': the task's first attribute; not for iid"
     )
-    alpha: AboveZero = Field(default=0.5, description="Dirichlet concentration; small is skewed")
-    min_examples: Positive = Field(default=16, description="every client gets this many at least")
+    alpha: AboveZero = Field(default=0.5, description="Dirichlet concentration; small means skewed")
+    min_examples: Positive = Field(default=16, description="fewest examples of a client")
 
 
 class MethodConfig(Section):
     """How the federation fine-tunes."""
 
     name: str = Field(
-        default="leff",
-        description="leff, fedavg, fedbitfit, fedlora, slora, flora or flexlora",
+        default="leff", description="leff, fedavg, fedbitfit, fedlora, slora, flora or flexlora"
     )
     sampling: Literal["importance", "round_robin", "random", "fixed"] = Field(
         default="importance",
-        description="how a client's block is drawn (Sec. 3.2); fixed: each client keeps one block",
+        description="how a client's block is drawn (Sec. 3.2); fixed: each client keeps its block",
     )
     scale: Literal["literal", "standardised"] = Field(
         default="standardised",
         description="literal: softmax of the raw importances (Sec. 3.2), which is uniform",
     )
-    temperature: AboveZero = Field(default=1.0, description="of the softmax; large is uniform")
+    temperature: AboveZero = Field(default=1.0, description="of the softmax; large means uniform")
     source: Literal["proxy", "clients"] = Field(
-        default="proxy", description="who measures the importance; the paper leaves it open"
+        default="proxy", description="where the importance is measured; the paper leaves it open"
     )
     exploration: Share = Field(
-        default=0.1, description="share of uniform sampling in it, so that no layer starves"
+        default=0.1, description="share of uniform sampling, so that every layer gets trained"
     )
     stratified: bool = Field(
-        default=True, description="clients' draws spread over the blocks, not independent ones"
+        default=True,
+        description="spread the clients' draws over the blocks; false: independent draws",
     )
     relaxation: Annotated[float, Field(ge=0)] = Field(
         default=2.0,
-        description="a layer moves by so many times the share of data that trained it, the whole "
-        "way at most; 0: always the whole way (Sec. 3.5)",
+        description="a layer moves to its clients' mean by this factor times the share of data "
+        "that trained it, at most fully; 0: always fully (Sec. 3.5)",
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="of the server, over rounds (FedAvgM)"
+        default=0.0, description="the server's momentum over rounds (FedAvgM)"
     )
     rank: Positive = Field(default=8, description="R of adapters (Table 5: 8)")
     lora_alpha: AboveZero = Field(
@@ -223,12 +223,11 @@ class MethodConfig(Section):
     )
     base_bits: Literal[32, 16, 8, 4] = Field(
         default=32,
-        description="linear weights that adapters train beside, fedlora and flexlora: 16 bfloat16, "
-        "8 by row, 4 NF4; with fewer than 32 word embeddings are float16",
+        description="for fedlora and flexlora: bits of the frozen linear weights: 16 bfloat16, "
+        "8 by row, 4 NF4; below 32, word embeddings are float16",
     )
     sparse_share: Fraction = Field(
-        default=0.25,
-        description="share of the rounds that are slora's first stage; not in the paper",
+        default=0.25, description="share of the rounds in slora's first stage; not in the paper"
     )
 
 
@@ -237,45 +236,45 @@ class ContextConfig(Section):
 
     name: Literal["distil", "drop", "quantise", "auto"] = Field(
         default="quantise",
-        description="the paper: distil; auto: by clients.memory and clients.flops",
+        description="the paper: distil; auto: chosen by clients.memory and clients.flops",
     )
     suffix: Literal["", "distil", "drop", "quantise"] = Field(
-        default="", description="for the layers after the block, if not as before it"
+        default="", description="for the layers after the block; '': as before it"
     )
     rate: Fraction = Field(default=0.5, description="r: distil and drop keep ⌈n·r⌉ of n layers")
     bits: Literal[32, 16, 8, 4] = Field(
         default=8,
-        description="linear weights: 16 bfloat16, 8 by row, 4 NF4, 32 as they are (the paper)",
+        description="of linear weights: 16 bfloat16, 8 by row, 4 NF4; 32: unchanged (the paper)",
     )
     embedding_bits: Literal[32, 16] = Field(
-        default=16, description="frozen word embeddings on the client; 32: as they are (the paper)"
+        default=16, description="of the client's frozen word embeddings; 32: unchanged (the paper)"
     )
     steps: Annotated[int, Field(ge=0)] = Field(
         default=40, description="distillation steps a round; not in the paper"
     )
     learning_rate: AboveZero = Field(
-        default=1e-3, description="distillation; falls in the second half; not in the paper"
+        default=1e-3, description="for distillation; falls in the second half; not in the paper"
     )
     attention_weight: Share = Field(
-        default=0.1, description="α of (1-α)·MSE + α·KL (Sec. 3.3); value not in the paper"
+        default=0.1, description="α in (1-α)·MSE + α·KL (Sec. 3.3); value not in the paper"
     )
     whole: bool = Field(
-        default=False, description="distil a span's layers jointly (the paper), not one by one"
+        default=False, description="distil a span's layers together (the paper); false: one by one"
     )
     target_error: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="distil until this relative error only; 0: all steps"
+        default=0.0, description="stop distilling at this relative error; 0: do all steps"
     )
     seconds: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="most time that distilling takes in a round; 0: no limit"
+        default=0.0, description="time limit for distilling in a round; 0: none"
     )
 
 
 class TrainingConfig(Section):
-    """Rounds, and the work of a client in one (Sec. 3.4: AdamW, lr 1e-5, one epoch)."""
+    """Rounds, and a client's work in one (Sec. 3.4: AdamW, lr 1e-5, one epoch)."""
 
-    rounds: Positive = Field(default=8, description="rounds; the paper: 20")
+    rounds: Positive = Field(default=8, description="number of rounds; the paper: 20")
     epochs: AboveZero = Field(default=1.0, description="local epochs a round (Sec. 3.4)")
-    batch_size: Positive = Field(default=16, description="not in the paper")
+    batch_size: Positive = Field(default=16, description="examples of a step; not in the paper")
     learning_rate: AboveZero = Field(
         default=4e-3, description="AdamW; the paper's 1e-5 is for far larger models"
     )
@@ -285,38 +284,38 @@ class TrainingConfig(Section):
     )
     calibrated: bool = Field(
         default=True,
-        description="classifiers learn with the log frequencies of the client's own labels added "
-        "to the logits (logit adjustment)",
+        description="for classifiers: add the log frequencies of the client's labels to the "
+        "logits in training (logit adjustment)",
     )
     proximal: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="μ of FedProx: pulls weights back to where the round started"
+        default=0.0, description="μ of FedProx, which pulls weights to those at the round's start"
     )
     precision: Precision = Field(default="float32", description="of a client's matrix products")
     accumulation: Positive = Field(
         default=1,
-        description="parts in which a step's batch is done, one after the other, for less memory; "
-        "must divide training.batch_size; more where a client's memory asks for it",
+        description="parts in which a step's batch is done one after another, to save memory; "
+        "divides training.batch_size; more if a client's memory needs it",
     )
     checkpointing: bool = Field(
         default=False,
-        description="run the trained layers and those after them again in the backward pass, for "
-        "less memory; same results",
+        description="run the trained layers and those after them again in the backward pass, to "
+        "save memory; same results",
     )
     optimizer: Optimizer = Field(
         default="adamw",
-        description="adamw8bit: its state in 8 bits for tensors of 4096 values or more, a quarter "
-        "of the memory (bitsandbytes; slow on a CPU)",
+        description="adamw8bit: 8-bit state for tensors of 4096 values or more, a quarter of the "
+        "memory (bitsandbytes; slow on a CPU)",
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.01, description="AdamW's default")
-    max_grad_norm: AboveZero = Field(default=1.0, description="gradients are clipped to this norm")
+    max_grad_norm: AboveZero = Field(default=1.0, description="clip gradients to this norm")
 
     @property
     def step(self) -> Step:
-        """How a step is done."""
+        """How a training step is done."""
         return picked(Step, self)
 
     def local(self, index: int) -> LocalTraining:
-        """Return the settings of a client's work in a round, by its index from 0."""
+        """Return the settings of a client's work in round `index` (from 0)."""
         rate = self.learning_rate
         if self.schedule == "linear":  # from the full rate to a tenth of it in the last round
             rate *= 1 - 0.9 * index / max(1, self.rounds - 1)
@@ -329,11 +328,11 @@ class EvaluationConfig(Section):
     """How the server measures the model."""
 
     every: Positive = Field(
-        default=1, description="rounds between measurements; the last is measured"
+        default=1, description="rounds between measurements; the last is always measured"
     )
-    examples: Positive = Field(default=64, description="validation examples measured in each round")
+    examples: Positive = Field(default=64, description="validation examples, in each round")
     final_examples: CountOrAll = Field(
-        default=200, description="test examples measured before and after, or 'all'"
+        default=200, description="test examples, before and after the run; or 'all'"
     )
     batch_size: Positive = Field(default=64, description="examples in a batch")
     gap_clients: Annotated[int, Field(ge=0)] = Field(
@@ -341,27 +340,25 @@ class EvaluationConfig(Section):
         description="clients a round whose block is also measured in the full model (plug-in gap)",
     )
     gap_examples: Positive = Field(
-        default=64, description="validation examples that it is measured on"
+        default=64, description="validation examples for the plug-in gap"
     )
     gradient_error: bool = Field(
-        default=False, description="measure Δ² of Assumption 4 for them too"
+        default=False, description="also measure Δ² of Assumption 4 for these clients"
     )
-    beams: Positive = Field(
-        default=1, description="beam search width of the final texts; 1 is greedy"
-    )
-    max_new_tokens: Positive = Field(default=64, description="longest generated text, tokens")
+    beams: Positive = Field(default=1, description="beam width of the final texts; 1 is greedy")
+    max_new_tokens: Positive = Field(default=64, description="most tokens of a generated text")
 
 
 class EngineConfig(Section):
-    """Where the clients are."""
+    """Where and how the clients are run."""
 
     name: Literal["local"] = Field(default="local", description="local: in this process")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
     threads: Positive = Field(
-        default=1, description="torch threads of each process; changes results in the last bits"
+        default=1, description="torch threads of each process; changes the last bits of results"
     )
     workers: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="clients at a time; 0: cores / threads, 4 at most; same results"
+        default=0, description="clients at a time; 0: cores / threads, at most 4; same results"
     )
     checkpoints: Annotated[int, Field(ge=2)] = Field(default=2, description="checkpoints kept")
 
@@ -371,11 +368,11 @@ class RunConfig(Section):
 
     preset: Literal["default", "paper"] = Field(
         default="default",
-        description="default: the best we know; paper: its literal procedure, for the options "
-        "that are not set",
+        description="values of options that are not set; default: the best we know; paper: the "
+        "paper's literal procedure",
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        default=0, description="every draw derives from it"
+        default=0, description="all random draws derive from it"
     )
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -390,15 +387,15 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, values: Any) -> Any:
-        """Put the preset's values below those that are given."""
+        """Fill in the preset's values; values that are given win."""
         if not isinstance(values, Mapping):
             return values
-        found = dict(cast("Mapping[str, Any]", values))
-        for name, options in PRESETS.get(found.get("preset", "default"), {}).items():
-            given: Any = found.get(name, {})
+        combined = dict(cast("Mapping[str, Any]", values))
+        for name, options in PRESETS.get(combined.get("preset", "default"), {}).items():
+            given: Any = combined.get(name, {})
             if isinstance(given, Mapping):
-                found[name] = {**options, **cast("Mapping[str, Any]", given)}
-        return found
+                combined[name] = {**options, **cast("Mapping[str, Any]", given)}
+        return combined
 
     @model_validator(mode="after")
     def _check(self) -> "RunConfig":

@@ -1,10 +1,10 @@
-"""The planner: what a method costs a client, what a budget has room for, what a fleet can train.
+"""The planner: what a method costs a client, what fits a budget, what a fleet can train.
 
     planned("gpt2", "leff", RunConfig(), layers=2)["total_bytes"]
     choose_plan("gpt2", RunConfig(), memory="1GB")["layers"]
     fleet_plan("gpt2", RunConfig(), classes, RoundTime(30.0, 160))["classes"]["phone"]["layers"]
 
-Models are named, and no weights are loaded.  Results are JSON values, made from a `ClientPlan`.
+Models are given by name; no weights are loaded.  Results are JSON values.
 """
 
 import logging
@@ -39,7 +39,7 @@ log = logging.getLogger("leff")
 
 @dataclass(frozen=True)
 class Asked:
-    """A method, and its numbers (layers, rank, base_bits), to be costed instead of chosen."""
+    """A given method and its numbers (layers, rank, base_bits): costed, and nothing is chosen."""
 
     method: str
     numbers: Mapping[str, int]
@@ -47,16 +47,16 @@ class Asked:
 
 @dataclass(frozen=True)
 class RoundTime:
-    """A round's time in seconds, None without limit, and the examples that a client has."""
+    """A round's time limit in seconds (None: no limit), and a client's number of examples."""
 
     seconds: float | None
     examples: int
 
 
 def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[str, Any]:
-    """Return the plan of a method, in the configuration's context and batches.
+    """Return what a method costs a client, with the configuration's context and batches.
 
-    `numbers` are `layers`, `rank` and `base_bits`, which is the configuration's unless given.
+    `numbers` may be `layers`, `rank` and `base_bits`; the others are the configuration's.
     Raises ConfigError as `client_plan`, and for an unknown method; ModelError for the model.
     """
     spec = spec_of(method)
@@ -67,10 +67,10 @@ def planned(model: str, method: str, config: RunConfig, **numbers: int) -> dict[
 def predicted(
     model: str, method: str, config: RunConfig, labelled: float = 1.0, **numbers: int
 ) -> dict[str, Any]:
-    """Return `planned`, and what a training step holds.
+    """Return `planned`, and the memory of a training step.
 
-    `predicted_bytes` is the largest sum at any moment; `activations`, `logits` and the rest are
-    not all there at once.  `labelled` is the share of a text's tokens that have a label.
+    `predicted_bytes` is the peak.  The parts (`activations`, `logits`, ...) are not all in memory
+    at once, so they need not sum to it.  `labelled` is the share of tokens that have a label.
     """
     spec = spec_of(method)
     setup = replace(setup_of(config, spec, **numbers), labelled=labelled)
@@ -97,9 +97,9 @@ def choose_plan(
 ) -> dict[str, Any]:
     """Return the layers and the context of least error that fit budgets such as 64MB and 50G.
 
-    `memory` bounds a step's peak, `predicted_bytes`.  Without weights nothing can be measured:
-    errors are `assumed_errors`.  `options` are those of a run that does this, `step` its own.
-    ConfigError if nothing fits.
+    `memory` limits a step's peak, `predicted_bytes`.  Without weights no error can be measured, so
+    `assumed_errors` are used.  In the result, `options` are those of such a run, and `step` is how
+    it does a step.  ConfigError if nothing fits.
     """
     memory_bytes = None if memory is None else parse_amount(memory, BYTES)
     step_flops = None if flops is None else parse_amount(flops, FLOPS)
@@ -127,10 +127,10 @@ def fleet_plan(
     asked: Asked | None = None,
     labelled: float = 1.0,
 ) -> dict[str, Any]:
-    """Return a plan for every class by its name; ``problem`` says why one cannot take part.
+    """Return a plan for every class, by name; ``problem`` says why a class cannot take part.
 
-    `labelled` is the share of a text's tokens that have a label.  Raises ConfigError for a class
-    with values that are missing or wrong, and if no class can take part.
+    `labelled` is the share of tokens that have a label.  Raises ConfigError for a class with
+    missing or wrong values, and if no class can take part.
     """
     plans: dict[str, dict[str, Any]] = {}
     for name, each in classes.items():
@@ -155,8 +155,8 @@ def device_plan(
 ) -> dict[str, Any]:
     """Return what a device trains in a round, its bytes and seconds, and the options of such a run.
 
-    Without `asked` LEFF's block and context are chosen, by `assumed_errors`.  ConfigError if
-    nothing fits the memory and the time.
+    Without `asked`, the method is LEFF, and block and context are chosen by `assumed_errors`.
+    ConfigError if nothing fits the memory and the time.
     """
     if asked is None:
         report = Capacity(0, 1, time.examples, device.memory_bytes, None, device)
@@ -201,9 +201,9 @@ def device_plan(
 
 
 def round_time(config: RunConfig, seconds: float | None, examples: int | None) -> RoundTime:
-    """Return the time asked about; the examples are a run's own number if not given.
+    """Return the round's limits; without `examples`, a client has an even share of a run's.
 
-    Raises ConfigError for a number below 1, and where a run's own is not known.
+    Raises ConfigError for a number below 1, and if the run's number is not known.
     """
     if examples is None:
         if config.data.train_examples is None:
@@ -215,10 +215,10 @@ def round_time(config: RunConfig, seconds: float | None, examples: int | None) -
 
 
 def check_used(method: str, given: Iterable[str]) -> None:
-    """Say which options of a plan (layers, context.bits, ...) mean nothing to the method.
+    """Log which given options of a plan (layers, context.bits, ...) the method does not use.
 
-    Raises ConfigError for base_bits, which promise memory.  An unknown method passes: it is refused
-    where it is looked up.
+    Raises ConfigError for base_bits, which would promise memory.  An unknown method passes here;
+    it is refused where it is looked up.
     """
     for option in given:
         names = users_of(f"method.{option}") or ("leff",)
@@ -232,22 +232,22 @@ def check_used(method: str, given: Iterable[str]) -> None:
 
 
 def shape_of(model: str, config: RunConfig) -> tuple[PretrainedConfig, str]:
-    """Return a model's configuration and kind, by a known name, a folder, a file or a hub id.
+    """Return a model's configuration and kind.
 
-    ConfigError if its head is to be frozen and cannot be.
+    `model` is a known name, a folder, a file or a hub id.  ConfigError for a head not to freeze.
     """
     shape, kind = load_config(model if model in KNOWN_CONFIGS else model_source(model))
     if not config.model.train_head:
-        made: Any = empty_model(shape, kind)
-        freeze_head(made)
-        shape = made.config
+        empty: Any = empty_model(shape, kind)
+        freeze_head(empty)
+        shape = empty.config
     return shape, kind
 
 
 def _chosen(
     model: str, config: RunConfig, report: Capacity, time: RoundTime, labelled: float
 ) -> tuple[Chosen, Needs, ClientPlan]:
-    """Return what is nearest to the full model for a report, what its round takes, and its plan."""
+    """Return the chosen candidate for a device's report, a round's needs with it, and its plan."""
     spec, training = spec_of("leff"), config.training
     shape, kind = shape_of(model, config)
     asked = replace(setup_of(config, spec), labelled=labelled)
@@ -266,17 +266,17 @@ def _chosen(
 def _asked(
     model: str, config: RunConfig, device: Device, labelled: float, asked: Asked
 ) -> ClientPlan:
-    """Return the plan of a method that is given, its step as the device has room for it."""
+    """Return the plan of a given method, with a step that fits the device's memory."""
     spec, shape = spec_of(asked.method), shape_of(model, config)
-    wished = replace(setup_of(config, spec, **asked.numbers), labelled=labelled)
-    client_plan(*shape, spec, wished)  # refuses what cannot be
-    return client_plan(*shape, spec, fitted(*shape, spec, wished, device.memory_bytes))
+    setup = replace(setup_of(config, spec, **asked.numbers), labelled=labelled)
+    client_plan(*shape, spec, setup)  # raises for numbers that are impossible in themselves
+    return client_plan(*shape, spec, fitted(*shape, spec, setup, device.memory_bytes))
 
 
 def _steps_in_time(
     config: RunConfig, needs: Needs, device: Device, time: RoundTime, method: str
 ) -> tuple[int, int]:
-    """Return the steps that are in time, and all; ConfigError if there are too few."""
+    """Return the steps that fit the time, and all steps; ConfigError if too few fit."""
     training = config.training
     wanted = step_count(training.epochs, training.batch_size, time.examples)
     if time.seconds is None:
@@ -293,31 +293,31 @@ def _steps_in_time(
 
 
 def _costs(model: str, config: RunConfig, plan: ClientPlan) -> dict[str, Any]:
-    """Return a plan's counts and bytes; the bytes of the weights by role and in total."""
-    found = plan.footprint
+    """Return a plan's counts and bytes; weights are by role and in total."""
+    size = plan.footprint
     return {
         "model": model,
         "kind": plan.kind,
         "method": plan.spec.name,
         "model_layers": plan.model_layers,
-        "block_layers": found.block_layers,
-        "stand_in_layers": found.stand_in_layers,
-        "trainable_parameters": found.trainable_parameters,
+        "block_layers": size.block_layers,
+        "stand_in_layers": size.stand_in_layers,
+        "trainable_parameters": size.trainable_parameters,
         "model_bytes": plan.model_bytes,
-        "weights": {**asdict(found.weights), "total": found.weights.total},
+        "weights": {**asdict(size.weights), "total": size.weights.total},
         "gradients": plan.gradients,
         "optimizer": plan.optimizer,
-        "setup_bytes": found.setup_bytes,
-        "download_bytes": found.download_bytes,
-        "upload_bytes": found.upload_bytes,
-        "step_flops": found.step_flops,
-        "total_bytes": found.state_bytes,
-        "context": config.context.name if found.stand_in_layers else None,
+        "setup_bytes": size.setup_bytes,
+        "download_bytes": size.download_bytes,
+        "upload_bytes": size.upload_bytes,
+        "step_flops": size.step_flops,
+        "total_bytes": size.state_bytes,
+        "context": config.context.name if size.stand_in_layers else None,
     }
 
 
 def _step(setup: ClientSetup) -> dict[str, Any]:
-    """Return how a step is done: what its peak is for."""
+    """Return the settings of a step, for which its peak is predicted."""
     step = asdict(setup.step)
     del step["proximal"]
     return {"length": setup.length, "labelled": setup.labelled, **step}
@@ -326,12 +326,12 @@ def _step(setup: ClientSetup) -> dict[str, Any]:
 def _block_options(
     config: RunConfig, layers: int, setting: Setting, setup: ClientSetup
 ) -> dict[str, Any]:
-    """Return the options of a run whose clients all train such a block."""
+    """Return the options of a run whose clients all train this block in this context."""
     return {"clients.layers": [layers], **setting.options(), **_step_options(config, setup)}
 
 
 def _step_options(config: RunConfig, setup: ClientSetup) -> dict[str, Any]:
-    """Return the options of a run that does its steps so, where they are not the defaults."""
+    """Return the options of a run with these steps, except those that are defaults."""
     plain = RunConfig()
     options: dict[str, Any] = {} if config.model.train_head else {"model.train_head": False}
     if setup.length != plain.data.max_length:

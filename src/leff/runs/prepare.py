@@ -1,4 +1,4 @@
-"""From a configuration to the things that a run is made of, all checked before any work starts.
+"""Builds everything that a run needs from its configuration, and checks it before training.
 
 federation = prepare(config, RunFolder.new(path, config))
 federation.run(progress)
@@ -48,7 +48,7 @@ log = logging.getLogger("leff")
 def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     """Load, check and build everything that a run needs; nothing is trained yet.
 
-    Raises ConfigError, DataError or ModelError for whatever does not fit together.
+    Raises ConfigError, DataError or ModelError for what is missing, wrong or does not fit.
     """
     spec = spec_of(config.method.name)
     config = with_fleet_count(config)
@@ -115,7 +115,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
 
 
 def _split_column(config: RunConfig, task: Task) -> str | None:
-    """Return the column that the clients are split by; ConfigError if there is none."""
+    """Return the column that examples are divided by; ConfigError if there is none."""
     scheme = config.clients.partition
     if scheme == "iid":
         return None
@@ -130,7 +130,7 @@ def _split_column(config: RunConfig, task: Task) -> str | None:
 def _client_examples(
     train: Any, split: Partition, tokenizer: Any, kind: Kind, max_length: int
 ) -> list[list[Example]]:
-    """Return every client's own examples; the documents of one client's text are joined."""
+    """Return every client's examples; in kind text, a client's documents are joined."""
     if kind == "text":
         return [encode(train.select(rows), tokenizer, kind, max_length) for rows in split.indices]
     encoded = encode(train, tokenizer, kind, max_length)
@@ -162,7 +162,7 @@ def _digest_examples(clients: Sequence[Sequence[Example]]) -> str:
 
 
 def _digest_tensors(states: Iterable[Mapping[str, torch.Tensor]]) -> str:
-    """Return the SHA-256 of tensors, their names and shapes."""
+    """Return the SHA-256 of tensors with their names and shapes."""
     sha = hashlib.sha256()
     for state in states:
         for name, tensor in sorted(state.items()):
@@ -196,13 +196,8 @@ def _proxy(config: RunConfig, tokenizer: Any, task: Task, device: torch.device) 
         train=proxy.train,
         columns=proxy.columns,
     )
-    batches = proxy_batches(
-        texts,
-        tokenizer,
-        task.kind,
-        batch_size=proxy.batch_size,
-        max_length=config.data.max_length,
-    )
+    size, length = proxy.batch_size, config.data.max_length
+    batches = proxy_batches(texts, tokenizer, task.kind, batch_size=size, max_length=length)
     if not batches:
         raise DataError("the proxy data has no text of two tokens or more; see proxy.task")
     return [{name: value.to(device) for name, value in batch.items()} for batch in batches]

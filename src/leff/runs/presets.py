@@ -1,4 +1,4 @@
-"""Named sets of options, below those that a user gives: ``preset = "paper"``.
+"""Named sets of options, such as ``preset = "paper"``; options that a user sets win.
 
 PRESETS["paper"]["context"]["name"]      # "distil"
 """
@@ -7,7 +7,7 @@ from typing import Any
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "default": {},
-    "paper": {  # Sec. 3 to the letter, where it says anything
+    "paper": {  # Sec. 3 to the letter, as far as it says anything
         "method": {
             "sampling": "importance",
             "scale": "literal",

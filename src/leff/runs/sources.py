@@ -1,4 +1,4 @@
-"""What a configuration names, loaded: its task, its model, its device.
+"""Loads what a configuration names: its task, its model, its evaluator.
 
 task = task_of(config)
 model, tokenizer = load_start(config, task)
@@ -19,27 +19,25 @@ from leff.tasks.load import load_task
 from leff.tasks.task import Task
 
 log = logging.getLogger("leff")
-
-
 SOURCE = ("task", "folder", "train", "validation", "test", "columns", "kind")
 
 
 def load_source(source: DataConfig | ProxyConfig, seed: int = 0) -> Task:
-    """Return the task that a section of the configuration names, with every row checked."""
+    """Return the task that a configuration's section names; every row is checked."""
     given = {name: getattr(source, name) for name in SOURCE if hasattr(source, name)}
     return load_task(given.pop("task"), given.pop("folder"), **given, seed=seed)
 
 
 def task_of(config: RunConfig) -> Task:
-    """Return what the clients learn."""
+    """Return the task that the clients learn."""
     return load_source(config.data, config.seed)
 
 
 def load_start(config: RunConfig, task: Task) -> tuple[Any, Any]:
-    """Return the model that a run starts from, and its tokenizer, with padding and end token.
+    """Return the model that a run starts from, and its tokenizer with padding and end token.
 
-    Raises ModelError, and ConfigError for an end token that the tokenizer does not have, and a head
-    to freeze where there is none.
+    Raises ModelError, and ConfigError if the tokenizer lacks the end token, or if the head is to
+    be frozen and cannot be.
     """
     source, labels = model_source(config.model.name), len(task.labels) or None
     model, tokenizer = load_model(source, task.kind, labels, seed=config.seed)
@@ -60,10 +58,10 @@ def load_start(config: RunConfig, task: Task) -> tuple[Any, Any]:
 
 
 def _trained_end(model: Any, tokenizer: Any) -> str | None:
-    """Return the tokenizer's end token, or its beginning token if the first was never trained.
+    """Return the tokenizer's end token, or its beginning token if the end token is untrained.
 
-    A token that shares its embedding with others was not trained, and since embeddings stay
-    frozen a text would never end.  What separated the texts of such a model was the other one.
+    A token that shares its embedding with others was never trained.  Embeddings stay frozen, so
+    no text would ever end with it.  Such a model has seen the beginning token between texts.
     """
     end, start = tokenizer.eos_token, tokenizer.bos_token
     alike = _sharing(model, tokenizer.eos_token_id)
@@ -84,7 +82,7 @@ def _trained_end(model: Any, tokenizer: Any) -> str | None:
 
 
 def _sharing(model: Any, token: int | None) -> int:
-    """Return how many other tokens have the embedding of this one, to a thousandth."""
+    """Return how many other tokens have this token's embedding, within a thousandth."""
     if token is None:
         return 0
     weights = model.get_output_embeddings().weight
@@ -95,8 +93,8 @@ def _sharing(model: Any, token: int | None) -> int:
 def model_source(name: str) -> str:
     """Return the folder or hub id behind a model's name.
 
-    "sample" is the built-in decoder.  A name that is no folder here may be one in the folder that
-    the environment variable LEFF_MODELS names, by its whole name or what follows the last slash.
+    "sample" is the built-in decoder.  A name that is no folder here is looked up in the folder
+    LEFF_MODELS (an environment variable), whole or by the part after the last slash.
     """
     if name == "sample":
         from leff.tasks.sources.sample import MODEL

@@ -1,4 +1,4 @@
-"""A configuration written as TOML, with what each option is.
+"""Writes a configuration as TOML with a comment on each option.
 
 print(commented_toml(config))
 """
@@ -10,7 +10,7 @@ from leff.runs.options import RunConfig, Section
 
 
 def commented_toml(config: RunConfig | None = None) -> str:
-    """Return all options as TOML, each with what it is; the defaults if no `config` is given."""
+    """Return all options as commented TOML; the defaults if no `config` is given."""
     config = config or RunConfig()
     lines = ["# Every option of a LEFF run. Keep the lines that you change."]
     for name, field in RunConfig.model_fields.items():
@@ -27,7 +27,7 @@ def commented_toml(config: RunConfig | None = None) -> str:
 
 
 def _written(value: Any, default: Any) -> Any:
-    """Return the value to write: no value where there is one by default means 'all'."""
+    """Return the value to write: 'all' for None, if the default is not None."""
     return "all" if value is None and default is not None else value
 
 
@@ -42,13 +42,8 @@ def _toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, cast("list[Any]", value))) + "]"
     if isinstance(value, dict):
-        return (
-            "{"
-            + ", ".join(
-                f"{_toml(k)} = {_toml(v)}" for k, v in cast("dict[str, Any]", value).items()
-            )
-            + "}"
-        )
+        entries = cast("dict[str, Any]", value).items()
+        return "{" + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in entries) + "}"
     if isinstance(value, int | float):
         return repr(value)
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

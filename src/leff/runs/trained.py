@@ -1,4 +1,4 @@
-"""A run's model after training: read back, restored, saved and measured.
+"""A run's trained model: reads it back, restores, measures and saves it.
 
 model, tokenizer = read_trained(Path("runs/e2e"))
 """
@@ -18,9 +18,9 @@ from leff.runs.sources import evaluator_for, load_start, model_source, task_of
 
 
 def read_trained(name: str | Path) -> tuple[Any, Any]:
-    """Return model and tokenizer of a run (of its newest checkpoint, if it is not finished).
+    """Return model and tokenizer of a run; of its newest checkpoint if it is not finished.
 
-    What is no run is taken for a model's folder or hub id.  Raises ModelError, CheckpointError.
+    A name that is no run is a model's folder or hub id.  Raises ModelError, CheckpointError.
     """
     path = Path(name)
     if not (path / "config.toml").exists():
@@ -39,7 +39,7 @@ def read_trained(name: str | Path) -> tuple[Any, Any]:
 
 
 def is_generation_run(path: Path) -> bool:
-    """Return whether a folder is a run, or a run's model, that learnt targets from inputs."""
+    """Return whether a folder is a run of a generation task, or such a run's model."""
     run = path.parent if path.name == "model" else path
     return (run / "config.toml").exists() and RunFolder(run).environment()["kind"] == "generation"
 
@@ -47,18 +47,18 @@ def is_generation_run(path: Path) -> bool:
 def restore(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Put a checkpoint's tensors into the model.  Raises CheckpointError if they do not fit."""
     wanted = {(name, tensor.shape) for name, tensor in full_state(model).items()}
-    found = {(name, tensor.shape) for name, tensor in checkpoint.model.items()}
-    if wanted != found:
-        differing = ", ".join(sorted({name for name, _ in wanted ^ found})[:4])
+    stored = {(name, tensor.shape) for name, tensor in checkpoint.model.items()}
+    if wanted != stored:
+        differing = ", ".join(sorted({name for name, _ in wanted ^ stored})[:4])
         raise CheckpointError(
             f"the checkpoint of round {checkpoint.round} is of another model ({differing}); "
             "put the model back that the run was started with"
         )
-    model.load_state_dict(checkpoint.model, strict=False)  # tied duplicates are not in it
+    model.load_state_dict(checkpoint.model, strict=False)  # the checkpoint lacks tied duplicates
 
 
 def measure(path: Path, examples: int | None, beams: int | None) -> dict[str, Any]:
-    """Return what `Evaluator.full` says of a run's model, measured as the run would have."""
+    """Return `Evaluator.full` of a run's model, with the run's own settings."""
     _, config = RunFolder.open(path)
     model, tokenizer = read_trained(path)
     model = model.to(torch_device(config.engine.device))
@@ -70,7 +70,7 @@ def measure(path: Path, examples: int | None, beams: int | None) -> dict[str, An
 def save_model(model: Any, tokenizer: Any, path: Path) -> None:
     """Write a folder that `from_pretrained` reads.
 
-    That its head was frozen is of the run, not of the model: nobody else's training should know.
+    The mark of a frozen head is not written, so later training of the model is free of it.
     """
     frozen = model.config.__dict__.pop(FROZEN_HEAD, False)
     try:

@@ -1,4 +1,4 @@
-"""Which options of a configuration have no effect, given the others.
+"""Finds options of a configuration that have no effect, given the others.
 
 unused_options(config)      # ["clients.alpha"]
 """
@@ -22,13 +22,13 @@ def _unused_by_method(config: RunConfig) -> list[str]:
     own = set(_expanded(spec_of(config.method.name).options))
     special = (key for spec in methods().values() for key in _expanded(spec.options))
     unused = [key for key in dict.fromkeys(special) if key not in own]
-    if config.clients.ranks:  # they say it all
+    if config.clients.ranks:  # they replace it
         unused += ["method.rank"]
     return unused + (_unused_by_leff(config) if config.method.name == "leff" else [])
 
 
 def _expanded(options: Iterable[str]) -> Iterator[str]:
-    """Yield the options by full name, a section's all."""
+    """Yield full option names; a section's name stands for all its options."""
     for key in options:
         section = getattr(RunConfig(), key, None)
         names = type(section).model_fields if isinstance(section, Section) else ()
@@ -37,16 +37,13 @@ def _expanded(options: Iterable[str]) -> Iterator[str]:
 
 def _unused_by_leff(config: RunConfig) -> list[str]:
     contexts = {config.context.name, config.context.suffix or config.context.name}
-    if "auto" in contexts:  # which tries them all
+    if "auto" in contexts:  # it tries all contexts
         contexts = {"distil", "drop", "quantise"}
         auto = ["clients.layers", "context.rate", "context.bits", "context.whole"]
     else:
         auto = ["clients.flops"]
-    unused = auto + (
-        []
-        if config.evaluation.gap_clients
-        else ["evaluation.gap_examples", "evaluation.gradient_error"]
-    )
+    gap = ["evaluation.gap_examples", "evaluation.gradient_error"]
+    unused = auto + ([] if config.evaluation.gap_clients else gap)
     if config.method.sampling != "importance":
         importance = ("scale", "temperature", "source", "exploration")
         unused += [f"method.{name}" for name in importance]
@@ -55,15 +52,8 @@ def _unused_by_leff(config: RunConfig) -> list[str]:
     if config.method.sampling != "importance" or config.method.source != "proxy":
         unused += ["proxy.importance_batches"]
     if "distil" not in contexts:
-        distillation = (
-            "steps",
-            "learning_rate",
-            "attention_weight",
-            "whole",
-            "target_error",
-            "seconds",
-        )
-        unused += [f"context.{name}" for name in distillation]
+        names = ("steps", "learning_rate", "attention_weight", "whole", "target_error", "seconds")
+        unused += [f"context.{name}" for name in names]
     return unused + (["context.rate"] if contexts == {"quantise"} else [])
 
 

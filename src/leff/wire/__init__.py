@@ -1,1 +1,1 @@
-"""."""
+"""What crosses between server and clients: messages, tensors, parts by content, updates on disk."""

@@ -15,12 +15,14 @@ from leff.wire.messages import Update
 
 
 class Spool:
-    """The updates of one round, in a folder that is emptied at the start of the next."""
+    """The updates of one round, in a folder that `clear` empties at the start of the next.
+
+    A new spool leaves the folder alone: another process may be at work in it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.updates: dict[int, Update] = {}  # without payloads
-        self.clear()
 
     def clear(self) -> None:
         """Forget every update."""
@@ -30,6 +32,7 @@ class Spool:
 
     def add(self, update: Update) -> None:
         """Keep an update, with its payload on disk."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._path(update.client).write_bytes(update.payload)
         self.updates[update.client] = replace(update, payload=b"")
 

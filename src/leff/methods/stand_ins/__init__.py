@@ -1,4 +1,4 @@
-"""Ways to stand in for the layers that a client does not train (PAPER Sec. 3.3).
+"""Stand-ins for the layers that a client does not train (PAPER Sec. 3.3).
 
 context = make_context("distil", rate=0.5, bits=32)
 bank = Bank(Distillation(steps=40, learning_rate=1e-3, attention_weight=0.1))
@@ -27,10 +27,10 @@ __all__ = [
 
 
 def make_context(name: str, *, rate: float = 0.5, bits: int = 32, suffix: str = "") -> Context:
-    """Return the context of that name; `suffix` names another one for the layers after the block.
+    """Return the context `name`; `suffix` may name another one for the layers after the block.
 
-    `distil` and `drop` keep ⌈n·rate⌉ of n layers, `quantise` all of them; linear weights are sent
-    in `bits`.  ValueError for a name that is none of these.
+    `distil` and `drop` keep ⌈n·rate⌉ of n layers, `quantise` keeps all.  Linear weights are sent
+    in `bits`.  Raises ValueError for any other name.
     """
     recipes = {
         "distil": Recipe(rate, trained=True, bits=bits),

@@ -1,11 +1,11 @@
-"""The stand-ins of a run: made when a round needs them, and kept over rounds while they are used.
+"""The bank of a run's stand-ins: it makes them when a round needs them, and keeps students.
 
     bank = Bank(Distillation(steps=40, learning_rate=1e-3, attention_weight=0.1))
     stand_ins = bank.make(model, context.spans(block, layers), proxy_batches, decided={})
 
-Spans are made of units (`Span.units`), and units are shared.  A unit that is not trained is a layer
-of the model; one that is has a student, which the next round goes on from, or takes as it is if
-the layers that it stands for are the same to the bit.
+Spans consist of units (`Span.units`), and spans share units.  An untrained unit is a layer of the
+model.  A trained unit has a student.  The next round trains the student further, or takes it
+unchanged if the layers that it stands for are the same to the bit.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from leff.models import Trace, blocks, capture, eager_attention, layer_state
 from leff.models.quantised import quantised, rebuilt
 from leff.wire.tensors import pack
 
-KEPT_ROUNDS = 4  # a student that no round has used for so long is dropped
+KEPT_ROUNDS = 4  # a student that no round has used for so many rounds is dropped
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Kept:
     """A student between rounds."""
 
     tensors: Layers
-    teacher: bytes  # SHA-256 of the layers that it was made from
-    finished: bool  # whether its training went on as long as it was meant to
+    teacher: bytes  # SHA-256 of the layers that it stands for
+    finished: bool  # whether it took all steps or reached the target
     idle: int = 0  # rounds since it was used
 
 
@@ -51,27 +51,24 @@ class Bank:
         batches: Sequence[Batch],
         decided: MutableMapping[str, Any],
     ) -> dict[Span, StandIn]:
-        """Return a stand-in for every span; the model stays as it is.
+        """Return a stand-in for every span; the model's weights are not changed.
 
-        `batches` are proxy data, the first of which measures the errors.  What the clock decides
-        goes to `decided`, and is taken from there if it is there already.
+        `batches` are proxy data; the first batch measures the errors.  Decisions by the clock are
+        written to `decided`; a decision that is already there is followed.
         """
         model.eval()
         pieces = {span: span.units(self._distillation.whole) for span in spans}
-        units = {unit for made in pieces.values() for unit in made}
+        units = {unit for own in pieces.values() for unit in own}
         trained = sorted({_student_of(unit) for unit in units if unit.trained})
-        with eager_attention(model) if trained and self._uses_maps else nullcontext():
+        uses_maps = trained and self._distillation.attention_weight > 0
+        with eager_attention(model) if uses_maps else nullcontext():
             held, mask = capture(model, batches[0]), attention_mask(batches[0])
             self._train(model, trained, batches, held, mask, decided)
             sent = self._sent(model, units)
             return {
-                span: _measured(model, span, [t for unit in made for t in sent[unit]], held, mask)
-                for span, made in pieces.items()
+                span: _measured(model, span, [t for unit in own for t in sent[unit]], held, mask)
+                for span, own in pieces.items()
             }
-
-    @property
-    def _uses_maps(self) -> bool:
-        return self._distillation.attention_weight > 0
 
     def _train(
         self,
@@ -89,15 +86,9 @@ class Bank:
             for unit in units
             if unit in aged and aged[unit].finished and aged[unit].teacher == teachers[unit]
         }
+        earlier = {unit: kept.tensors for unit, kept in aged.items()}
         students = [
-            Student(
-                model,
-                unit,
-                aged[unit].tensors if unit in aged else None,
-                held,
-                mask,
-                settings.target_error,
-            )
+            Student(model, unit, earlier.get(unit), held, mask, settings.target_error)
             for unit in units
             if unit not in ready
         ]
@@ -109,7 +100,7 @@ class Bank:
         self._kept = {u: k for u, k in (aged | ready).items() if k.idle < KEPT_ROUNDS}
 
     def _sent(self, model: nn.Module, units: Iterable[Span]) -> dict[Span, Layers]:
-        """Return what is sent of every unit, each different layer quantised once."""
+        """Return the tensors that are sent for each unit; each layer is quantised once."""
         plain = {
             source: (quantised(blocks(model)[source.start], source.bits),)
             for source in {source_of(unit) for unit in units if not unit.trained}
@@ -127,7 +118,7 @@ class Bank:
         return [quantised(rebuilt(a, b), unit.bits) for a, b in zip(layers, kept, strict=True)]
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return all that is kept, as tensors: what a resumed run needs to go on to the bit."""
+        """Return all students and their facts as tensors; a resumed run goes on to the bit."""
         state: dict[str, torch.Tensor] = {}
         for unit, kept in self._kept.items():
             key = f"{unit.start}/{unit.stop}/{unit.layers}"
@@ -138,7 +129,6 @@ class Bank:
         return state
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Put `state()`'s tensors back."""
         layers: dict[Span, dict[int, dict[str, torch.Tensor]]] = {}
         about: dict[Span, bytes] = {}
         for key, tensor in state.items():
@@ -159,7 +149,7 @@ class Bank:
 
 
 def _student_of(unit: Span) -> Span:
-    """Return what a unit's student is kept under: it is trained before it is quantised."""
+    """Return the key of a unit's student.  It has no bits: students train before quantisation."""
     return replace(unit, bits=32)
 
 

@@ -5,12 +5,12 @@
     students = [Student(model, Span(0, 3, 1, trained=True), None, held, mask)]
     distil(model, students, batches, held, mask, settings, decided={})
 
-A student layer answers to the teacher layer that `Span.sources` names.  Teacher and student get
-the same hidden states as input; H and A are compared layer by layer, the mean over the student's
-layers.  The MSE is divided by the mean square of H_t: hidden states grow over the layers by
-orders of magnitude, and without it the loss would see the last layer alone.  One teacher pass
-over a batch serves all students.  `held` is the trace of a batch that measures and, if there are
-others, does not train.
+Each student layer is compared with the teacher layer in `Span.sources`.  Teacher and student get
+the same hidden states as input.  The loss is the mean over the student's layers.  The MSE is
+divided by the mean square of H_t: hidden states grow over the layers by orders of magnitude, and
+without the division the last layer alone would decide the loss.  One teacher pass over a batch
+serves all students.  `held` is the trace of the batch that measures errors.  It trains no student
+if there are other batches.
 """
 
 import copy
@@ -26,7 +26,7 @@ from leff.methods.stand_ins.error import relative_square, span_error
 from leff.methods.stand_ins.stand_in import Batch, Span, attention_mask
 from leff.models import Trace, blocks, capture, layer_state, run_blocks
 
-CHECK_EVERY = 10  # steps between two looks at the target
+CHECK_EVERY = 10  # steps between two checks of the target
 Layers = Sequence[Mapping[str, torch.Tensor]]
 
 
@@ -34,9 +34,9 @@ Layers = Sequence[Mapping[str, torch.Tensor]]
 class Distillation:
     """How students are trained: AdamW, a batch a step, `steps` in a round.
 
-    `whole` trains the layers of a span jointly, as the paper does, and not each on its own.  A
-    student whose error is at most `target_error` is left as it is; a round's training stops after
-    `seconds`.  0 is no target and no limit.
+    `whole` trains the layers of a span jointly, as the paper does; otherwise each layer trains
+    alone.  A student with an error of at most `target_error` is not trained further.  A round's
+    training stops after `seconds`.  0 means no target and no limit.
     """
 
     steps: int
@@ -47,15 +47,15 @@ class Distillation:
     seconds: float = 0.0
 
     def rate(self, step: int) -> float:
-        """Return a step's learning rate: constant for half of the steps, then linear towards 0."""
+        """Return a step's learning rate: constant for half of the steps, then linear to 0."""
         return self.learning_rate * min(1.0, 2 * (1 - step / self.steps))
 
 
 class Student:
-    """The layers of one unit while they are trained, and their error on the held-out batch.
+    """The layers of one unit while they train, and their error on the held-out batch.
 
-    They begin from what errs least: the mean of the layers that each stands for, the last of
-    those, or the student of the round before.  The latter stays if it has reached the target.
+    They start from the candidate with the least error: the mean of the layers that each stands
+    for, the last of these layers, or the earlier student.  An earlier student at the target stays.
     """
 
     def __init__(
@@ -87,12 +87,12 @@ class Student:
         return self.measure(held, mask)
 
     def measure(self, held: Trace, mask: torch.Tensor) -> float:
-        """Return the error on the held-out batch, and keep it."""
+        """Return the error on the held-out batch, and set `error`."""
         self.error = span_error(self.unit, self.layers, held, mask)
         return self.error
 
     def step(self, trace: Trace, mask: torch.Tensor, rate: float, alpha: float) -> None:
-        """Take one step; nothing but the student's own gradients is touched."""
+        """Take one step.  Only the student's own gradients and weights change."""
         loss = _loss(self.unit, self.layers, trace, mask, alpha)
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
@@ -116,11 +116,10 @@ def distil(
     settings: Distillation,
     decided: MutableMapping[str, Any],
 ) -> list[bool]:
-    """Train students in place, and return which of them need no more: all steps, or the target.
+    """Train students in place; return for each whether it took all steps or reached the target.
 
-    Where there is a limit of seconds, the number of steps done goes to `decided["distil_steps"]`; a
-    number that is there already is done whatever the clock says, so that a resumed run repeats
-    what the clock once decided.
+    With a limit of seconds, the number of steps is written to `decided["distil_steps"]`.  A number
+    that is already there is done regardless of the clock, so a resumed run takes the same steps.
     """
     alpha, target = settings.attention_weight, settings.target_error
     limit = int(decided.get("distil_steps", settings.steps))
@@ -141,7 +140,7 @@ def distil(
 
 
 def _means(model: nn.Module, unit: Span) -> Layers:
-    """Return, for each layer of the student, the mean of the layers that it stands for."""
+    """Return, for each layer of the student, the mean of the teacher layers that it replaces."""
     means: list[dict[str, torch.Tensor]] = []
     for piece in unit.units():
         states = [layer_state(model, layer) for layer in range(piece.start, piece.stop)]
@@ -167,9 +166,9 @@ def attention_cross_entropy(
 ) -> torch.Tensor:
     """Return the mean of -Σ A_t log A_s over heads and unpadded query positions, a scalar.
 
-    teacher, student: (B, H, T, T), rows sum to one; mask (B, T).  That is KL(A_t ‖ A_s) and the
-    teacher's own entropy, which has no gradient, so it is not computed.  Entries that the teacher
-    gives no weight (a causal map's upper half) add nothing, and no gradient.
+    teacher, student: (B, H, T, T), rows sum to one; mask (B, T).  The result is KL(A_t ‖ A_s) plus
+    the teacher's entropy, which has no gradient.  Entries without weight in the teacher (a causal
+    map's upper half) add neither loss nor gradient.
     """
     logs = (student + torch.finfo(student.dtype).tiny).log()
     rows = -(teacher * logs).sum(-1)  # (B, H, T)

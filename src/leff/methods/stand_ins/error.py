@@ -1,4 +1,4 @@
-"""How far a stand-in's output is from that of the layers it replaces.
+"""The relative error of a stand-in's output against the output of the layers that it replaces.
 
 trace = capture(model, batch)
 span_error(Span(0, 3, 1), [layer], trace, attention_mask(batch))      # 0.21
@@ -29,7 +29,7 @@ def relative_square(actual: torch.Tensor, wanted: torch.Tensor, mask: torch.Tens
 def span_error(span: Span, layers: Sequence[nn.Module], trace: Trace, mask: torch.Tensor) -> float:
     """Return ‖H_s - H_t‖ / ‖H_t‖ at the span's end, H_t (B, T, D).
 
-    Both get the full model's hidden states as input, so the error is the span's own.
+    Both get the full model's hidden states as input, so errors of other spans do not count.
     """
     start = trace.hidden[span.start]
     hidden, _ = run_blocks(layers, start, trace, span.sources, first=span.start == 0)
@@ -40,21 +40,21 @@ def span_error(span: Span, layers: Sequence[nn.Module], trace: Trace, mask: torc
 def block_errors(
     model: nn.Module,
     context: Context,
-    made: Mapping[Span, StandIn],
+    stand_ins: Mapping[Span, StandIn],
     drawn: Sequence[range],
     batch: Batch,
 ) -> dict[range, float]:
-    """Return the relative error of a client's last hidden state, for every block that is drawn.
+    """Return the relative error of a client's last hidden state, for each block in `drawn`.
 
-    The client's whole model runs before any training: stand-in, block, stand-in, each fed what
-    the one before wrote.  `made` has a stand-in for each of the blocks' spans.
+    The client's model runs before any training.  `stand_ins` has one for each span of the blocks.
     """
     model.eval()
     trace, mask, full = capture(model, batch), attention_mask(batch), blocks(model)
     spans = {block: context.spans(block, len(full)) for block in drawn}
+    used = {span: stand_ins[span].tensors for around in spans.values() for span in around}
     built = {
-        span: [rebuilt(full[s], t) for s, t in zip(span.sources, made[span].tensors, strict=True)]
-        for span in {span for around in spans.values() for span in around}
+        span: [rebuilt(full[s], t) for s, t in zip(span.sources, tensors, strict=True)]
+        for span, tensors in used.items()
     }
     errors: dict[range, float] = {}
     for block, around in spans.items():

@@ -1,13 +1,13 @@
-"""What stands in for the layers that a client does not train (PAPER Sec. 3.3).
+"""Spans, recipes and contexts: how the layers that a client does not train are replaced.
 
-A client that trains layers 3 and 4 of 8 has two spans to replace: 0 to 2 and 5 to 7.
+PAPER Sec. 3.3.  A client that trains layers 3 and 4 of 8 has two spans to replace: 0-2 and 5-7.
 
     context = Context(Recipe(0.5, trained=True), Recipe(0.5, trained=True))
     context.spans(block=range(3, 5), layers=8)   # (Span(0, 3, 2, True), Span(5, 8, 1, True))
 
-Every way to replace layers is a `Recipe`: how many are kept, whether they are trained to make up
-for the others, and in how many bits they are sent.  Spans are shared by all clients: there are
-about 2L of them, whatever N is; and the units that they are made of, fewer still.
+A `Recipe` says how many layers are kept, whether they are trained to make up for the others, and
+in how many bits they are sent.  All clients share spans: there are about 2L, for any number of
+clients N.  Spans consist of units, and there are even fewer units.
 """
 
 import math
@@ -22,16 +22,16 @@ Batch = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How layers are replaced: ⌈n·rate⌉ stay of n, `trained` on the server, sent in `bits`."""
+    """How layers are replaced: ⌈n·rate⌉ of n stay, are `trained` or not, and are sent in `bits`."""
 
     rate: float = 1.0  # r
     trained: bool = False
-    bits: int = 32  # of a linear weight: 32, 16, 8 or 4
+    bits: int = 32  # bits of a linear weight: 32, 16, 8 or 4
 
 
 @dataclass(frozen=True, order=True)
 class Span:
-    """Layers start to stop-1 of the full model, to be replaced by `layers` layers."""
+    """Layers start to stop-1 of the full model, which `layers` layers replace."""
 
     start: int
     stop: int
@@ -41,10 +41,10 @@ class Span:
 
     @property
     def sources(self) -> tuple[int, ...]:
-        """The full model's layer that each stand-in layer answers to, evenly spread.
+        """The full model's layer whose output each stand-in layer should give, evenly spread.
 
-        The last stand-in layer answers to the last layer of the span, whose output is what the
-        rest of the model reads.  Layer j of m in a span of n answers to ⌈(j+1)·n/m⌉ - 1.
+        Layer j of m in a span of n has the source ⌈(j+1)·n/m⌉ - 1.  So the last source is the last
+        layer of the span, whose output the rest of the model reads.
         """
         length = self.stop - self.start
         return tuple(
@@ -52,11 +52,11 @@ class Span:
         )
 
     def units(self, whole: bool = False) -> tuple["Span", ...]:
-        """Return the pieces that are made apart, and shared with other spans.
+        """Return the units that are made separately and shared with other spans.
 
-        Each stand-in layer is one: it covers what comes after the layer before's source, up to
-        its own.  One that covers a single layer is that layer, untrained.  `whole` keeps a span
-        that trains in one piece, its layers trained jointly.
+        Each stand-in layer is a unit.  It covers the layers after the previous source, up to its
+        own source.  A unit that covers a single layer is that layer, untrained.  With `whole`, a
+        span that trains is one unit, whose layers train jointly.
         """
         if whole and self.trained and 0 < self.layers < self.stop - self.start:
             return (self,)
@@ -69,10 +69,10 @@ class Span:
 
 @dataclass(frozen=True)
 class StandIn:
-    """A span's replacement: tensors of each layer (named as inside one layer), and its error.
+    """A span's replacement: the tensors of each layer, by names inside a layer, and its error.
 
-    `error` is ‖H_s - H_t‖ / ‖H_t‖ at the span's last layer, both fed the full model's hidden
-    states, over the positions of the proxy data that are not padding.
+    `error` is ‖H_s - H_t‖ / ‖H_t‖ at the span's last layer, over the unpadded positions of the
+    proxy data.  Both get the full model's hidden states as input.
     """
 
     span: Span
@@ -82,17 +82,17 @@ class StandIn:
 
 @dataclass(frozen=True)
 class Context:
-    """What a client has around its block: a recipe for the layers before, one for those after.
+    """The recipes for the layers before a client's block (`prefix`) and after it (`suffix`).
 
-    Where they are the same, the budget of ⌈n·r⌉ layers is shared by all n unselected layers (PAPER
-    Sec. 3.3); where they differ, each side has its own.
+    If both recipes are equal, all n unselected layers share the budget of ⌈n·r⌉ layers (PAPER
+    Sec. 3.3).  If they differ, each side has its own budget.
     """
 
     prefix: Recipe
     suffix: Recipe
 
     def spans(self, block: Sequence[int], layers: int) -> tuple[Span, ...]:
-        """Return the spans before and after `block`, in order; an empty one is left out."""
+        """Return the spans before and after `block`, in order; an empty span is left out."""
         before, after = block[0], layers - block[-1] - 1
         if self.prefix == self.suffix:
             kept = _shared(before, after, compressed_layers(before + after, self.prefix.rate))
@@ -108,20 +108,19 @@ class Context:
         return tuple(span for span in spans if span.stop > span.start)
 
 
-EXACT = Context(Recipe(), Recipe())  # the other layers as they are
+EXACT = Context(Recipe(), Recipe())  # the other layers unchanged
 
 
 def compressed_layers(unselected: int, rate: float) -> int:
-    """Return ⌈n·r⌉ (PAPER Sec. 3.3), safe against n·r being a hair above a whole number."""
+    """Return ⌈n·r⌉ (PAPER Sec. 3.3), also if rounding puts n·r just above a whole number."""
     return math.ceil(round(unselected * rate, 9))
 
 
 def _shared(before: int, after: int, budget: int) -> tuple[int, int]:
     """Share `budget` stand-in layers between the layers before and after a block.
 
-    The paper does not say how.  It is done in proportion to the numbers of layers by largest
-    remainder, a tie going to the prefix, and both get at least one layer whenever there are two
-    to share.
+    The paper does not say how.  We share in proportion to the numbers of layers, by largest
+    remainder.  A tie goes to the prefix.  With a budget of two or more, both sides get a layer.
     """
     unselected = before + after
     if not unselected:
@@ -133,11 +132,11 @@ def _shared(before: int, after: int, budget: int) -> tuple[int, int]:
 
 
 def source_of(unit: Span) -> Span:
-    """Return the unit of one layer that an untrained unit is a copy of."""
+    """Return the unit of one layer that an untrained unit copies."""
     return replace(unit, start=unit.stop - 1)
 
 
 def attention_mask(batch: Batch) -> torch.Tensor:
-    """Return the batch's mask (B, T), all ones where it has none."""
+    """Return the batch's mask (B, T), or all ones if it has none."""
     mask: Any = batch.get("attention_mask")
     return torch.ones_like(batch["input_ids"]) if mask is None else mask
