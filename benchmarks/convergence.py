@@ -28,16 +28,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import leff
+from leff.client.model import trainable_parameters
 from leff.files import read_json, write_json
+from leff.models import blocks
+from leff.models.forward import undisturbed
 from leff.record import RoundRecord
 from leff.report.picture import save_figure
 from leff.runs.config import load_config
 from leff.runs.federation import Silent
 from leff.runs.folder import config_digest
-from leff.runs.gap import gradient_norm
+from leff.runs.gap import mean_gradients
 from leff.runs.options import RunConfig
+from leff.tasks.encode import Example
 
 CONTEXTS: dict[str, dict[str, Any]] = {
     "exact": {"context.name": "quantise", "context.bits": 32, "context.embedding_bits": 32},
@@ -80,6 +85,21 @@ class Norms(Silent):
                 federation.model, examples, batch_size=64, pad_id=evaluator.tokenizer.pad_token_id
             )
         )
+
+
+def gradient_norm(
+    model: Any, examples: Sequence[Example], *, batch_size: int, pad_id: int
+) -> float:
+    """Return ‖∇f‖² of the mean loss f over the examples, in all layers and the tail.
+
+    PAPER Sec. 4 (Theorem 1) bounds it.  The loss is the mean over the examples' labels, without
+    dropout.  The model is left as it was.  Raises ValueError without any label.
+    """
+    with undisturbed(model):
+        layers = {layer: layer for layer in range(len(blocks(model)))}
+        parameters = trainable_parameters(model, layers)
+        gradients = mean_gradients(model, parameters, examples, batch_size, pad_id)
+    return float(torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum())
 
 
 def one_run(context: str, rounds: int, rate: float, seed: int, keep: Path | None) -> dict[str, Any]:

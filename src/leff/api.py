@@ -177,14 +177,11 @@ def mmlu(
 
     Raises ConfigError, DataError and ModelError before anything is computed.
     """
-    for name, value, least, most in (
-        ("shots", shots, 0, 5),
-        ("examples", examples, 1, None),
-        ("batch_size", batch_size, 1, None),
-    ):
-        if value is not None and (value < least or (most is not None and value > most)):
-            limits = f"{least} to {most}" if most is not None else f"at least {least}"
-            raise ConfigError(f"{name} must be {limits}, got {value}")
+    if not 0 <= shots <= 5:
+        raise ConfigError(f"shots must be 0 to 5, got {shots}")
+    for name, value in (("examples", examples), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
     from leff.models.hardware import torch_device
     from leff.runs.trained import read_trained
     from leff.tasks.metrics.mmlu import score

@@ -14,13 +14,14 @@ from leff.errors import CheckpointError, ConfigError, RunError
 from leff.methods.registry import spec_of
 from leff.models.hardware import pinned_threads, torch_device
 from leff.runs import federation
-from leff.runs.budgets import client_layers
+from leff.runs.budgets import client_layers, client_reports
 from leff.runs.config import load_config
 from leff.runs.federation import Federation
 from leff.runs.folder import Checkpoint, RunFolder
 from leff.runs.prepare import prepare
 from leff.runs.sources import model_source
 from leff.runs.trained import restore
+from leff.wire.messages import Capacity
 
 DIGESTS = ("examples_digest", "evaluation_digest", "model_digest", "proxy_digest")
 KINDS = ("generation", "classification", "regression", "text")
@@ -212,6 +213,15 @@ def test_capacities():
     for layers, wrong in (([1, 4], 4), ([0], 0)):
         with pytest.raises(ConfigError, match=f"must be 1 to 3, .*, got {wrong}"):
             layers_of(layers)
+
+
+def test_a_report_has_layers_examples_and_budgets():
+    clients = load_config(None, {"clients.count": 3, "clients.memory": ["2kB", "5kB"]}).clients
+    assert client_reports(clients, (1, 2, 1), (10, 20, 30)) == [
+        Capacity(0, 1, 10, 2000),
+        Capacity(1, 2, 20, 5000),
+        Capacity(2, 1, 30, 2000),
+    ]
 
 
 def test_devices():

@@ -8,7 +8,7 @@ names a `MethodSpec` (docs/methods.md has an example).
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import entry_points
 
 from torch import nn
@@ -41,20 +41,9 @@ from leff.models import bitfit_names, blocks, lora, sparse
 GROUP = "leff.methods"  # the group of entry points
 ADAPTERS = ("method.rank", "method.lora_alpha")
 BLOCK_OPTIONS = (
-    "method.sampling",
-    "method.scale",
-    "method.temperature",
-    "method.source",
-    "method.exploration",
-    "method.stratified",
-    "method.relaxation",
-    "method.momentum",
-    "context",
-    "proxy",
-    "clients.layers",
-    "clients.flops",
-    "evaluation.gap_clients",
-    "evaluation.gradient_error",
+    *(f"method.{each.name}" for each in fields(Rule) if each.name != "batches"),
+    *("method.relaxation", "method.momentum", "context", "proxy", "clients.layers"),
+    *("clients.flops", "evaluation.gap_clients", "evaluation.gradient_error"),
 )
 
 
@@ -187,13 +176,13 @@ def _blocks(model: nn.Module, setup: ClientSetup) -> Stages:
     return [block_layouts(setup, len(blocks(model)))]
 
 
+def _biases(model: nn.Module, setup: ClientSetup) -> Stages:
+    return [[_whole(model, _shapes(model, bitfit_names(model)))]]
+
+
 def _all_layers(model: nn.Module, setup: ClientSetup) -> Stages:
     total = len(blocks(model))
     return [[block_layout(EXACT, range(total), total)]]
-
-
-def _biases(model: nn.Module, setup: ClientSetup) -> Stages:
-    return [[_whole(model, _shapes(model, bitfit_names(model)))]]
 
 
 def _adapters(model: nn.Module, setup: ClientSetup) -> Stages:

@@ -120,7 +120,8 @@ def print_blocks(
     """Print `lines` by label as a table, split into blocks of columns that fit the width."""
     label = max(map(cell_len, (corner, *lines)))
     widths = [
-        max(cell_len(h), *(_width(own[i]) for own in lines.values())) for i, h in enumerate(heads)
+        max(cell_len(h), *(max(map(cell_len, own[i].plain.split("\n"))) for own in lines.values()))
+        for i, h in enumerate(heads)
     ]
     for number, (first, last) in enumerate(_blocks(widths, console.width - label)):
         if number:
@@ -132,10 +133,6 @@ def print_blocks(
         for name, own in lines.items():
             table.add_row(name, *own[first:last])
         console.print(table)
-
-
-def _width(cell: Text) -> int:
-    return max(map(cell_len, cell.plain.split("\n")))
 
 
 def _blocks(widths: Sequence[int], room: int) -> Iterator[tuple[int, int]]:

@@ -257,9 +257,8 @@ def print_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     for name in names:
         table.add_column(str(name), overflow="fold")
     for row in rows:
-        table.add_row(*(Text("" if row[n] is None else _cell(row[n])) for n in names))
+        cells = (
+            (row[n], f"{row[n]:.4f}" if isinstance(row[n], float) else str(row[n])) for n in names
+        )
+        table.add_row(*(Text("" if value is None else text) for value, text in cells))
     console.print(table)
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -156,7 +156,7 @@ class RunFolder:
     def append(self, record: RoundRecord) -> None:
         """Append a round's record; it is on disk when this returns."""
         with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
-            file.write(_line(record))
+            file.write(json.dumps(finite(record.to_dict()), allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -261,10 +261,6 @@ class RunFolder:
         paths = (self.path / "checkpoints").glob("round-*")
         named = [path for path in paths if re.fullmatch(r"round-\d+", path.name)]
         return sorted(named, key=_round_of, reverse=True)
-
-
-def _line(record: RoundRecord) -> str:
-    return json.dumps(finite(record.to_dict()), allow_nan=False) + "\n"
 
 
 def _round_of(checkpoint: Path) -> int:

@@ -20,7 +20,6 @@ import torch
 from torch import nn
 
 from leff.client.model import Fetch, client_model, trainable_parameters, trained_layers
-from leff.models import blocks
 from leff.models.forward import undisturbed
 from leff.models.losses import label_count, mean_loss
 from leff.tasks.encode import Example
@@ -93,7 +92,7 @@ def gradient_error(
 
     def gradients(model: nn.Module, positions: Mapping[int, int]) -> dict[str, torch.Tensor]:
         parameters = trainable_parameters(model, positions, tail=False)
-        return _gradients(model, parameters, examples, batch_size, job.pad_id)
+        return mean_gradients(model, parameters, examples, batch_size, job.pad_id)
 
     approximate = gradients(client_model(job, fetch, device), trained_layers(job))
     with undisturbed(model):
@@ -101,22 +100,6 @@ def gradient_error(
     difference = sum((approximate[n] - g).square().sum() for n, g in exact.items())
     norm = sum(g.square().sum() for g in exact.values())
     return float(torch.as_tensor(difference) / torch.as_tensor(norm))
-
-
-def gradient_norm(
-    model: nn.Module, examples: Sequence[Example], *, batch_size: int, pad_id: int
-) -> float:
-    """Return ‖∇f‖² of the mean loss f over the examples, in all layers and the tail.
-
-    PAPER Sec. 4 (Theorem 1) bounds it.  The loss is the mean over the examples' labels, without
-    dropout.  The model is left as it was.  Raises ValueError without any label.
-    """
-    with undisturbed(model):
-        parameters = trainable_parameters(
-            model, {layer: layer for layer in range(len(blocks(model)))}
-        )
-        gradients = _gradients(model, parameters, examples, batch_size, pad_id)
-    return float(torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum())
 
 
 def measure_clients(
@@ -179,7 +162,7 @@ def plugged_in(
             parameters[name].data = tensor
 
 
-def _gradients(
+def mean_gradients(
     model: nn.Module,
     parameters: Mapping[str, nn.Parameter],
     examples: Sequence[Example],
