@@ -38,9 +38,9 @@ import leff
 from leff import api
 from leff.capacity.fleet_file import fleet_devices, read_classes
 from leff.cli import app
+from leff.methods.registry import methods
 from leff.paper import command
 from leff.paper.study import Study
-from leff.runs.build_method import METHODS
 from leff.runs.config import load_config, parse_config
 from leff.tasks.load import known_tasks
 
@@ -299,7 +299,7 @@ def test_a_mark_needs_a_reason_and_the_place_before_the_block():
 def test_an_experiment_is_a_valid_configuration(path):
     config = load_config(path)
     assert config.data.task in known_tasks() and config.proxy.task in known_tasks()
-    assert config.method.name in METHODS
+    assert config.method.name in methods()
 
 
 def test_commands_in_the_readme_exist():

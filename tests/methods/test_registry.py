@@ -41,7 +41,7 @@ def entry(name, value):
     return EntryPoint(name, value, registry.GROUP)
 
 
-def test_the_example_is_short_and_is_fedavg_with_a_pull(example, tmp_path):
+def test_the_example_is_short_and_is_fedavg_with_a_pull(example, tmp_path, quick_runs):
     """To the bit: the option `training.proximal` does the same for FedAvg."""
     assert len(EXAMPLE.read_text().splitlines()) <= 60
     register(example.SPEC)
@@ -49,7 +49,7 @@ def test_the_example_is_short_and_is_fedavg_with_a_pull(example, tmp_path):
         save_tiny(tmp_path / "model"),
         write_table(tmp_path / "train.jsonl", "generation"),
     )
-    given = options(model, **{"data.task": "table", "data.train": str(table)})
+    given = options(model, **{"data.task": "table", "data.train": str(table), "training.rounds": 1})
     own = leff.run(out=tmp_path / "own", **{**given, "method.name": "fedprox"})
     pulled = {"method.name": "fedavg", "training.proximal": 0.1}
     known = leff.run(out=tmp_path / "known", **{**given, **pulled})

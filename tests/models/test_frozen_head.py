@@ -105,9 +105,7 @@ def test_a_run_leaves_the_head_and_says_nothing_of_it_in_the_model_that_it_saves
         run = leff.run(out=tmp_path / str(train_head), **(options(untied) | changes))
         runs[train_head] = run.records()[1], run.load_model()
         assert torch.equal(runs[train_head][1].lm_head.weight, start.lm_head.weight) != train_head
-    less = (
-        runs[True][0]["clients"][0]["upload_bytes"] - runs[False][0]["clients"][0]["upload_bytes"]
-    )
+    less = runs[True][0].clients[0].upload_bytes - runs[False][0].clients[0].upload_bytes
     assert less == pytest.approx(4 * start.lm_head.weight.numel(), abs=200)  # and its name
     assert not torch.equal(
         runs[False][1].transformer.ln_f.weight, start.transformer.ln_f.weight
