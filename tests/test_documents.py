@@ -19,6 +19,7 @@ Commands find the files that documents speak of (`my.toml`, `fleet.toml`, `walks
 
 import argparse
 import re
+import runpy
 import shlex
 import sys
 import tomllib
@@ -26,6 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from importlib.metadata import EntryPoint
 from itertools import dropwhile, groupby, takewhile
 from pathlib import Path
 from unittest.mock import patch
@@ -38,7 +40,7 @@ import leff
 from leff import api
 from leff.capacity.fleet_file import fleet_devices, read_classes
 from leff.cli import app
-from leff.methods.registry import methods
+from leff.methods.registry import _METHODS, GROUP, methods
 from leff.paper import command
 from leff.paper.study import Study
 from leff.runs.config import load_config, parse_config
@@ -207,6 +209,10 @@ def try_command(words: list[str], monkeypatch) -> None:
         monkeypatch.setattr(sys, "argv", rest)
         monkeypatch.syspath_prepend(ROOT / "scripts")
         parse(import_module(Path(rest[0]).stem).main)
+    elif program == "python" and rest[0].startswith("examples/"):
+        monkeypatch.setattr(leff.methods.registry, "_METHODS", dict(_METHODS))
+        with patch.object(leff, "run", lambda **given: RUN(**given, **SIZES)):
+            runpy.run_path(str(ROOT / rest[0]), run_name="__main__")
     else:
         raise AssertionError(f"no rule tries {program}; add one, or <!-- not run: the reason -->")
 
@@ -251,12 +257,16 @@ def test_python_in_a_document_runs(text, folder, monkeypatch):
 
 @pytest.mark.parametrize("text", of_all_documents("toml"))
 def test_toml_in_a_document_is_valid(text, tmp_path):
-    if text.startswith("# fleet.toml"):
+    values = tomllib.loads(text)
+    if "project" in values:  # of a package that adds a method
+        (value,) = values["project"]["entry-points"][GROUP].values()
+        assert EntryPoint("a", value, GROUP).attr
+    elif text.startswith("# fleet.toml"):
         path = tmp_path / "fleet.toml"
         path.write_text(text)
         assert fleet_devices(read_classes(path))
     else:
-        parse_config(tomllib.loads(text))
+        parse_config(values)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
