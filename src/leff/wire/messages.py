@@ -59,7 +59,7 @@ class Segment:
 
     `sources[j]` is the layer of the full model that layer j stands for, `parts[j]` its tensors,
     named as inside one layer.  `bits` is 32 for plain weights; with fewer, linear weights arrive
-    quantised (see `context.quantise`).
+    quantised (see `models.quantised`).
     """
 
     sources: tuple[int, ...]
