@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -57,3 +60,22 @@ def test_cider_by_hand():
 
 def test_cider_of_one_input_is_zero():
     assert cider([[list("abcd")]], [list("abcd")]) == 0
+
+
+def test_cider_is_the_same_in_every_process():
+    """To the bit: a resumed run is measured in another process, where strings hash otherwise."""
+    code = (
+        "import random; from leff.tasks.metrics.coco import cider; r = random.Random(0)\n"
+        "def text(): return [f'w{r.randrange(9)}' for _ in range(30)]\n"
+        "for _ in range(30): print(cider([[text()] for _ in range(9)], [text() for _ in range(9)]))"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in range(4)
+    }
+    assert len(printed) == 1

@@ -77,7 +77,8 @@ def _similarity(output: list[dict[Gram, float]], target: list[dict[Gram, float]]
     for own, other in zip(output, target, strict=True):
         norm = _norm(own) * _norm(other)
         if norm:
-            dot = sum(min(own[gram], other[gram]) * other[gram] for gram in own.keys() & other)
+            shared = (gram for gram in own if gram in other)  # in order: a set's varies by process
+            dot = sum(min(own[gram], other[gram]) * other[gram] for gram in shared)
             total += dot / norm
     return total / _ORDER
 
