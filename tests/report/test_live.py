@@ -129,7 +129,8 @@ def test_an_error_ends_the_table():
     with pytest.raises(ValueError), LiveTable(console) as table:
         table.started(federation())
         raise ValueError
-    assert console._live_stack == []
+    assert not getattr(console, "_live_stack", None)  # a list in rich 14.1, before that one display
+    assert not getattr(console, "_live", None)
 
 
 def test_a_models_name_is_no_markup():

@@ -176,7 +176,7 @@ def test_the_options_of_training_reach_the_clients(tmp_path, tiny_gpt2, monkeypa
 def test_the_environment_says_what_the_run_depended_on(tmp_path, tiny_gpt2):
     run = leff.run(**table_options(tmp_path, "generation", tiny_gpt2), out=tmp_path / "run")
     environment = json.loads((run.folder / "environment.json").read_text())
-    assert environment["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(environment["versions"]["torch"])  # perhaps +cu124
     assert environment["kind"] == "generation" and environment["device"]
     for name in ("config_digest", "split_digest", *DIGESTS):
         assert len(environment[name]) == 64
