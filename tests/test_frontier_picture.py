@@ -6,7 +6,6 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.figure import Figure
 
 from benchmarks.frontier_picture import draw_frontier, front
 
@@ -43,7 +42,7 @@ def test_the_front_is_what_no_other_beats(points):
 
 
 def picture(rows):
-    with patch.object(Figure, "savefig", autospec=True) as save, patch.object(Path, "replace"):
+    with patch("benchmarks.frontier_picture.save_figure") as save:
         draw_frontier(rows, "tiny", Path("frontier.png"))
     return save.call_args.args[0]
 

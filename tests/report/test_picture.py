@@ -50,9 +50,7 @@ def drawn(records):
     """Return the axes of the picture by title."""
     from unittest.mock import patch
 
-    from matplotlib.figure import Figure
-
-    with patch.object(Figure, "savefig", autospec=True) as save, patch.object(Path, "replace"):
+    with patch("leff.report.picture.save_figure") as save:
         draw_run(records, "BLEU", Path("rounds.png"))
     return {axis.get_title(): axis for axis in save.call_args.args[0].axes}
 
