@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from leff.methods import registry
 from leff.methods.registry import MethodSpec, methods, register, spec_of, users_of
 from leff.runs.config import load_config
 from leff.runs.options import RunConfig
-from leff.runs.plans import planned
+from leff.runs.plans import check_used, planned
 from leff.runs.unused import unused_options
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fedprox.py"
@@ -79,6 +80,17 @@ def test_an_installed_package_adds_a_method(example, monkeypatch):
     assert spec_of("fedprox") is example.SPEC and "fedprox" in methods()
     config = load_config(None, {"method.name": "fedprox", "method.momentum": 0.5})
     assert unused_options(config) == ["method.momentum"]
+
+
+def test_a_method_of_ones_own_that_trains_blocks_has_the_options_of_blocks(table, caplog):
+    caplog.set_level("INFO", "leff")
+    register(replace(spec_of("leff"), name="mine"))
+    changes = {"method.name": "mine", "method.sampling": "fixed", "method.exploration": 0.5}
+    assert unused_options(load_config(None, changes)) == ["method.exploration"]
+    check_used("mine", ["layers", "context.bits"])
+    assert not caplog.messages
+    with pytest.raises(ConfigError, match="base-bits means nothing to mine"):
+        check_used("mine", ["base_bits"])
 
 
 @pytest.mark.parametrize(

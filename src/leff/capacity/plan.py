@@ -28,7 +28,7 @@ class ClientPlan:
 
     A block may be at any place.  Bytes are those of the place with the most state bytes; operations
     are the mean over all places.  Sent bytes leave out safetensors' headers, some 100 bytes a
-    tensor.  A `flora` client is planned without the adapters that earlier rounds merged.
+    tensor.  A new `flora` client also gets all earlier stacks once; they are left out.
     """
 
     config: PretrainedConfig

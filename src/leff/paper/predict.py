@@ -15,6 +15,7 @@ from typing import Any
 
 from leff.engines.local import worker_count
 from leff.errors import ConfigError
+from leff.methods.registry import spec_of
 from leff.models.hardware import torch_device
 from leff.models.known import KNOWN_CONFIGS
 from leff.paper.cells import PaperRun
@@ -53,7 +54,7 @@ class Forecast:
         """Return the plan of a run's largest client."""
         name = config.model.name.rpartition("/")[2].lower()
         model, method = name if name in KNOWN_CONFIGS else config.model.name, config.method.name
-        layers = {"layers": max(config.clients.layers)} if method == "leff" else {}
+        layers = {"layers": max(config.clients.layers)} if spec_of(method).trains_blocks else {}
         training, length = config.training, config.data.max_length
         key = f"{config.model} {layers} {config.context} {config.method} {training} {length}"
         if key not in self._plans:

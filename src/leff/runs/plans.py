@@ -35,6 +35,7 @@ from leff.units import BYTES, FLOPS, parse_amount
 from leff.wire.messages import Capacity, Device
 
 log = logging.getLogger("leff")
+_OPTIONS = {"layers": "clients.layers", "rank": "method.rank", "base_bits": "method.base_bits"}
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ def check_used(method: str, given: Iterable[str]) -> None:
     it is refused where it is looked up.
     """
     for option in given:
-        names = users_of(f"method.{option}") or ("leff",)
+        names = users_of(_OPTIONS.get(option, option))
         if method not in methods() or method in names:
             continue
         flag = option.removeprefix("context.").replace("_", "-").replace("name", "context")

@@ -19,12 +19,13 @@ def unused_options(config: RunConfig) -> list[str]:
 
 
 def _unused_by_method(config: RunConfig) -> list[str]:
-    own = set(_expanded(spec_of(config.method.name).options))
-    special = (key for spec in methods().values() for key in _expanded(spec.options))
+    spec = spec_of(config.method.name)
+    own = set(_expanded(spec.options))
+    special = _expanded(key for each in methods().values() for key in each.options)
     unused = [key for key in dict.fromkeys(special) if key not in own]
     if config.clients.ranks:  # they replace it
         unused += ["method.rank"]
-    return unused + (_unused_by_leff(config) if config.method.name == "leff" else [])
+    return unused + (_unused_by_blocks(config) if spec.trains_blocks else [])
 
 
 def _expanded(options: Iterable[str]) -> Iterator[str]:
@@ -35,7 +36,7 @@ def _expanded(options: Iterable[str]) -> Iterator[str]:
         yield from (f"{key}.{name}" for name in names) if names else (key,)
 
 
-def _unused_by_leff(config: RunConfig) -> list[str]:
+def _unused_by_blocks(config: RunConfig) -> list[str]:
     contexts = {config.context.name, config.context.suffix or config.context.name}
     if "auto" in contexts:  # it tries all contexts
         contexts = {"distil", "drop", "quantise"}
