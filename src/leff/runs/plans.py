@@ -338,6 +338,5 @@ def _step_options(config: RunConfig, setup: ClientSetup) -> dict[str, Any]:
     if setup.length != plain.data.max_length:
         options["data.max_length"] = setup.length
     default = asdict(plain.training.step)
-    own = {name: value for name, value in asdict(setup.step).items() if name != "proximal"}
-    options |= {f"training.{n}": value for n, value in own.items() if value != default[n]}
-    return options
+    changed = {n: v for n, v in _step(setup).items() if n in default and v != default[n]}
+    return options | {f"training.{name}": value for name, value in changed.items()}
