@@ -1,13 +1,14 @@
 # make install   a virtual environment in .venv, from the lock file
 # make demo      the main job: LEFF on the built-in task
 # make test      all tests, the slow ones in a second step
+# make soak      fuzz tests in their full size; takes hours
 # make lint      format, lint, types, and the direction of imports
 # make lock      requirements.lock anew, from pyproject.toml
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install demo test lint lock
+.PHONY: install demo test soak lint lock
 
 install: .venv/installed
 
@@ -24,6 +25,9 @@ demo: install
 test: install
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m slow
+
+soak: install
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m soak --soak
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -13,6 +13,17 @@ settings.load_profile("leff")
 sys.path.insert(0, str(HERE))
 
 
+def pytest_addoption(parser):
+    parser.addoption("--soak", action="store_true", help="fuzz tests in their full size")
+
+
+@pytest.fixture
+def count(request):
+    """How many cases a test marked `soak(small, full)` tries: `full` with --soak."""
+    small, full = request.node.get_closest_marker("soak").args
+    return full if request.config.getoption("--soak") else small
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """Sums over several threads differ in the last bits."""
