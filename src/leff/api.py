@@ -135,23 +135,31 @@ def evaluate(
 
 
 def generate(
-    folder: str | Path, inputs: Sequence[str], *, beams: int = 1, max_new_tokens: int = 64
+    folder: str | Path,
+    inputs: Sequence[str],
+    *,
+    beams: int = 1,
+    max_new_tokens: int = 64,
+    prompt: str | None = None,
 ) -> list[str]:
     """Return a text for every input, from a run's model or any folder with a causal LM.
 
-    A run of a generation task, or its ``model`` folder, gets inputs in the prompt that it was
-    trained with.  Any other model gets the inputs as they are.
+    Inputs are put into `prompt`, in place of ``{input}``.  Without it they are put into the prompt
+    of the model's chat template, which for a run's model is the one that it was trained with.
+    Without a template they stay as they are.
 
-    Raises ConfigError for a model that classifies.
+    Raises ConfigError for a model that classifies, and for a prompt without ``{input}``.
     """
-    from leff.runs.trained import is_generation_run, read_trained
+    from leff.runs.trained import read_trained, trained_form
     from leff.tasks import generation
-    from leff.tasks.encode import prompt
+    from leff.tasks.text_form import TextForm
+
+    given = None if prompt is None else TextForm(prompt)
 
     model, tokenizer = read_trained(folder)
     if not model.can_generate():
         raise ConfigError(f"the model of {folder} classifies; it generates no text")
-    form = prompt if is_generation_run(Path(folder)) else str
+    form = given or trained_form(folder, tokenizer)
     return generation.generate(
         model, tokenizer, inputs, beams=beams, max_new_tokens=max_new_tokens, form=form
     )

@@ -79,7 +79,7 @@ def test_a_new_head_comes_from_the_seed(tmp_path, capfd):
     capfd.readouterr()
     state = torch.get_rng_state()
     heads = [
-        load_model(tmp_path, "classification", num_labels=5, seed=seed)[0].classifier.weight
+        load_model(tmp_path, "classification", tuple("abcde"), seed=seed)[0].classifier.weight
         for seed in (3, 3, 4)
     ]
     assert heads[0].shape == (5, 32)

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from leff.errors import ConfigError, ModelError
 from leff.models.losses import IGNORED
-from leff.tasks.encode import collate, encode, ensure_padding, prompt, prompt_ids
+from leff.tasks.encode import collate, encode, ensure_padding, prompt_ids
+from leff.tasks.text_form import USUAL
 
 END, START = "</s>", "<s>"
 
@@ -71,10 +72,10 @@ def test_the_mask_ends_where_the_target_begins(make):
     tokenizer = make()
     (example,) = encode(pairs(("name[A]", "It is A.")), tokenizer, "generation", 64)
     ids = example.input_ids.tolist()
-    assert ids[: example.prompt_tokens] == prompt_ids([prompt("name[A]")], tokenizer, 64)[0]
+    assert ids[: example.prompt_tokens] == prompt_ids(["name[A]"], tokenizer, 64, USUAL)[0]
     assert tokenizer.decode(ids[example.prompt_tokens :]).strip() == f"It is A.{END}"
     words = tokenizer.decode(ids, skip_special_tokens=True).strip()
-    assert words == f"{prompt('name[A]')} It is A."
+    assert words == "name[A] = It is A."
     labels = collate([example], 0)["labels"][0].tolist()
     assert labels == [IGNORED] * example.prompt_tokens + ids[example.prompt_tokens :]
 
@@ -121,9 +122,9 @@ def test_cut_examples_are_counted(caplog):
 @CAUSAL
 def test_prompts_cut_from_the_left(make):
     tokenizer = make()
-    ((*_, last),) = prompt_ids([prompt("a" * 50)], tokenizer, 8)
-    assert last == prompt_ids([prompt("a")], tokenizer, 8)[0][-1]
-    assert len(prompt_ids([prompt("a" * 50)], tokenizer, 8)[0]) == 8
+    ((*_, last),) = prompt_ids(["a" * 50], tokenizer, 8, USUAL)
+    assert last == prompt_ids(["a"], tokenizer, 8, USUAL)[0][-1]
+    assert len(prompt_ids(["a" * 50], tokenizer, 8, USUAL)[0]) == 8
 
 
 def test_a_row_with_references_takes_the_first():

@@ -25,9 +25,7 @@ def no_java(monkeypatch):
 
 def load(tmp_path, kind):
     task = load_task("table", train=write_table(tmp_path / "t.jsonl", kind, rows=80))
-    model, tokenizer = load_model(
-        save_tiny(tmp_path / "model", kind), kind, len(task.labels) or None
-    )
+    model, tokenizer = load_model(save_tiny(tmp_path / "model", kind), kind, task.labels)
     return task, model, tokenizer
 
 

@@ -6,8 +6,9 @@ from tiny_runs import save_tiny
 
 from leff.errors import ConfigError
 from leff.models import load_model
-from leff.tasks.encode import prompt, prompt_ids
+from leff.tasks.encode import prompt_ids
 from leff.tasks.generation import generate
+from leff.tasks.text_form import AS_IT_IS, USUAL
 
 INPUTS = [
     "name: Heron Path | area: Mossdale | grade: easy | sight: a mill",
@@ -26,7 +27,7 @@ def sample():
 
 
 def one_by_one(model, tokenizer, text, **settings):
-    ids = torch.tensor(prompt_ids([prompt(text)], tokenizer, 64))
+    ids = torch.tensor(prompt_ids([text], tokenizer, 64, USUAL))
     made = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **settings)
     return tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True).strip()
 
@@ -58,9 +59,11 @@ def test_the_mode_is_put_back_and_nothing_is_drawn(sample):
 
 
 def test_an_input_can_be_the_prompt_as_it_is(sample):
-    written = generate(*sample, [prompt(text) for text in INPUTS], max_new_tokens=4, form=str)
+    written = generate(
+        *sample, [USUAL.filled(text) for text in INPUTS], max_new_tokens=4, form=AS_IT_IS
+    )
     assert written == generate(*sample, INPUTS, max_new_tokens=4)
-    assert generate(*sample, INPUTS, max_new_tokens=4, form=str) != written
+    assert generate(*sample, INPUTS, max_new_tokens=4, form=AS_IT_IS) != written
 
 
 def test_no_input_gives_no_text(sample):
@@ -70,9 +73,9 @@ def test_no_input_gives_no_text(sample):
 def test_long_prompts_leave_room_for_the_new_tokens(tmp_path):
     model, tokenizer = load_model(save_tiny(tmp_path), "generation")  # 64 positions
     long = " | ".join(INPUTS * 5)
-    assert len(prompt_ids([prompt(long)], tokenizer, 512)[0]) > 64
+    assert len(prompt_ids([long], tokenizer, 512, USUAL)[0]) > 64
     (text,) = generate(model, tokenizer, [long], max_new_tokens=60)
-    cut = tokenizer.decode(prompt_ids([prompt(long)], tokenizer, 4)[0])
+    cut = tokenizer.decode(prompt_ids([long], tokenizer, 4, USUAL)[0])
     assert cut.endswith("=") and isinstance(text, str)
     with pytest.raises(ConfigError, match=r"max_new_tokens must be at most 60 .* got 61"):
         generate(model, tokenizer, ["a"], max_new_tokens=61)

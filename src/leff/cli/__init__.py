@@ -8,6 +8,8 @@ Exit status: 0 on success, 2 on wrong use, 1 on failure.  Errors go to standard 
 
 import logging
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
@@ -35,6 +37,24 @@ app.command()(score)
 app.command()(mmlu)
 app.command()(table)
 app.command()(figure)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"leff {metadata.version('leff')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that need no command."""
 
 
 class _ToStandardError(logging.Handler):

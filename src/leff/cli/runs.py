@@ -26,7 +26,9 @@ def run(
     method: Annotated[
         str | None, typer.Option(help="method.name, such as leff or fedlora.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="model.name: a hub id or a folder.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="model.name: a hub id, a model's folder, or a run's.")
+    ] = None,
     rounds: Annotated[int | None, typer.Option(help="training.rounds")] = None,
     seed: Annotated[int | None, typer.Option(help="seed")] = None,
     data_dir: Annotated[
@@ -103,6 +105,10 @@ def generate(
     file: Annotated[Path | None, typer.Option(help="A file with an input on each line.")] = None,
     beams: Beams = 1,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="The prompt, with {input} in it; by default the model's own."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Generate texts with a run's model."""
@@ -118,7 +124,7 @@ def generate(
             raise DataError(f"{file} cannot be read: {error}") from None
     if not wanted:
         raise ConfigError("there is nothing to generate from; give inputs, or --file")
-    texts = api.generate(run, wanted, beams=beams, max_new_tokens=max_new_tokens)
+    texts = api.generate(run, wanted, beams=beams, max_new_tokens=max_new_tokens, prompt=prompt)
     if as_json:
         return print_json([{"input": i, "output": o} for i, o in zip(wanted, texts, strict=True)])
     for text in texts:

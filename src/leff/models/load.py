@@ -1,12 +1,12 @@
 """Load a model and its tokenizer for a kind of task, in full precision.
 
 model, tokenizer = load_model("gpt2", "generation")
-model, tokenizer = load_model(folder, "classification", num_labels=3, seed=7)
+model, tokenizer = load_model(folder, "classification", ("no", "yes"), seed=7)
 """
 
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from leff.errors import ModelError
+from leff.models.class_names import class_names, fit_head, has_classes, set_names
 from leff.models.detect import family_of
 from leff.models.kinds import LANGUAGE_KINDS, model_class, name_loss
 from leff.models.known import cannot_read, read_config
@@ -26,12 +27,18 @@ log = logging.getLogger("leff.models")
 
 
 def load_model(
-    name: str | Path, kind: str, num_labels: int | None = None, seed: int = 0
+    name: str | Path,
+    kind: str,
+    labels: Sequence[str] = (),
+    seed: int = 0,
+    *,
+    by_row: bool = True,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a model in fp32, in eval mode, and its tokenizer, from a folder or the hub.
 
-    A head that the checkpoint lacks is initialised from `seed`.  `num_labels` is the number of
-    classes; a regression has one output.  ModelError if the model is missing, has no tokenizer,
+    A head that the checkpoint lacks is initialised from `seed`.  A classifier
+    gets the classes `labels`, or keeps its own; `by_row` is as in `class_names.fit_head`.  A
+    regression has one output.  ModelError if the model is missing, has no tokenizer,
     cannot do this kind of task, or has an incomplete checkpoint.
     """
     config = read_config(name)
@@ -40,12 +47,14 @@ def load_model(
         raise ModelError(
             f"{name} is quantised, and what trains must be fp32; take the model that it was made of"
         )
+    own = class_names(config)
     if kind == "classification":
-        if num_labels is not None:
-            config.num_labels = num_labels
+        if labels and not has_classes(config):
+            set_names(config, labels)
         config.problem_type = "single_label_classification"
     elif kind == "regression":
-        config.num_labels, config.problem_type = 1, "regression"
+        set_names(config, ("score",))
+        config.problem_type = "regression"
     tokenizer = _load_tokenizer(name, config)
     try:
         with quiet(), forked(seed):
@@ -59,6 +68,8 @@ def load_model(
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(cannot_read(name, error)) from error
     _check_new_weights(name, kind, model, loading)
+    if kind == "classification" and labels and has_classes(config):
+        fit_head(model, labels, own, by_row=by_row, seed=seed)
     name_loss(model, kind)
     for tensor in itertools.chain(model.parameters(), model.buffers()):
         tensor.data = tensor.data.clone()  # the file's bytes may be aligned differently: see LOG.md

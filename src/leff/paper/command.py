@@ -144,10 +144,9 @@ def _counts(study: Study, actions: Actions) -> Answer:
 
 
 def _picture(study: Study) -> Path:
-    """Return the picture's path; a part has a name of its own and does not replace the whole."""
+    """Return the picture's path, in the working directory; a part has a name of its own."""
     part = "" if study.selection.whole else "-part"
-    name = f"{study.experiment.name}-{study.selection.size}{part}.png"
-    return study.store.folder.parent / name
+    return Path(f"{study.experiment.name}-{study.selection.size}{part}.png")
 
 
 def run_rows(study: Study) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 from leff.runs.options import RunConfig
 
 FILES = ("train", "validation", "test")  # options that name a file
+FORMER_RATE = 4e-3  # training.learning_rate's default when the first results got their keys
 
 
 def run_key(config: RunConfig) -> str:
@@ -23,6 +24,10 @@ def run_key(config: RunConfig) -> str:
     changes, reading the result raises (`leff.paper.results`).
     """
     values = portable(config.model_dump(mode="json", exclude_defaults=True))
+    training = values.get("training", {})
+    if training.get("learning_rate") == FORMER_RATE:
+        del training["learning_rate"]
+    values = {name: value for name, value in values.items() if value != {}}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -130,7 +130,23 @@ def _heading(federation: "Federation") -> str:
         f"[bold]{federation.task.name}[/bold] with {model}: {what}\n"
         f"{len(federation.capacities)} clients, {min(sizes)} to {max(sizes)} examples each, "
         f"{split}{moved}; {_what_they_can(config, federation.capacities, federation.devices)}\n"
+        f"{_limits(federation)}\n"
         f"run folder {folder}"
+    )
+
+
+def _limits(federation: "Federation") -> str:
+    """Return what the run leaves out, and the rate that it takes."""
+    config, task = federation.config, federation.task
+    used, rows = sum(len(own) for own in federation.split.indices), len(task.train)
+    settings, held = config.evaluation, len(task.validation)
+    final = len(task.validation if task.test is None else task.test)
+    last = final if settings.final_examples is None else min(final, settings.final_examples)
+    return (
+        f"{used:,} of {rows:,} training rows, texts up to {config.data.max_length} tokens, "
+        f"learning rate {config.training.learning_rate:g}; measured on "
+        f"{min(held, settings.examples):,} of {held:,} validation rows, at the end on {last:,} of "
+        f"{final:,}"
     )
 
 

@@ -71,8 +71,9 @@ def _explain(problem: Any) -> str:
         return f"{key} cannot be {value!r}{nearest(str(value), known)}"
     if kind == "model_type":
         return f"{key} is a section, got {value!r}; did you mean {key}.{_first_key(key)}?"
-    if kind == "value_error" and not key:
-        return problem["msg"].removeprefix("Value error, ")
+    if kind == "value_error":
+        reason = problem["msg"].removeprefix("Value error, ")
+        return f"{key}: {reason}" if key else reason
     demand = {
         "greater_than_equal": f"must be at least {limits.get('ge')}",
         "greater_than": f"must be above {limits.get('gt')}",

@@ -22,6 +22,7 @@ from leff.models import full_state
 from leff.models.hardware import pinned_threads, torch_device
 from leff.record import RoundRecord
 from leff.round import Fleet, Watcher, run_round
+from leff.runs.card import model_card
 from leff.runs.folder import Checkpoint, RunFolder, config_digest
 from leff.runs.gap import measure_clients
 from leff.runs.options import RunConfig
@@ -78,7 +79,8 @@ class Federation:
         """Do the rounds that are left, write the result and the model, and return the result."""
         progress = progress or Silent()
         facts = environment(self.config, self.task.kind, self.split, self.digests)
-        self.folder.start(self.config, facts, self.split.report())
+        names = self.task.labels if self.split.by == "label" else ()
+        self.folder.start(self.config, facts, self.split.report(names))
         self._check_data(facts)
         with pinned_threads(self.config.engine.threads):
             self._recover()
@@ -191,7 +193,6 @@ class Federation:
             raise RunError(f"no client's update could be used in any round ({reason})")
         before = records[0].before
         after = self.evaluator.full(self.model, settings.final_examples, settings.beams)
-        save_model(self.model, self.tokenizer, self.folder.path / "model")
         result = {
             "task": self.task.name,
             "method": self.config.method.name,
@@ -204,6 +205,11 @@ class Federation:
             "download_bytes": sum(client.download_bytes for client in clients),
             "upload_bytes": sum(client.upload_bytes for client in clients),
         }
+        if self.task.labels:
+            result["labels"] = list(self.task.labels)
+        save_model(self.model, self.tokenizer, self.folder.path / "model")
+        card = model_card(self.config, self.task, self.evaluator.form, result)
+        (self.folder.path / "model" / "README.md").write_text(card, encoding="utf-8")
         self.folder.clear_scratch()
         self.folder.write_result(result)
         return self.folder.result() or {}

@@ -16,11 +16,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    field_validator,
     model_validator,
 )
 
 from leff.errors import ConfigError
 from leff.runs.presets import PRESETS
+from leff.tasks.load import OWN
+from leff.tasks.text_form import TextForm
 from leff.units import BYTES, FLOPS, parse_amount, parse_seconds
 from leff.wire.messages import LocalTraining, Optimizer, Precision, Step
 
@@ -65,7 +68,8 @@ class ModelConfig(Section):
     """The model to fine-tune."""
 
     name: str = Field(
-        default="sample", description="hub id, folder, or 'sample' (the built-in decoder)"
+        default="sample",
+        description="hub id, folder, a run's folder, or 'sample' (the built-in decoder)",
     )
     end_token: str | None = Field(
         default=None, description="token that ends a text; without it, the tokenizer's own"
@@ -86,7 +90,7 @@ class ModelConfig(Section):
         name = given.get("name")
         if isinstance(name, str | Path) and name != "sample":
             folder = Path(name).expanduser()
-            here = (folder / "config.json").exists()
+            here = any((folder / file).exists() for file in ("config.json", "config.toml"))
             given["name"] = str(folder.absolute() if here else name)
         return given
 
@@ -116,9 +120,37 @@ class DataConfig(Section):
     max_length: Annotated[int, Field(ge=8)] = Field(
         default=96, description="most tokens of an example"
     )
-    train_examples: CountOrAll = Field(
-        default=1280, description="training examples used, drawn with the seed; or 'all'"
+    prompt: str | None = Field(
+        default=None,
+        description="for generation: what comes before a target, with {input} in it; without it "
+        "the task's own, '{input} =' for a table",
     )
+    special_tokens: bool = Field(
+        default=False,
+        description="true: special tokens written in texts, such as </s>, are read as tokens; "
+        "false: they are plain text",
+    )
+    train_examples: CountOrAll = Field(
+        default=1280,
+        description="training examples used, drawn with the seed; or 'all', which is the default "
+        "for your own data (tasks text and table)",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_of_own_data(cls, values: Any) -> Any:
+        """Take all rows of the user's own data, unless a number is given."""
+        if isinstance(values, Mapping) and values.get("task") in OWN:
+            return {"train_examples": "all", **values}
+        return values
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_input(cls, prompt: str | None) -> str | None:
+        try:
+            return prompt if prompt is None else TextForm(prompt).prompt
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
 
 
 class ProxyConfig(Section):
@@ -275,8 +307,10 @@ class TrainingConfig(Section):
     rounds: Positive = Field(default=8, description="number of rounds; the paper: 20")
     epochs: AboveZero = Field(default=1.0, description="local epochs a round (Sec. 3.4)")
     batch_size: Positive = Field(default=16, description="examples of a step; not in the paper")
-    learning_rate: AboveZero = Field(
-        default=4e-3, description="AdamW; the paper's 1e-5 is for far larger models"
+    learning_rate: AboveZero | None = Field(
+        default=None,
+        description="AdamW; without it, chosen by the model's size and the kind of task "
+        "(docs/data.md); the paper: 1e-5",
     )
     schedule: Literal["constant", "linear"] = Field(
         default="linear",
@@ -317,6 +351,8 @@ class TrainingConfig(Section):
     def local(self, index: int) -> LocalTraining:
         """Return the settings of a client's work in round `index` (from 0)."""
         rate = self.learning_rate
+        if rate is None:
+            raise ConfigError("training.learning_rate is not set; see leff.runs.rates")
         if self.schedule == "linear":  # from the full rate to a tenth of it in the last round
             rate *= 1 - 0.9 * index / max(1, self.rounds - 1)
         return LocalTraining(

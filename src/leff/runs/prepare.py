@@ -31,7 +31,8 @@ from leff.runs.build_method import build_method
 from leff.runs.federation import Federation
 from leff.runs.folder import RunFolder
 from leff.runs.options import RunConfig
-from leff.runs.sources import evaluator_for, load_start, task_of
+from leff.runs.rates import with_learning_rate
+from leff.runs.sources import evaluator_for, load_start, task_of, text_form
 from leff.runs.unused import unused_options
 from leff.server import Server
 from leff.tasks.encode import Example, Kind, encode
@@ -39,6 +40,7 @@ from leff.tasks.generation import MIN_PROMPT
 from leff.tasks.partition import Partition, partition
 from leff.tasks.proxy import proxy_batches, proxy_texts
 from leff.tasks.task import Task, draw_rows
+from leff.tasks.text_form import TextForm
 from leff.wire.parts import PartStore
 from leff.wire.spool import Spool
 
@@ -66,10 +68,11 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         min_examples=config.clients.min_examples,
     )
     model, tokenizer = load_start(config, task)
+    config, form = with_learning_rate(config, model.config, task.kind), text_form(config, task)
     _check_positions(config, model, task.kind)
     devices = client_devices(config.clients)
     layers = client_layers(config, spec, len(blocks(model)))
-    examples = _client_examples(train, split, tokenizer, task.kind, data.max_length)
+    examples = _client_examples(train, split, tokenizer, task.kind, data.max_length, form)
     few = [client for client, own in enumerate(examples) if not own]
     if few:
         raise DataError(
@@ -87,7 +90,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     }
     if devices:
         digests["fleet_digest"] = hashlib.sha256(repr(devices).encode()).hexdigest()
-    proxy = _proxy(config, tokenizer, task, device) if spec.trains_blocks else []
+    proxy = _proxy(config, tokenizer, task, device, form) if spec.trains_blocks else []
     if spec.trains_blocks:
         digests["proxy_digest"] = _digest_tensors(proxy)
     model = model.to(device)
@@ -128,12 +131,13 @@ def _split_column(config: RunConfig, task: Task) -> str | None:
 
 
 def _client_examples(
-    train: Any, split: Partition, tokenizer: Any, kind: Kind, max_length: int
+    train: Any, split: Partition, tokenizer: Any, kind: Kind, max_length: int, form: TextForm
 ) -> list[list[Example]]:
     """Return every client's examples; in kind text, a client's documents are joined."""
     if kind == "text":
-        return [encode(train.select(rows), tokenizer, kind, max_length) for rows in split.indices]
-    encoded = encode(train, tokenizer, kind, max_length)
+        parts = [train.select(rows) for rows in split.indices]
+        return [encode(part, tokenizer, kind, max_length, form) for part in parts]
+    encoded = encode(train, tokenizer, kind, max_length, form)
     return [[encoded[i] for i in rows] for rows in split.indices]
 
 
@@ -180,7 +184,9 @@ def _digest_rows(task: Task) -> str:
     return sha.hexdigest()
 
 
-def _proxy(config: RunConfig, tokenizer: Any, task: Task, device: torch.device) -> list[Batch]:
+def _proxy(
+    config: RunConfig, tokenizer: Any, task: Task, device: torch.device, form: TextForm
+) -> list[Batch]:
     proxy = config.proxy
     if proxy.task == "sample" != config.data.task:
         log.warning(
@@ -195,6 +201,7 @@ def _proxy(config: RunConfig, tokenizer: Any, task: Task, device: torch.device) 
         folder=proxy.folder,
         train=proxy.train,
         columns=proxy.columns,
+        form=form,
     )
     size, length = proxy.batch_size, config.data.max_length
     batches = proxy_batches(texts, tokenizer, task.kind, batch_size=size, max_length=length)

@@ -6,6 +6,7 @@ model, tokenizer = load_start(config, task)
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from leff.models.kinds import LANGUAGE_KINDS
 from leff.runs.options import DataConfig, ProxyConfig, RunConfig
 from leff.tasks.encode import ensure_padding
 from leff.tasks.evaluator import Evaluator
-from leff.tasks.load import load_task
+from leff.tasks.load import OWN, load_task
 from leff.tasks.task import Task
+from leff.tasks.text_form import TextForm, chat_template, form_of
 
 log = logging.getLogger("leff")
 SOURCE = ("task", "folder", "train", "validation", "test", "columns", "kind")
@@ -33,14 +35,21 @@ def task_of(config: RunConfig) -> Task:
     return load_source(config.data, config.seed)
 
 
+def text_form(config: RunConfig, task: Task) -> TextForm:
+    """Return the form of prompts: the configuration's, or else the task's own."""
+    return TextForm(config.data.prompt or task.prompt, config.data.special_tokens)
+
+
 def load_start(config: RunConfig, task: Task) -> tuple[Any, Any]:
     """Return the model that a run starts from, and its tokenizer with padding and end token.
 
     Raises ModelError, and ConfigError if the tokenizer lacks the end token, or if the head is to
     be frozen and cannot be.
     """
-    source, labels = model_source(config.model.name), len(task.labels) or None
-    model, tokenizer = load_model(source, task.kind, labels, seed=config.seed)
+    source, by_row = model_source(config.model.name), task.name not in OWN
+    model, tokenizer = load_model(
+        source, task.kind, task.labels, seed=config.seed, by_row=by_row or _numbers(task.labels)
+    )
     if not config.model.train_head:
         freeze_head(model)
     if task.kind in LANGUAGE_KINDS:
@@ -54,7 +63,22 @@ def load_start(config: RunConfig, task: Task) -> tuple[Any, Any]:
         model.config.eos_token_id = tokenizer.eos_token_id
         model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = ensure_padding(tokenizer)
+    _set_template(tokenizer, text_form(config, task) if task.kind == "generation" else None)
     return model, tokenizer
+
+
+def _set_template(tokenizer: Any, form: TextForm | None) -> None:
+    """Replace the tokenizer's chat template by the form that the model is trained with."""
+    if tokenizer.chat_template and form_of(tokenizer) != form:
+        log.warning(
+            "the start model's chat template is not what it is trained with here, so it is not kept"
+        )
+    tokenizer.chat_template = None if form is None else chat_template(form, tokenizer)
+
+
+def _numbers(labels: Sequence[str]) -> bool:
+    """Return whether the classes are 0, 1, ...: a head without names has them in this order."""
+    return list(labels) == [str(row) for row in range(len(labels))]
 
 
 def _trained_end(model: Any, tokenizer: Any) -> str | None:
@@ -93,18 +117,31 @@ def _sharing(model: Any, token: int | None) -> int:
 def model_source(name: str) -> str:
     """Return the folder or hub id behind a model's name.
 
-    "sample" is the built-in decoder.  A name that is no folder here is looked up in the folder
-    LEFF_MODELS (an environment variable), whole or by the part after the last slash.
+    "sample" is the built-in decoder.  A run's folder stands for its trained model.  A name that is
+    no folder here is looked up in the folder LEFF_MODELS (an environment variable), whole or by the
+    part after the last slash.
     """
     if name == "sample":
         from leff.tasks.sources.sample import MODEL
 
         return str(MODEL)
+    if (Path(name) / "config.toml").exists():
+        return str(_model_of(Path(name)))
     root = os.environ.get("LEFF_MODELS")
     if not root or Path(name).exists():
         return name
     places = (Path(root) / name, Path(root) / name.rpartition("/")[2])
     return next((str(place) for place in places if (place / "config.json").exists()), name)
+
+
+def _model_of(run: Path) -> Path:
+    """Return the folder of a finished run's model; ConfigError without one."""
+    if not (run / "model" / "config.json").exists():
+        raise ConfigError(
+            f"{run} is a run that has no model yet, as it is not finished; `leff resume {run}` "
+            "finishes it"
+        )
+    return run / "model"
 
 
 def evaluator_for(config: RunConfig, task: Task, tokenizer: Any) -> Evaluator:
@@ -116,4 +153,5 @@ def evaluator_for(config: RunConfig, task: Task, tokenizer: Any) -> Evaluator:
         settings.batch_size,
         settings.max_new_tokens,
         config.seed,
+        text_form(config, task),
     )

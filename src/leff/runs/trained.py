@@ -3,6 +3,7 @@
 model, tokenizer = read_trained(Path("runs/e2e"))
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from leff.models.known import load_config
 from leff.models.quiet import quiet
 from leff.runs.folder import Checkpoint, RunFolder
 from leff.runs.sources import evaluator_for, load_start, model_source, task_of
+from leff.tasks.text_form import AS_IT_IS, TextForm, form_of
 
 
 def read_trained(name: str | Path) -> tuple[Any, Any]:
@@ -38,10 +40,15 @@ def read_trained(name: str | Path) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def is_generation_run(path: Path) -> bool:
-    """Return whether a folder is a run of a generation task, or such a run's model."""
-    run = path.parent if path.name == "model" else path
-    return (run / "config.toml").exists() and RunFolder(run).environment()["kind"] == "generation"
+def trained_form(name: str | Path, tokenizer: Any) -> TextForm:
+    """Return the form of the prompts that a run's or any other model was trained with.
+
+    It is the one of the tokenizer's chat template.  Without a template inputs stay as they are.
+    """
+    form, path = form_of(tokenizer) or AS_IT_IS, Path(name)
+    if (path / "config.toml").exists():
+        return replace(form, special_tokens=RunFolder.open(path)[1].data.special_tokens)
+    return form
 
 
 def restore(model: nn.Module, checkpoint: Checkpoint) -> None:

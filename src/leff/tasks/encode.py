@@ -3,19 +3,28 @@
     examples = encode(task.train, tokenizer, task.kind, max_length=128)
     batch = collate(examples[:8], ensure_padding(tokenizer))
 
-A generation example is ``prompt(input)``, the target, and the end token.  Only the target and the
-end token carry labels.  Prompt and target are tokenised apart, so that the boundary is exact, and
-generation sees the same prompt tokens as training.
+A generation example is the prompt (`text_form`), the target, and the end token.  Only the target
+and the end token carry labels.  Prompt and target are tokenised apart, so that the boundary is
+exact, and generation sees the same prompt tokens as training.
 
 A device imports this file: it needs no library of data sets or metrics.
 """
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from leff.errors import ConfigError, ModelError
+from leff.tasks.text_form import (
+    AS_IT_IS,
+    USUAL,
+    TextForm,
+    head_ids,
+    special_texts,
+    start_ids,
+    token_ids,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,30 +57,37 @@ class Example:
     type_ids: "np.ndarray | None" = None
 
 
-def prompt(text_input: str) -> str:
-    """Return the text that comes before the target, in training and in generation.
-
-    The separator `` =`` follows the input, except one that ends in a colon (MMLU's "Answer:").
-    """
-    return text_input if text_input.endswith(":") else f"{text_input} ="
-
-
 def prompt_ids(
-    prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_length: int
+    inputs: Sequence[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    form: TextForm = AS_IT_IS,
 ) -> list[list[int]]:
-    """Return the token ids of prompts, cut from the left to `max_length` tokens.
+    """Return the token ids of the inputs' prompts, each cut to `max_length` tokens.
 
-    The cut keeps the separator, and the beginning-of-sequence token if the tokenizer uses one.
-    Raises ConfigError for a `max_length` below 4.
+    The cut drops the left of an input.  It keeps the beginning-of-sequence token if the tokenizer
+    uses one, and what the form puts around the input.  Raises ConfigError for a `max_length`
+    below 4.
     """
     _check(max_length)
-    start = _start(tokenizer)
+    start, head = start_ids(tokenizer, form), head_ids(tokenizer, form)
     room = max_length - len(start)
-    return [start + ids[-room:] for ids in _ids(tokenizer, list(prompts))]
+    return [start + _cut(ids, room, head) for ids in token_ids(tokenizer, list(inputs), form)]
+
+
+def _cut(ids: list[int], room: int, head: list[int]) -> list[int]:
+    """Return the last `room` ids; of a prompt that is longer, behind `head`, its first ids."""
+    if len(ids) <= room or len(head) > room // 2:
+        return ids[-room:]
+    return head + ids[len(ids) - room + len(head) :]
 
 
 def encode(
-    dataset: Table, tokenizer: "PreTrainedTokenizerBase", kind: Kind, max_length: int
+    dataset: Table,
+    tokenizer: "PreTrainedTokenizerBase",
+    kind: Kind,
+    max_length: int,
+    form: TextForm = USUAL,
 ) -> list[Example]:
     """Tokenise rows with canonical columns, at most `max_length` tokens an example.
 
@@ -88,11 +104,13 @@ def encode(
     columns = _columns(dataset)
     if not columns:
         return []
+    _mention_special(columns, tokenizer, form)
     if kind == "generation":
-        return _generation(columns, tokenizer, max_length)
+        return _generation(columns, tokenizer, max_length, form)
+    plain = replace(form, prompt=AS_IT_IS.prompt)
     if kind == "text":
-        return list(_chunks(columns["text"], tokenizer, max_length))
-    return _sentences(columns, tokenizer, max_length)
+        return list(_chunks(columns["text"], tokenizer, max_length, plain))
+    return _sentences(columns, tokenizer, max_length, plain)
 
 
 def ensure_padding(tokenizer: "PreTrainedTokenizerBase") -> int:
@@ -159,15 +177,20 @@ def _check(max_length: int) -> None:
         raise ConfigError(f"max_length must be at least 4 tokens, got {max_length}")
 
 
-def _ids(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
-    """Return token ids without special tokens; there is no warning for long texts."""
-    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
-
-
-def _start(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Return the beginning-of-sequence token if the tokenizer puts one before a text."""
-    first = tokenizer("a", verbose=False)["input_ids"][:1]
-    return first if first == [tokenizer.bos_token_id] else []
+def _mention_special(
+    columns: Columns, tokenizer: "PreTrainedTokenizerBase", form: TextForm
+) -> None:
+    """Log how many rows hold special tokens as text, and how these are read."""
+    marks = special_texts(tokenizer)
+    texts = [columns[name] for name in ("input", "target", "text", "text_pair") if name in columns]
+    rows = [row for row in zip(*texts, strict=True) if marks and any(map(marks.search, row))]
+    if rows:
+        log.warning(
+            "%d rows hold special tokens such as %s, read as %s (data.special_tokens)",
+            len(rows),
+            next(found.group() for text in rows[0] if (found := marks.search(text))),
+            "tokens" if form.special_tokens else "plain text",
+        )
 
 
 def _end(tokenizer: "PreTrainedTokenizerBase") -> int:
@@ -179,13 +202,16 @@ def _end(tokenizer: "PreTrainedTokenizerBase") -> int:
     return cast(int, tokenizer.eos_token_id)
 
 
-def _blank(tokenizer: Any) -> str:
-    """Return what comes before a target: a blank, unless the tokenizer marks word starts itself.
+def _blank(tokenizer: Any, form: TextForm) -> str:
+    """Return what comes before a target: a blank, unless something else parts it from the prompt.
 
-    SentencePiece with a dummy prefix reads "a" as a new word.  Byte-level BPE would glue it to the
-    word before.
+    A prompt may end in white space or in a special token.  SentencePiece with a dummy prefix reads
+    "a" as a new word.  Byte-level BPE would glue it to the word before.
     """
-    (ids,) = _ids(tokenizer, ["a"])
+    special = tuple(tokenizer.all_special_tokens)
+    if form.prompt[-1:].isspace() or form.prompt.endswith(special):
+        return ""
+    (ids,) = token_ids(tokenizer, ["a"])
     return "" if tokenizer.decode(ids + ids).strip() == "a a" else " "
 
 
@@ -197,7 +223,7 @@ def _columns(table: Table) -> Columns:
 
 
 def _generation(
-    columns: Columns, tokenizer: "PreTrainedTokenizerBase", max_length: int
+    columns: Columns, tokenizer: "PreTrainedTokenizerBase", max_length: int, form: TextForm
 ) -> list[Example]:
     import numpy as np
 
@@ -206,35 +232,37 @@ def _generation(
         targets = columns["target"]
     else:
         targets = [references[0] for references in columns["references"]]
-    end, blank, start = _end(tokenizer), _blank(tokenizer), _start(tokenizer)
+    end, blank = _end(tokenizer), _blank(tokenizer, form)
+    start, head = start_ids(tokenizer, form), head_ids(tokenizer, form)
     inputs: Sequence[str] = columns["input"]
     distinct = list(dict.fromkeys(inputs))  # an input may have many targets
-    prompts = dict(zip(distinct, _ids(tokenizer, [prompt(t) for t in distinct]), strict=True))
-    answers = _ids(tokenizer, [blank + target for target in targets])
+    prompts = dict(zip(distinct, token_ids(tokenizer, distinct, form), strict=True))
+    plain = replace(form, prompt=blank + AS_IT_IS.prompt)
+    answers = token_ids(tokenizer, targets, plain)
     examples: list[Example] = []
     cut = 0
     for text, answer in zip(inputs, answers, strict=True):
         ids = prompts[text]
         answer = [*answer, end]
         room = max(max_length - len(answer), max_length // 2) - len(start)
-        head = start + ids[-room:]
-        whole = np.array((head + answer)[:max_length], dtype=np.int32)
+        question = start + _cut(ids, room, head)
+        whole = np.array((question + answer)[:max_length], dtype=np.int32)
         cut += len(whole) < len(start) + len(ids) + len(answer)
-        examples.append(Example(whole, prompt_tokens=len(head)))
+        examples.append(Example(whole, prompt_tokens=len(question)))
     if cut:
         log.warning("%d of %d examples cut to %d tokens", cut, len(examples), max_length)
     return examples
 
 
 def _chunks(
-    texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_length: int
+    texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_length: int, form: TextForm
 ) -> Iterator[Example]:
     import numpy as np
 
-    start, end = _start(tokenizer), _end(tokenizer)
+    start, end = start_ids(tokenizer), _end(tokenizer)
     held: list[int] = []
     for first in range(0, len(texts), 1000):
-        for ids in _ids(tokenizer, list(texts[first : first + 1000])):
+        for ids in token_ids(tokenizer, texts[first : first + 1000], form):
             held += [*start, *ids, end]
         whole = len(held) - len(held) % max_length
         for chunk in np.array(held[:whole], dtype=np.int32).reshape(-1, max_length):
@@ -244,7 +272,7 @@ def _chunks(
         yield Example(np.array(held, dtype=np.int32))
 
 
-def _sentences(columns: Columns, tokenizer: Any, max_length: int) -> list[Example]:
+def _sentences(columns: Columns, tokenizer: Any, max_length: int, form: TextForm) -> list[Example]:
     import numpy as np
 
     texts, pairs = columns["text"], columns.get("text_pair")

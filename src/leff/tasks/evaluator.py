@@ -22,6 +22,7 @@ from leff.tasks.generation import generate
 from leff.tasks.held_out import eval_mode, held_out_batches, held_out_loss
 from leff.tasks.metrics import glue, mmlu, nlg
 from leff.tasks.task import Task, draw_rows
+from leff.tasks.text_form import USUAL, TextForm
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,6 +43,7 @@ class Evaluator:
     batch_size: int = 64
     max_new_tokens: int = 64
     seed: int = 0
+    form: TextForm = USUAL  # of prompts, and of special tokens in texts
     _seen: dict[tuple[str, int], list[Example]] = field(
         default_factory=dict[tuple[str, int], list[Example]], repr=False
     )
@@ -112,13 +114,16 @@ class Evaluator:
             beams=beams,
             batch_size=self.batch_size,
             max_length=self.max_length,
+            form=self.form,
         )
 
     def _encoded(self, split: str, rows: "Dataset") -> list[Example]:
         """Return the drawn rows of a split as examples, kept for the next rounds."""
         key = (split, len(rows))
         if key not in self._seen:
-            self._seen[key] = encode(rows, self.tokenizer, self.task.kind, self.max_length)
+            self._seen[key] = encode(
+                rows, self.tokenizer, self.task.kind, self.max_length, self.form
+            )
         return self._seen[key]
 
     def _loss(self, model: nn.Module, split: str, rows: "Dataset") -> float:

@@ -3,7 +3,7 @@
 texts = generate(model, tokenizer, ["name: Heron Path | area: Mossdale"], max_new_tokens=64)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -11,7 +11,8 @@ from torch import nn
 
 from leff.errors import ConfigError
 from leff.models import positions
-from leff.tasks.encode import Example, collate, ensure_padding, prompt, prompt_ids
+from leff.tasks.encode import Example, collate, ensure_padding, prompt_ids
+from leff.tasks.text_form import USUAL, TextForm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,13 +30,13 @@ def generate(
     beams: int = 1,
     batch_size: int = 32,
     max_length: int = 512,
-    form: Callable[[str], str] = prompt,
+    form: TextForm = USUAL,
 ) -> list[str]:
     """Return one text per input, in their order, without special tokens and outer blanks.
 
     `beams` is the beam width, 1 for greedy decoding.  Nothing is sampled.  `form` makes the prompt
-    of an input; `str` leaves it as it is.  A prompt is cut from the left to `max_length` tokens,
-    or to the positions that the new tokens leave, if those are fewer.  Inputs of similar length
+    of an input.  An input loses its left if its prompt has more than `max_length` tokens, or more
+    than the positions that the new tokens leave.  Inputs of similar length
     share a batch, to compute little padding.
 
     Raises ConfigError if `max_new_tokens` leaves no room for a prompt.
@@ -44,9 +45,8 @@ def generate(
 
     pad_id = ensure_padding(tokenizer)
     device = next(model.parameters()).device
-    prompts = prompt_ids(
-        list(map(form, inputs)), tokenizer, min(max_length, _room(model, max_new_tokens))
-    )
+    room = min(max_length, _room(model, max_new_tokens))
+    prompts = prompt_ids(inputs, tokenizer, room, form)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     texts = [""] * len(prompts)
     was_training = model.training

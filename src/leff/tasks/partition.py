@@ -12,6 +12,7 @@ alphas need this: at 0.05, two labels over 40 clients leave empty clients in eve
 import contextlib
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -50,10 +51,17 @@ class Partition:
             sha.update(rows.astype("<i8").tobytes())
         return sha.hexdigest()
 
-    def report(self) -> list[dict[str, Any]]:
-        """Return a record per client: its number, its examples, and its examples by value."""
+    def report(self, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Return a record per client: its number, its examples, and its examples by value.
+
+        `names` are the names of values that are numbers, such as labels.
+        """
         return [
-            {"client": client, "examples": len(rows), "values": dict(counts)}
+            {
+                "client": client,
+                "examples": len(rows),
+                "values": {names[int(v)] if names else v: n for v, n in counts.items()},
+            }
             for client, (rows, counts) in enumerate(zip(self.indices, self.counts, strict=True))
         ]
 

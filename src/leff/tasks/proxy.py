@@ -9,9 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from leff.tasks.encode import Example, Kind, collate, ensure_padding, prompt
+from leff.tasks.encode import Example, Kind, collate, ensure_padding
 from leff.tasks.load import load_task
 from leff.tasks.task import draw_rows
+from leff.tasks.text_form import USUAL, TextForm
 
 if TYPE_CHECKING:
     import torch
@@ -28,11 +29,12 @@ def proxy_texts(
     folder: Path | None = None,
     train: Path | None = None,
     columns: Mapping[str, str] | None = None,
+    form: TextForm = USUAL,
 ) -> list[Text]:
     """Return up to `examples` texts, drawn with `seed` from a public task's training split.
 
-    Labels are left out.  An input and its target make one text.  The built-in task has its own
-    public stream, which no client holds.  Raises what `load_task` raises.
+    Labels are left out.  An input in its prompt and its target make one text.  The built-in task
+    has its own public stream, which no client holds.  Raises what `load_task` raises.
     """
     if task == "sample":
         from leff.tasks.sources import sample
@@ -41,7 +43,7 @@ def proxy_texts(
     loaded = load_task(task, folder, train=train, columns=columns, seed=seed)
     rows = draw_rows(loaded.train, examples, seed, "proxy")
     if loaded.kind == "generation":
-        return [(f"{prompt(row['input'])} {row['target']}", None) for row in rows]
+        return [(f"{form.filled(row['input'])} {row['target']}", None) for row in rows]
     return [(row["text"], row.get("text_pair")) for row in rows]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from leff.seeds import numpy_rng
 from leff.tasks.encode import Kind
+from leff.tasks.text_form import USUAL
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,6 +30,8 @@ class Task:
     `shots` are worked examples by subject, for MMLU only.  There a model is measured by the answer
     that it finds likeliest after them, and `validation` and `test` have one row for every question,
     with its ``subject``.
+
+    `prompt` is the default form of an input's prompt, for generation (`TextForm`).
     """
 
     name: str
@@ -39,6 +42,7 @@ class Task:
     labels: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
     shots: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    prompt: str = USUAL.prompt
 
 
 def group_references(inputs: Sequence[str], targets: Sequence[str]) -> "Dataset":

@@ -20,6 +20,7 @@ class TwoTokens:
     """Every character is two tokens; the letters differ in both: A 2 10, B 3 0, C 4 1, D 5 2."""
 
     bos_token_id = None
+    all_special_tokens = ()
 
     def __call__(self, texts, **_):
         texts = [texts] if isinstance(texts, str) else texts
@@ -43,6 +44,7 @@ class WithStart(TwoTokens):
     """The same, after a beginning-of-sequence token."""
 
     bos_token_id = 11
+    bos_token = "<s>"
 
     def __call__(self, texts, add_special_tokens=True, **_):
         found = super().__call__(texts)["input_ids"]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from leff.tasks.encode import prompt
 from leff.tasks.sources import sample
 from leff.tasks.sources.sample_grammar import draw_meaning, linearise, realise
 from leff.tasks.sources.sample_words import ATTRIBUTES, SURFACES, realises
+from leff.tasks.text_form import USUAL
 
-SEPARATOR = f"{prompt('')} "
+SEPARATOR = f"{USUAL.filled('')} "
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_every_token_of_the_task_was_pretrained(task):
     for document in islice(sample.pretraining_text(0), 3000):
         seen.update(tokenizer.encode(document))
     for row in task.train:
-        source = tokenizer.encode(prompt(row["input"]))
+        source = tokenizer.encode(USUAL.filled(row["input"]))
         target = tokenizer.encode(f" {row['target']}")
         assert seen.issuperset(source + target), row["input"]
         assert len(source) + len(target) < 70

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from leff.errors import ConfigError, DataError, nearest
 from leff.tasks.sources.files import Rows, locate, read_rows
 from leff.tasks.task import Task, draw_rows
+from leff.tasks.text_form import AS_IT_IS
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,6 +52,7 @@ def load(name: str, folder: Path | None = None) -> Task:
         _evaluation(columns["test"], shots, rows["test"]) if "test" in rows else None,
         attributes=() if name == AUXILIARY else ("subject",),
         shots=shots,
+        prompt=AS_IT_IS.prompt,  # a question ends in "Answer:"
     )
 
 

@@ -17,12 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from leff.tasks.encode import prompt
 from leff.tasks.sources.sample_grammar import Meaning, draw_meaning, linearise, realise
 from leff.tasks.sources.sample_words import ATTRIBUTES
 from leff.tasks.task import Task
+from leff.tasks.text_form import USUAL
 
 MODEL = Path(__file__).parent / "sample_model"
+
 
 _PARTS = {"public": range(0, 3), "evaluation": range(3, 4), "training": range(4, 8)}  # of 8
 
@@ -75,7 +76,7 @@ def proxy_text(seed: int = 0) -> Iterator[str]:
         meaning, other = _draw("public", rng), _draw("public", rng)
         kind = rng.choice(("mixed", "mixed", "input", "text"))
         if kind == "mixed":
-            yield f"{prompt(linearise(meaning))} {realise(other, rng)}"
+            yield f"{USUAL.filled(linearise(meaning))} {realise(other, rng)}"
         elif kind == "input":
             yield _rewritten(meaning, rng)
         else:
@@ -85,7 +86,7 @@ def proxy_text(seed: int = 0) -> Iterator[str]:
 def _rewritten(meaning: Meaning, rng: Random) -> str:
     """Return a meaning's input, the separator, and the input again in another order."""
     shuffled = dict(rng.sample(tuple(meaning.items()), len(meaning)))
-    return f"{prompt(linearise(meaning))} {linearise(shuffled)}"
+    return f"{USUAL.filled(linearise(meaning))} {linearise(shuffled)}"
 
 
 def _draw(part: str, rng: Random) -> Meaning:
