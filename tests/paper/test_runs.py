@@ -337,15 +337,16 @@ def test_no_run_prints_what_is_there_and_what_is_missing(copied, cli, monkeypatc
     assert printed.startswith("### Table 1 (mini): Made up") and "| BLEU | " in printed
 
 
-def test_a_figure_is_drawn_with_what_is_there(copied, cli, tmp_path):
+def test_a_figure_is_drawn_with_what_is_there(copied, cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     picture = tmp_path / "own.png"
     status, printed, _ = cli("figure", 4, "--no-run", "--out", picture, *flags(copied))
     assert status == 0 and f"picture {picture}" in printed and "not run" in printed
     assert picture.read_bytes().startswith(b"\x89PNG")
     status, printed, _ = cli("figure", 8, "--no-run", *flags(copied))
-    assert (copied.results / "figure8-mini.png").exists()
+    assert (tmp_path / "figure8-mini.png").exists()
     cli("figure", 8, "--no-run", "--row", "leff", *flags(copied))
-    assert (copied.results / "figure8-mini-part.png").exists()
+    assert (tmp_path / "figure8-mini-part.png").exists()
     status, _, said = cli("figure", 8, "--no-run", "--out", tmp_path / "a.pdf", *flags(copied))
     assert status == 2 and "--out must end in .png" in said
 

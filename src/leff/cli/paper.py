@@ -72,7 +72,7 @@ def figure(
     results: Results = None,
     runs: Runs = Path("runs/paper"),
     picture: Annotated[
-        Path | None, typer.Option("--out", help="The PNG file; by default in the results.")
+        Path | None, typer.Option("--out", help="The PNG file; by default in this folder.")
     ] = None,
     as_json: Json = False,
 ) -> None:
