@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import leff
+from leff.errors import LeffError
 from leff.models import load_config
 from leff.runs.rates import rate_for
 from leff.runs.sources import model_source
@@ -46,6 +47,7 @@ def measured(model: str, table: Path, rate: float, given: argparse.Namespace) ->
         "data.train": str(table),
         "data.max_length": given.length,
         "clients.partition": "iid",
+        "clients.layers": given.layers,
         "clients.min_examples": 1,
         "proxy.task": given.proxy,
         "training.rounds": given.rounds,
@@ -58,7 +60,7 @@ def measured(model: str, table: Path, rate: float, given: argparse.Namespace) ->
     with tempfile.TemporaryDirectory() as folder:
         try:
             run = leff.run(out=f"{folder}/run", **options)
-        except leff.LeffError as error:
+        except LeffError as error:
             return {"rate": rate, "failure": str(error)}
         losses = [record.loss for record in run.records() if record.loss is not None]
         name = run.result["metric"]
@@ -75,6 +77,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=96)
     parser.add_argument("--final", type=int, default=200)
     parser.add_argument("--proxy", default="wnli")
+    parser.add_argument("--layers", type=int, nargs="+", default=[1, 1, 2, 2, 3, 3, 4, 6])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()

@@ -135,3 +135,15 @@ def test_a_rate_is_chosen_and_kept(run):
 
 def test_the_built_in_tokenizer_has_no_template_of_its_own():
     assert AutoTokenizer.from_pretrained(str(MODEL)).chat_template is None
+
+
+def test_added_tokens_are_mentioned_as_their_embeddings_stay_frozen(run, tmp_path, caplog):
+    start = save_tiny(tmp_path / "start")
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    tokenizer.add_tokens(["fen"])
+    model, _ = load_model(start, "generation")
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(start)
+    tokenizer.save_pretrained(start)
+    run("generation", model=start)
+    assert "examples hold tokens added to the vocabulary (fen); embeddings stay" in caplog.text

@@ -147,7 +147,8 @@ def test_a_template_that_takes_no_question_is_refused(tokenizer, template):
         form_of(tokenizer)
 
 
-def test_a_blank_parts_the_target_unless_the_prompt_does(tokenizer):
+def test_a_blank_parts_the_target_unless_the_prompt_does():
+    tokenizer = byte_level()
     rows = [{"input": "a", "target": "walk"}]
     for prompt, text in (("{input} =", "a = walk"), ("{input}\n", "a\nwalk")):
         (example,) = encode(rows, tokenizer, "generation", 64, TextForm(prompt))

@@ -88,10 +88,13 @@ def client_budgets(clients: ClientsConfig) -> list[tuple[int | None, int | None]
 def client_layers(config: RunConfig, spec: MethodSpec, total: int) -> tuple[int, ...]:
     """Return L_i of every client; ConfigError for one outside [1, L].
 
-    L_i is all layers if the method trains no blocks, and if a fleet file sets the budgets.
+    L_i is all layers if the method trains no blocks, and if a fleet file sets the budgets.  The
+    default is cut to the model's layers.
     """
     clients = config.clients
     layers = clients.layers if spec.trains_blocks and clients.fleet is None else [total]
+    if "layers" not in clients.model_fields_set:
+        layers = [min(number, total) for number in layers]
     outside = [number for number in layers if not 1 <= number <= total]
     if outside:
         raise ConfigError(

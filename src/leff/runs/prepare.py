@@ -79,6 +79,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
             f"the texts of client {few[0]} are too short to learn from; raise "
             "clients.min_examples, or use fewer clients"
         )
+    _mention_added_tokens(examples, tokenizer)
     counts = [len(own) for own in examples]
     check_deadline(config, task.kind, model, counts)
     store = PartStore(folder.path / "parts")
@@ -139,6 +140,24 @@ def _client_examples(
         return [encode(part, tokenizer, kind, max_length, form) for part in parts]
     encoded = encode(train, tokenizer, kind, max_length, form)
     return [[encoded[i] for i in rows] for rows in split.indices]
+
+
+def _mention_added_tokens(clients: Sequence[Sequence[Example]], tokenizer: Any) -> None:
+    """Log how many examples hold tokens that were added to the tokenizer's vocabulary."""
+    added = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if not t.special}
+    if not added:
+        return
+    own = [
+        added.keys() & set(example.input_ids.tolist()) for client in clients for example in client
+    ]
+    used = sorted(set[int]().union(*own))
+    if used:
+        log.warning(
+            "%d examples hold tokens added to the vocabulary (%s); embeddings stay frozen, so the "
+            "start model must know them already",
+            sum(map(bool, own)),
+            ", ".join(added[token] for token in used[:4]),
+        )
 
 
 def _check_positions(config: RunConfig, model: Any, kind: str) -> None:
