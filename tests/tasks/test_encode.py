@@ -7,56 +7,11 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from tiny_tokenizers import END, bert, byte_level, sentence_piece
 
 from leff.errors import ConfigError, ModelError
 from leff.models.losses import IGNORED
 from leff.tasks.encode import collate, encode, ensure_padding, prompt, prompt_ids
-
-END, START = "</s>", "<s>"
-
-
-def byte_level() -> PreTrainedTokenizerFast:
-    """As GPT-2: no start token, no padding token, blanks belong to the word after them."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate([END, *alphabet])}
-    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=END, bos_token=END)
-
-
-def sentence_piece() -> PreTrainedTokenizerFast:
-    """As Llama: a start token, and every text begins as a new word."""
-    letters = [chr(i) for i in range(33, 127)]
-    vocabulary = {token: i for i, token in enumerate([START, END, "▁", *letters])}
-    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.Metaspace()
-    inner.decoder = decoders.Metaspace()
-    inner.post_processor = processors.TemplateProcessing(
-        single=f"{START} $A", pair=f"{START} $A {START} $B", special_tokens=[(START, 0)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=START, eos_token=END)
-
-
-def bert(**tokens: str) -> PreTrainedTokenizerFast:
-    """As BERT: [CLS] a [SEP] b [SEP] with sentence types, and no end token."""
-    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
-    vocabulary = {token: i for i, token in enumerate([*special, "a", "b", "c"])}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        **tokens,
-    )
-
 
 TOKENIZERS = (byte_level(), sentence_piece())
 CAUSAL = pytest.mark.parametrize("make", [byte_level, sentence_piece])
@@ -175,6 +130,16 @@ def test_plain_rows_are_encoded_like_a_data_set(kind, rows):
 
     assert values(rows) == values(tuple(rows)) == values(Dataset.from_list(rows))
     assert encode([], byte_level(), kind, 16) == []
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_cut_texts_are_counted(kind, caplog):
+    label = 1 if kind == "classification" else 1.0
+    rows = [{"text": text, "label": label} for text in ("a b", "a b c a", "a b c a b")]
+    with caplog.at_level(logging.WARNING):
+        examples = encode(rows, bert(), kind, 6)
+    assert [len(example.input_ids) for example in examples] == [4, 6, 6]
+    assert "1 of 3 examples cut to 6 tokens" in caplog.text
 
 
 def test_scores_are_floats_and_long_pairs_are_cut():
