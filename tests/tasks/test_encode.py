@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up_tokenizers import END, bert, byte_level, sentence_piece
+from tiny_tokenizers import END, bert, byte_level, sentence_piece
 
 from leff.errors import ConfigError, ModelError
 from leff.models.losses import IGNORED
@@ -131,6 +131,16 @@ def test_plain_rows_are_encoded_like_a_data_set(kind, rows):
 
     assert values(rows) == values(tuple(rows)) == values(Dataset.from_list(rows))
     assert encode([], byte_level(), kind, 16) == []
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_cut_texts_are_counted(kind, caplog):
+    label = 1 if kind == "classification" else 1.0
+    rows = [{"text": text, "label": label} for text in ("a b", "a b c a", "a b c a b")]
+    with caplog.at_level(logging.WARNING):
+        examples = encode(rows, bert(), kind, 6)
+    assert [len(example.input_ids) for example in examples] == [4, 6, 6]
+    assert "1 of 3 examples cut to 6 tokens" in caplog.text
 
 
 def test_scores_are_floats_and_long_pairs_are_cut():

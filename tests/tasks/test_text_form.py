@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_tokenizers import bert, byte_level, sentence_piece
+from tiny_tokenizers import bert, byte_level, sentence_piece
 from transformers import AutoTokenizer
 
 from leff.errors import ConfigError, ModelError

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from leff.errors import ConfigError, ModelError
+from leff.tasks.cut import encode_cut
 from leff.tasks.text_form import (
     AS_IT_IS,
     USUAL,
@@ -96,8 +97,9 @@ def encode(
       of rows with ``references`` is the first of them.
     - text: documents joined by the end token and cut into chunks.  A last chunk of one token is
       dropped, since it predicts nothing.
-    - classification, regression: the tokenizer's own pair encoding and truncation.
+    - classification, regression: the tokenizer's own encoding of pairs, cut as its truncation does.
 
+    The number of cut examples is logged, but for chunks, which lose nothing.
     Raises ConfigError for a `max_length` below 4, ModelError for a tokenizer without an end token.
     """
     _check(max_length)
@@ -249,9 +251,13 @@ def _generation(
         whole = np.array((question + answer)[:max_length], dtype=np.int32)
         cut += len(whole) < len(start) + len(ids) + len(answer)
         examples.append(Example(whole, prompt_tokens=len(question)))
-    if cut:
-        log.warning("%d of %d examples cut to %d tokens", cut, len(examples), max_length)
+    _log_cut(cut, len(examples), max_length)
     return examples
+
+
+def _log_cut(cut: int, examples: int, max_length: int) -> None:
+    if cut:
+        log.warning("%d of %d examples cut to %d tokens", cut, examples, max_length)
 
 
 def _chunks(
@@ -275,16 +281,12 @@ def _chunks(
 def _sentences(columns: Columns, tokenizer: Any, max_length: int, form: TextForm) -> list[Example]:
     import numpy as np
 
-    texts, pairs = columns["text"], columns.get("text_pair")
-    if not texts:
-        return []
-    encoded = tokenizer(list(texts), pairs, truncation=True, max_length=max_length)
-    types = encoded.get("token_type_ids") or [None] * len(texts)
-    return [
-        Example(
-            np.array(ids, dtype=np.int32),
-            label=label,
-            type_ids=None if kinds is None else np.array(kinds, dtype=np.int8),
-        )
-        for ids, kinds, label in zip(encoded["input_ids"], types, columns["label"], strict=True)
-    ]
+    examples: list[Example] = []
+    cut = 0
+    rows = encode_cut(tokenizer, columns["text"], columns.get("text_pair"), max_length, form)
+    for row, label in zip(rows, columns["label"], strict=True):
+        types = None if row.types is None else np.array(row.types, dtype=np.int8)
+        examples.append(Example(np.array(row.ids, dtype=np.int32), label=label, type_ids=types))
+        cut += row.cut
+    _log_cut(cut, len(examples), max_length)
+    return examples

@@ -7,8 +7,9 @@ batches = proxy_batches(texts, tokenizer, "generation", batch_size=16, max_lengt
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
+from leff.tasks.cut import encode_cut
 from leff.tasks.encode import Example, Kind, collate, ensure_padding
 from leff.tasks.load import load_task
 from leff.tasks.task import draw_rows
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-Text = tuple[str, str | None]  # a text, and its pair in two-sentence tasks
+Text = tuple[str, str | None]  # a text, and its pair; of one task, all have a pair or none has
 
 
 def proxy_texts(
@@ -64,18 +65,12 @@ def proxy_batches(
 
     pad_id = ensure_padding(tokenizer)
     examples: list[Example] = []
-    for text, pair in texts:
-        encoded = tokenizer(text, pair, truncation=True, max_length=max_length)
-        row = cast(Mapping[str, Any], encoded)
-        types = row.get("token_type_ids")
-        if len(row["input_ids"]) < 2:
+    pairs = [pair for _, pair in texts if pair is not None]
+    for row in encode_cut(tokenizer, [text for text, _ in texts], pairs or None, max_length):
+        if len(row.ids) < 2:
             continue
-        examples.append(
-            Example(
-                np.array(row["input_ids"], dtype=np.int32),
-                type_ids=None if types is None else np.array(types, dtype=np.int8),
-            )
-        )
+        types = None if row.types is None else np.array(row.types, dtype=np.int8)
+        examples.append(Example(np.array(row.ids, dtype=np.int32), type_ids=types))
     batches = [
         collate(examples[start : start + batch_size], pad_id)
         for start in range(0, len(examples), batch_size)

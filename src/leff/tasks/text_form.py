@@ -93,25 +93,28 @@ def _apart(
     end = 0
     for mark in [*marks.finditer(form.prompt), None]:
         piece = form.prompt[end : mark.start() if mark else None].replace(INPUT, text)
-        ids += _plain(tokenizer, piece, marks) if piece else []
+        if piece:
+            plain = as_plain(tokenizer, piece, marks)
+            ids += _ids(tokenizer, [plain], split_special_tokens=True)[0]
         if mark:
             ids.append(cast(int, tokenizer.convert_tokens_to_ids(mark.group())))
             end = mark.end()
     return ids
 
 
-def _plain(tokenizer: "PreTrainedTokenizerBase", text: str, marks: re.Pattern[str]) -> list[int]:
-    """Return a text's ids with no special token among them.
+def as_plain(tokenizer: "PreTrainedTokenizerBase", text: str, marks: re.Pattern[str]) -> str:
+    """Return a text in which no special token is read if the tokenizer splits them.
 
     Some vocabularies hold a special token's characters as an ordinary piece too (DeBERTa-v3's
     ``[SEP]``).  There a blank after the first character keeps them apart.
     """
+    if not marks.search(text):
+        return text
     (ids,) = _ids(tokenizer, [text], split_special_tokens=True)
     special = set(cast("list[int]", tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
     if special.isdisjoint(ids):
-        return ids
-    spaced = marks.sub(lambda mark: f"{mark.group()[0]} {mark.group()[1:]}", text)
-    return _ids(tokenizer, [spaced], split_special_tokens=True)[0]
+        return text
+    return marks.sub(lambda mark: f"{mark.group()[0]} {mark.group()[1:]}", text)
 
 
 def _ids(tokenizer: "PreTrainedTokenizerBase", texts: list[str], **options: Any) -> list[list[int]]:

@@ -10,6 +10,7 @@ from leff.tasks.metrics import java, nlg
 
 # System outputs with the official scorer's figures for each segment by itself, to four digits:
 # github.com/tuetschek/e2e-eval, system_outputs/all/tnt/System 1/Primary-Sys1.segscores.tsv.
+# That file's BLEU is without smoothing; ours is what mteval-v13a.pl printed for the segment.
 # The references are those of the E2E test set (CC BY-SA 4.0).
 SEGMENTS = [
     (
@@ -23,12 +24,12 @@ SEGMENTS = [
             "A coffee shop called Cotto is situated near The Bakers.",
         ],
         "Near The Bakers is Cotto. It is a coffee shop.",
-        {"BLEU": 0.0001, "NIST": 2.9739, "METEOR": 0.3674, "ROUGE_L": 0.4248},
+        {"BLEU": 0.2481, "NIST": 2.9739, "METEOR": 0.3674, "ROUGE_L": 0.4248},
     ),
     (
         ["Close to The Sorrento you can find Clowns pub."],
         "Clowns is a pub near The Sorrento.",
-        {"BLEU": 0.0000, "NIST": 1.6830, "METEOR": 0.3199, "ROUGE_L": 0.2445},
+        {"BLEU": 0.1082, "NIST": 1.6830, "METEOR": 0.3199, "ROUGE_L": 0.2445},
     ),
 ]
 
@@ -104,14 +105,6 @@ def test_java_tokens_reach_the_metrics(monkeypatch):
     scores = nlg.score([["a b", "c"], ["d"]], ["a", ""])
     assert scores.values["METEOR"] == 0.25
     assert not {"METEOR", "ROUGE_L", "CIDEr"} & scores.notes.keys()
-
-
-def test_nist_notes_the_perl_programs_figure(no_java):
-    # 5 tokens where pymteval expects 3 + 7 and Perl (3 + 7 + 7) / 1.5.
-    references = [["a b c"], ["a b c d e f g", "a b c d e f g"]]
-    notes = nlg.score(references, ["a b c", "a b"]).notes
-    assert "Perl" in notes["NIST"]
-    assert "NIST" not in nlg.score(references, ["a b c", "a b c d e f g h i j"]).notes
 
 
 @given(inputs)

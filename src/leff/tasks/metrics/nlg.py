@@ -1,6 +1,6 @@
 """The generation metrics of the E2E challenge: BLEU, NIST, METEOR, ROUGE-L and CIDEr.
 
-The figures are those of the challenge's scorer (github.com/tuetschek/e2e-metrics, with ``-p``).
+The figures are those of the challenge's scorer (github.com/tuetschek/e2e-metrics) by default.
 METEOR, and the tokenizer of ROUGE-L and CIDEr, are Java programs (``pip install leff[java]``, and
 Java on the path).  Without them METEOR is None, the other two use a Python tokenizer, and the notes
 say so.
@@ -22,7 +22,6 @@ NAMES = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
 # coco-caption removes these tokens.  It also lists brackets, but in upper case (-LRB-).  Tokens are
 # lower case by then, so brackets stay.
 _PUNCTUATION = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"))
-_NOTED_DIFFERENCE = 0.002  # relative
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,6 @@ def score(references: Sequence[Sequence[str]], hypotheses: Sequence[str]) -> Nlg
     values: dict[str, float | None] = dict.fromkeys(NAMES)
     values |= {"BLEU": counts.bleu(), "NIST": counts.nist()}
     notes: dict[str, str] = {}
-    perl = counts.nist(perl=True)
-    if abs(perl - counts.nist()) > _NOTED_DIFFERENCE * perl:
-        notes["NIST"] = (
-            f"the official scorer without -p (its Perl program) gives about {perl:.4f}: it "
-            "averages the lengths of the references in another way"
-        )
     programs = java.find()
     lines = [text for texts in references for text in texts] + list(hypotheses)
     if isinstance(programs, str):

@@ -1,4 +1,4 @@
-"""Three kinds of tiny tokenizer: as GPT-2's, as Llama's, and as BERT's."""
+"""Tiny tokenizers of three kinds, made without files."""
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
