@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from leff.errors import ConfigError, key_part, nearest, shown
-from leff.files import read_toml
+from leff.errors import LONGEST_VALUE, ConfigError, key_part, nearest, shown
+from leff.toml import read_toml
 from leff.units import BYTES, amount_text, parse_amount, parse_link, parse_speed
 from leff.wire.messages import Device
 
@@ -99,7 +99,14 @@ def read_classes(path: Path) -> dict[str, DeviceClass]:
 
 def _class(path: Path, name: str, values: Any) -> DeviceClass:
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: {name} = {shown(values)} is outside a class such as [phone]")
+        raise ConfigError(
+            f"{path}: {key_part(name)} = {shown(values)} is outside a class such as [phone]"
+        )
+    if not (0 < len(name) <= LONGEST_VALUE and name.isprintable()):
+        raise ConfigError(
+            f"{path}: a class is called {shown(name)}; take a name of 1 to {LONGEST_VALUE} "
+            "printable characters"
+        )
     given = cast("dict[str, object]", values)
     for key in given:
         if key not in KEYS:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from leff.cli.console import Json, errors, out, print_json
 from leff.errors import ConfigError, RunError, shown
-from leff.files import parse_toml
+from leff.toml import parse_toml
 
 if TYPE_CHECKING:
     from leff.api import Run

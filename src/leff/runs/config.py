@@ -11,8 +11,8 @@ from typing import Any, Literal, cast, get_args, get_origin
 from pydantic import ValidationError
 
 from leff.errors import LONGEST_VALUE, ConfigError, key_part, nearest, shown
-from leff.files import read_toml
 from leff.runs.options import RunConfig
+from leff.toml import read_toml
 
 MOST_PROBLEMS = 8  # named in one message
 LEVELS = 20  # of nested tables and lists
