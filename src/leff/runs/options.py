@@ -453,7 +453,7 @@ class EngineConfig(Section):
 
     name: Literal["local"] = Field(default="local", description="local: in this process")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
-    threads: Annotated[int, Field(ge=1, le=1024)] = Field(
+    threads: Annotated[int, Field(ge=1, le=256)] = Field(
         default=1, description="torch threads of each process; changes the last bits of results"
     )
     workers: Annotated[int, Field(ge=0, le=1024)] = Field(
