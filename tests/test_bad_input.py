@@ -19,7 +19,7 @@ def no_training(monkeypatch):
 def refused(cli, tmp_path, tiny_gpt2):
     """Run with a change of the options, and return what was said."""
 
-    def _refused(*, drop=(), arguments=(), **changes):
+    def _refused(*, drop=(), last=(), **changes):
         settings = options(
             tiny_gpt2,
             data__task="table",
@@ -30,7 +30,7 @@ def refused(cli, tmp_path, tiny_gpt2):
         for key in drop:
             del settings[key]
         out = tmp_path / "run"
-        status, printed, said = cli("run", "--out", out, "--json", *arguments, *flags(settings))
+        status, printed, said = cli("run", "--out", out, "--json", *flags(settings), *last)
         assert (status, printed) == (2, "")
         assert not out.exists()
         lines = said.strip().splitlines()
@@ -95,6 +95,96 @@ def test_rows(text, message, refused, tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text(text)
     assert message in refused(data__train=str(path))
+
+
+DIGITS = "9" * 5000
+UNBEARABLE = [
+    ("engine.workers=1000000", "engine.workers must be at most 1024, got 1000000"),
+    ("engine.threads=100000", "engine.threads must be at most 256"),
+    ("context.learning_rate=1e308", "context.learning_rate must be at most 1.0, got 1e+308"),
+    ("training.learning_rate=nan", "training.learning_rate must be a finite number, got nan"),
+    (
+        f'clients.memory=["{DIGITS}GB"]',
+        "clients.memory must have at most 4096 characters, got '999",
+    ),
+    (f'clients.memory=["{DIGITS[:4000]}GB"]', "GB' is too long for an amount"),
+    ('clients.memory=["9999999999GB"]', "clients.memory: '9999999999GB' is too large"),
+    ("clients.memory=[true]", "clients.memory.0 must be text such as '2GB', got True"),
+    ("clients.deadline=1e400h", "clients.deadline = '1e400h' needs clients.fleet"),
+    ("preset=[]", "preset cannot be []; known are: default, paper"),
+    ("training.rounds=true", "training.rounds must be a whole number, got True"),
+    ("training.rounds=3.0", "training.rounds must be a whole number, got 3.0"),
+    ('training.rounds="3"', "training.rounds must be a whole number, got '3'"),
+    (f"training.rounds={DIGITS}", "training.rounds must be a whole number, got '99999"),
+    ("training.rounds=0x" + "f" * 5000, "must be at most 1000000, got a number of 20000 bits"),
+    ("training.rounds=3\nseed=4", "must be a whole number, got '3\\nseed=4'"),
+    ("training.calibrated=1", "training.calibrated must be true or false, got 1"),
+    ("clients.layers=[1, true]", "clients.layers.1 must be a whole number, got True"),
+    ("clients.layers=" + "[" * 5000, "clients.layers must be a list, got '[[["),
+    ("training=3", "training is a section, got 3; did you mean training.rounds?"),
+    ("training={rounds=3, b={c={}}}", "unknown key training.b"),
+    ("=3", "unknown key ''; sections are: preset, seed"),
+    (f"{DIGITS}=3", "unknown key '9999"),
+    ("training..x=3", "unknown key training.''"),
+    ('"training"."rounds"=3', "unknown key '\"training\"'"),
+    ("method.name=['leff']", "method.name must be text, got ['leff']"),
+    ("method.name=\x1b[31m", r"no method '\x1b[31m'"),
+    ("data.train=~nosuchuser/x.csv", "there is no file"),
+    ("data.train=a\0b", "data.train must have no NUL character"),
+    (f"data.train={DIGITS}", "data.train must have at most 4096 characters"),
+    ("data.train=" + "x" * 300, "data.train is no usable path (File name too long)"),
+    ("data.train=[]", "data.train"),
+    ("data.columns={input=3}", "data.columns.input must be text, got 3"),
+    ("data.kind=talk", "data.kind cannot be 'talk'; known are: generation"),
+    ("model.name=", "model.name must not be empty"),
+    ("model.name=a\0b", "model.name must have no NUL character"),
+    ("model.name=" + "x" * 300, "model.name is no usable path (File name too long)"),
+    ("model.name=/tmp", "the folder /tmp has no config.json"),
+    ("engine.device=tpu", "engine.device = 'tpu' cannot be used"),
+    ("engine.device=meta", "engine.device = 'meta' cannot be used"),
+    ("engine.device=hpu", "engine.device = 'hpu' cannot be used"),
+    ("engine.device=cuda:99", "engine.device = 'cuda:99' cannot be used"),
+    ("method.rank=1000", "method.rank must be 1 to 16"),
+    ("seed=1e3", "seed must be a whole number, got 1000.0"),
+    ("seed=1979-05-27", "seed must be a whole number, got datetime.date(1979, 5, 27)"),
+]
+
+
+@pytest.mark.parametrize(("option", "message"), UNBEARABLE, ids=lambda text: text[:30])
+def test_values_that_no_run_could_bear(option, message, refused):
+    drop = [key for key in ("data.train",) if option.startswith(key)]
+    drop += ["model.name"] if option.startswith("model.name") else []
+    method = ["--method", "fedlora"] if "rank" in option else []
+    said = refused(drop=drop, last=["--set", option, *method])
+    (line,) = [line for line in said.splitlines() if not line.startswith(("INFO", "WARNING"))]
+    assert message in line and len(line) < 1000
+
+
+def test_an_argument_that_is_not_utf_8(cli):
+    status, printed, said = cli("run", "--set", "data.train=\udcff")
+    assert (status, printed) == (2, "")
+    assert said == "error: the argument 'data.train=\\udcff' is not UTF-8; write it in UTF-8\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfe", "cannot be read as TOML: 'utf-8' codec can't decode byte 0xff"),
+        (b"#" * 2**21, "cannot be read as TOML: it has more than a MiB"),
+        (b"a = " + b"[" * 9999, "cannot be read as TOML: its values are nested too deeply"),
+        (b"a." * 50_000 + b"a = 1", "cannot be read as TOML: a key has more than 1000 parts"),
+        (b"seed = " + b"9" * 5000, "cannot be read as TOML: Exceeds the limit"),
+        (b"\n".join(b"k%d = 1" % i for i in range(9999)), "; and 9991 more"),
+        (None, "cannot be read as TOML: Is a directory"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "config"])
+def test_configuration_files_that_are_none(command, content, message, cli, tmp_path):
+    path = tmp_path / "c.toml"
+    path.mkdir() if content is None else path.write_bytes(content)
+    status, printed, said = cli(command, path)
+    assert (status, printed) == (2, "") and len(said) < 1500
+    assert said.startswith("error: ") and message in said and said.count("\n") == 1
 
 
 def test_a_label_outside_the_range(refused, tmp_path):

@@ -13,8 +13,11 @@ A message says what was wrong, names the value, and gives the remedy.  A client 
 data (`wire.messages.Update.failure`), not an exception.
 """
 
+import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+LONGEST_VALUE, LONGEST_LINE = 80, 2000  # characters of a value and of a whole message
 
 
 class LeffError(Exception):
@@ -53,8 +56,43 @@ class MetricError(RunError):
     """A metric could not be computed."""
 
 
+class _Cut(reprlib.Repr):
+    """A `repr` that looks at a few entries and levels only, however large the value is."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        # more than 4300 digits are no text in Python
+        return f"a number of {x.bit_length()} bits" if x.bit_length() > 256 else repr(x)
+
+
+_CUT = _Cut()
+_CUT.maxstring = _CUT.maxother = _CUT.maxlong = LONGEST_VALUE
+_CUT.maxlevel = 3
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: its `repr`, cut to `LONGEST_VALUE` characters."""
+    text = _CUT.repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+def key_part(part: object) -> str:
+    """Return a part of a dotted key as a message shows it: bare if it is a short name."""
+    text = str(part)
+    bare = text.replace(".", "_").replace("-", "_").isidentifier() or isinstance(part, int)
+    return text if bare and len(text) <= LONGEST_VALUE else shown(part)
+
+
+def one_line(message: str) -> str:
+    """Return a message in one line of at most `LONGEST_LINE` characters.
+
+    Characters that a terminal does not print are escaped.
+    """
+    flat = " ".join(line.strip() for line in message.splitlines())[:LONGEST_LINE]
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in flat)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the end of a message: the known name closest to `name`, or else all known names."""
     known = list(known)
-    match = get_close_matches(name, known, n=1, cutoff=0.6)
+    match = get_close_matches(name[:LONGEST_VALUE], known, n=1, cutoff=0.6)
     return f"; did you mean {match[0]!r}?" if match else f"; known are: {', '.join(known)}"

@@ -41,7 +41,7 @@ def test_every_option_has_a_comment():
         {"data.columns": {"input": 'a "quoted" name', "target": "ref\x7f\n"}},
         {"data.folder": "some where", "data.train": "x.csv"},
         {"clients.partition": "iid", "clients.by": ""},
-        {"training.learning_rate": 1e-5, "context.rate": 1, "clients.alpha": 1e22},
+        {"training.learning_rate": 1e-5, "context.rate": 1, "clients.alpha": 1e6},
         {"model.name": "owner/model"},
     ],
 )

@@ -12,18 +12,19 @@
 `leff profile` writes such a file with one class.
 """
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from leff.errors import ConfigError, nearest
-from leff.units import BYTES, parse_amount, parse_link, parse_speed
+from leff.errors import LONGEST_VALUE, ConfigError, key_part, nearest, shown
+from leff.toml import read_toml
+from leff.units import BYTES, amount_text, parse_amount, parse_link, parse_speed
 from leff.wire.messages import Device
 
 KEYS = ("count", "memory", "speed", "down", "up")
+MOST_DEVICES = 10**6  # of a fleet; each is a client
 
 
 @dataclass(frozen=True)
@@ -81,32 +82,44 @@ def read_classes(path: Path) -> dict[str, DeviceClass]:
     """Return the classes of a file by name, in the order of the file.
 
     Raises ConfigError for a file that cannot be read or has no class, an unknown key, a value
-    that is no text or number, and a count below 1.  `DeviceClass.device` reports missing values.
+    that is no text or number, a count below 1, and more devices than `MOST_DEVICES`.
+    `DeviceClass.device` reports missing values.
     """
-    try:
-        classes = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"there is no fleet file {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read as TOML: {error}") from None
+    classes = read_toml(path, "fleet file")
     if not classes:
         raise ConfigError(f"{path} has no device class; write one, such as [phone]")
-    return {name: _class(path, name, values) for name, values in classes.items()}
+    read = {name: _class(path, name, values) for name, values in classes.items()}
+    devices = sum(each.count for each in read.values())
+    if devices > MOST_DEVICES:
+        raise ConfigError(
+            f"{path} has {shown(devices)} devices; a fleet has at most {MOST_DEVICES}, lower count"
+        )
+    return read
 
 
 def _class(path: Path, name: str, values: Any) -> DeviceClass:
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: {name} = {values!r} is outside a class such as [phone]")
+        raise ConfigError(
+            f"{path}: {key_part(name)} = {shown(values)} is outside a class such as [phone]"
+        )
+    if not (0 < len(name) <= LONGEST_VALUE and name.isprintable()):
+        raise ConfigError(
+            f"{path}: a class is called {shown(name)}; take a name of 1 to {LONGEST_VALUE} "
+            "printable characters"
+        )
     given = cast("dict[str, object]", values)
-    for key, value in given.items():
+    for key in given:
         if key not in KEYS:
-            raise ConfigError(f"{path}: unknown key {name}.{key}{nearest(key, KEYS)}")
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise ConfigError(f"{path}: {name}.{key} must be text such as '2GB', got {value!r}")
+            raise ConfigError(f"{path}: unknown key {name}.{key_part(key)}{nearest(key, KEYS)}")
     count = given.get("count", 1)
-    if not isinstance(count, int) or count < 1:
-        raise ConfigError(f"{path}: {name}.count must be a whole number from 1, got {count!r}")
-    texts = {key: str(value) for key, value in given.items() if key != "count"}
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ConfigError(f"{path}: {name}.count must be a whole number from 1, got {shown(count)}")
+    texts: dict[str, str] = {}
+    for key, value in given.items():
+        try:
+            texts |= {} if key == "count" else {key: amount_text(value)}
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {name}.{key} {error}") from None
     return DeviceClass(name, count, texts, str(path))
 
 
@@ -119,7 +132,7 @@ def pick(classes: Mapping[str, DeviceClass], name: str | None) -> DeviceClass:
     if name is None and len(classes) > 1:
         raise ConfigError(f"{origin} has several classes ({', '.join(classes)}); say which")
     if name is not None and name not in classes:
-        raise ConfigError(f"{origin} has no class {name!r}{nearest(name, classes)}")
+        raise ConfigError(f"{origin} has no class {shown(name)}{nearest(name, classes)}")
     return classes[name or next(iter(classes))]
 
 

@@ -8,6 +8,7 @@ Exit status: 0 on success, 2 on wrong use, 1 on failure.  Errors go to standard 
 
 import logging
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from leff.cli.paper import figure, table
 from leff.cli.plans import plan, profile
 from leff.cli.runs import config, evaluate, generate, list_runs, resume, run
 from leff.cli.scores import mmlu, score
-from leff.errors import LeffError, RunError
+from leff.errors import ConfigError, LeffError, RunError, one_line, shown
 
 app = typer.Typer(
     help="Federated fine-tuning of language models: each device trains the layers it can afford.",
@@ -69,10 +70,26 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)s %(message)s", handlers=[_ToStandardError()])
     logging.getLogger("leff").setLevel(logging.INFO)
     try:
+        _check_arguments(sys.argv[1:])
         app()
     except LeffError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_status)
-    except (OSError, MemoryError) as error:  # such as a full disk: a traceback would not help
-        typer.echo(f"error: {error or 'out of memory'}", err=True)
-        sys.exit(RunError.exit_status)
+        _fail(str(error), error.exit_status)
+    except OSError as error:  # such as a full disk: a traceback would not help
+        _fail(str(error), RunError.exit_status)
+    except MemoryError as error:
+        _fail(f"out of memory: {error}" if str(error) else "out of memory", RunError.exit_status)
+
+
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Raise ConfigError for an argument that is not UTF-8: no run's files could hold it."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            problem = f"the argument {shown(argument)} is not UTF-8; write it in UTF-8"
+            raise ConfigError(problem) from None
+
+
+def _fail(message: str, status: int) -> None:
+    typer.echo(one_line(f"error: {message}"), err=True)
+    sys.exit(status)

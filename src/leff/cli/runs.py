@@ -1,6 +1,5 @@
 """`leff run`, `resume`, `evaluate`, `generate`, `list` and `config`."""
 
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +8,8 @@ import typer
 from rich.text import Text
 
 from leff.cli.console import Json, errors, out, print_json
-from leff.errors import ConfigError, RunError
+from leff.errors import ConfigError, RunError, shown
+from leff.toml import parse_toml
 
 if TYPE_CHECKING:
     from leff.api import Run
@@ -191,8 +191,10 @@ def _option(text: str) -> tuple[str, Any]:
     """Return the key and value of ``key=value``; the value is TOML, or else a string."""
     key, equals, value = text.partition("=")
     if not equals:
-        raise ConfigError(f"--set takes KEY=VALUE, got {text!r}")
+        raise ConfigError(f"--set takes KEY=VALUE, got {shown(text)}")
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value.strip()
+        parsed = parse_toml(f"value = {value}")
+    except ValueError:
+        parsed = {}
+    # more than one key: the value has a line break
+    return key.strip(), parsed["value"] if parsed.keys() == {"value"} else value.strip()

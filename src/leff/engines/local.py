@@ -9,6 +9,7 @@ same.  Each worker has one client model in memory.
 """
 
 import itertools
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +22,9 @@ from leff.errors import RunError
 from leff.tasks.encode import Example
 from leff.wire.messages import Capacity, Job, Update
 from leff.wire.parts import PartStore
+
+log = logging.getLogger("leff")
+WORKERS_A_CORE = 4  # more only take memory; the GPU's too are fed by the cores
 
 
 class LocalFleet:
@@ -35,7 +39,8 @@ class LocalFleet:
         workers: int = 1,
     ) -> None:
         self._examples, self._capacities = examples, capacities
-        self._store, self._device, self._workers = store, device, workers
+        self._store, self._device = store, device
+        self._workers = max(1, min(workers, len(examples)))
 
     def clients(self) -> Sequence[int]:
         return range(len(self._examples))
@@ -67,12 +72,17 @@ class LocalFleet:
 def worker_count(wanted: int, device: torch.device, threads: int) -> int:
     """Return `wanted`.  If it is 0, return cores / threads up to four on the CPU, one elsewhere.
 
-    Only cores that this process may use count.  In a container these are fewer than all cores.
+    More than `WORKERS_A_CORE` are lowered to that, with a warning: the run may have been started
+    on a larger machine, and results do not depend on it.  Only cores that this process may use
+    count.  In a container these are fewer than all cores.
     """
-    if wanted or device.type != "cpu":
-        return wanted or 1
     from joblib import cpu_count
 
+    most = WORKERS_A_CORE * cpu_count()
+    if wanted > most:
+        log.warning("engine.workers = %d is too many for %d cores: %d", wanted, cpu_count(), most)
+    if wanted or device.type != "cpu":
+        return min(wanted, most) or 1
     return max(1, min(4, cpu_count() // threads))
 
 

@@ -3,12 +3,15 @@
 product_dtype(hidden)      # inside autocast to bfloat16 torch.bfloat16, else hidden's own type
 """
 
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
 
-from leff.errors import ConfigError
+from leff.errors import ConfigError, shown
+
+KNOWN = r"cpu|cuda(:\d{1,3})?"
 
 
 def product_dtype(inputs: torch.Tensor) -> torch.dtype:
@@ -36,10 +39,15 @@ def check_precision(precision: str, device: torch.device) -> None:
 def torch_device(name: str) -> torch.device:
     """Return the device of that name; "auto" is the first GPU, or the CPU if there is none.
 
-    ConfigError if the device cannot be used.
+    Names are those of `KNOWN`: draws are seeded on no other device.  ConfigError for another name,
+    and for a device that cannot be used.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(KNOWN, name, re.ASCII):
+        raise ConfigError(
+            f"engine.device = {shown(name)} cannot be used; use 'auto', 'cpu', 'cuda' or 'cuda:1'"
+        )
     try:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()

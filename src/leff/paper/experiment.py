@@ -9,7 +9,6 @@
 
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,7 +16,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import leff
-from leff.errors import ConfigError
+from leff.errors import ConfigError, key_part, shown
+from leff.toml import read_toml
 
 SIZES = ("mini", "full")
 COMMON = "common.toml"
@@ -28,9 +28,9 @@ Used = tuple[Iterable[str], Iterable[str]]  # names that exist, and names that a
 
 
 class Strict(BaseModel):
-    """Frozen, and without unknown keys."""
+    """Frozen, without unknown keys, and without values of another type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Group(Strict):
@@ -152,14 +152,14 @@ def experiments_folder(folder: Path | None = None) -> Path:
 def known_experiments(folder: Path) -> list[str]:
     """Return the names of the tables and figures that have a file."""
     names = (path.stem for path in folder.glob("*.toml"))
-    numbered = (name for name in names if re.fullmatch(r"(table|figure)\d+", name))
+    numbered = (name for name in names if re.fullmatch(r"(table|figure)[0-9]+", name))
     return sorted(numbered, key=lambda name: (_words(name)[0], int(_words(name)[1])))
 
 
 def read_common(folder: Path) -> Common:
     """Return the settings that experiments share.  Raises ConfigError."""
     path = folder / COMMON
-    file = _parse(Common, _read(path), path)
+    file = _parse(Common, read_toml(path), path)
     for task, entry in file.tasks.items():
         if entry.group not in file.groups:
             raise ConfigError(
@@ -186,10 +186,12 @@ def read_experiment(folder: Path, name: str) -> Experiment:
         listed = ", ".join(map(" ".join, map(_words, known)))
         raise ConfigError(f"there is no {' '.join(_words(name))}; there are {listed}")
     path = folder / f"{name}.toml"
-    values = _read(path)
+    values = read_toml(path)
     source = values.pop("runs_of", None)
     if source is not None:
-        same = _read(folder / f"{source}.toml")
+        if source not in known:
+            raise ConfigError(f"{path}: runs_of = {shown(source)} is no experiment of {folder}")
+        same = read_toml(folder / f"{source}.toml")
         shared = ("rows", "tasks", "points", "options", "mini", "full")
         values = {key: same[key] for key in shared if key in same} | values
     parsed = _parse(Experiment, {**values, "name": name}, path)
@@ -209,19 +211,14 @@ def _words(name: str) -> list[str]:
     return [word, name[len(word) :]]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read as TOML: {error}") from None
-
-
 def _parse(part: type[Part], values: dict[str, Any], path: Path) -> Part:
     try:
         return part.model_validate(values)
     except ValidationError as error:
-        places = ((".".join(map(str, p["loc"])), p["msg"], p["input"]) for p in error.errors())
-        problems = "; ".join(f"{key}: {message}, got {value!r}" for key, message, value in places)
+        places = ((".".join(map(key_part, p["loc"])), p["msg"], p["input"]) for p in error.errors())
+        problems = "; ".join(
+            f"{key}: {message}, got {shown(value)}" for key, message, value in places
+        )
         raise ConfigError(f"{path}: {problems}") from None
 
 

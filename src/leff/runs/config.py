@@ -3,25 +3,50 @@
 config = load_config(Path("experiments/e2e.toml"), {"training.rounds": 5})
 """
 
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args, get_origin
 
 from pydantic import ValidationError
 
-from leff.errors import ConfigError, nearest
+from leff.errors import LONGEST_VALUE, ConfigError, key_part, nearest, shown
 from leff.runs.options import RunConfig
+from leff.toml import read_toml
+
+MOST_PROBLEMS = 8  # named in one message
+LEVELS = 20  # of nested tables and lists
 
 
 def parse_config(values: Mapping[str, Any], origin: str = "the configuration") -> RunConfig:
-    """Return the checked configuration.  Raises ConfigError naming key, value and remedy."""
+    """Return the checked configuration.  Raises ConfigError naming key, value and remedy.
+
+    Values may be those of TOML, and what stands for them in Python: paths, tuples, sections,
+    numbers and arrays of numpy.
+    """
     try:
-        return RunConfig.model_validate(values)
+        return RunConfig.model_validate(_plain(values))
     except ValidationError as error:
-        problems = "; ".join(_explain(problem) for problem in error.errors())
-        raise ConfigError(f"{origin}: {problems}") from None
+        problems = error.errors(include_url=False)
+        named = "; ".join(map(_explain, problems[:MOST_PROBLEMS]))
+        rest = len(problems) - MOST_PROBLEMS
+        more = f"; and {rest} more" if rest > 0 else ""
+        raise ConfigError(f"{origin}: {named}{more}") from None
+
+
+def _plain(value: Any, levels: int = LEVELS) -> Any:
+    """Return a value with Python's own tables, lists and numbers in place of their like.
+
+    Raises ConfigError for one that is nested in more than `levels` levels.
+    """
+    if not levels:
+        raise ConfigError(f"values may be nested in {LEVELS} levels, no more; no option needs it")
+    if isinstance(value, Mapping):
+        entries = cast("Mapping[Any, Any]", value).items()
+        return {key: _plain(each, levels - 1) for key, each in entries}
+    if isinstance(value, list | tuple):
+        return [_plain(each, levels - 1) for each in cast("list[Any]", value)]
+    return value.tolist() if hasattr(value, "tolist") else value  # numpy, torch
 
 
 def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -30,68 +55,78 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
     `overrides` maps dotted keys ("training.rounds") to values, and wins over the file.  Relative
     paths are taken from the working directory, and kept as absolute ones.  Raises ConfigError.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(
-                f"there is no file {path}; `leff config` prints one to start from"
-            ) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-            raise ConfigError(f"{path} cannot be read as TOML: {error}") from None
+    remedy = "; `leff config` prints one to start from"
+    values = read_toml(path, remedy=remedy) if path is not None else {}
     for key, value in (overrides or {}).items():
         _set(values, key, value)
     return parse_config(values, str(path) if path else "the configuration")
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key.  A table given for a section keeps the section's other options."""
     *sections, last = key.split(".")
     for section in sections:
         inner: Any = values.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"{key}: {section} is a value, not a section")
+            raise ConfigError(f"{key_part(key)}: {key_part(section)} is a value, not a section")
         values = cast("dict[str, Any]", inner)
-    values[last] = value
+    new, old = _plain(value), values.get(last)
+    whole = sections or not isinstance(new, dict) or not isinstance(old, dict)
+    values[last] = new if whole else {**cast("dict[str, Any]", old), **new}
 
 
 def _explain(problem: Any) -> str:
     """Return one of pydantic's errors in our words: key, value, remedy."""
-    key, kind, value = ".".join(map(str, problem["loc"])), problem["type"], problem["input"]
-    limits, name = problem.get("ctx", {}), str(problem["loc"][-1]) if problem["loc"] else ""
+    loc, kind, value = problem["loc"], problem["type"], shown(problem["input"])
+    key, limits = ".".join(map(key_part, loc)), problem.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"unknown key {key}{_nearest_key(name, problem['loc'][:-1])}"
-    if kind == "literal_error":
-        section: Any = RunConfig
-        for part in problem["loc"][:-1]:
-            section = section.model_fields[str(part)].annotation
-        known = get_args(section.model_fields[name].annotation)
-        if not all(isinstance(each, str) for each in known):
-            return f"{key} cannot be {value!r}; known are: {', '.join(map(str, known))}"
-        return f"{key} cannot be {value!r}{nearest(str(value), known)}"
+        return f"unknown key {key}{_nearest_key(str(loc[-1]), loc[:-1])}"
+    if kind in ("literal_error", "int_parsing_size", "string_unicode") and (known := _known(loc)):
+        given = problem["input"] if isinstance(problem["input"], str) else ""
+        return f"{key} cannot be {value}{nearest(given, map(str, known))}"
     if kind == "model_type":
-        return f"{key} is a section, got {value!r}; did you mean {key}.{_first_key(key)}?"
+        return f"{key} is a section, got {value}; did you mean {key}.{_first_key(key)}?"
     if kind == "value_error":
-        reason = problem["msg"].removeprefix("Value error, ")
-        return f"{key}: {reason}" if key else reason
+        return f"{key} {problem['msg'].removeprefix('Value error, ')}".strip()
     demand = {
         "greater_than_equal": f"must be at least {limits.get('ge')}",
         "greater_than": f"must be above {limits.get('gt')}",
         "less_than_equal": f"must be at most {limits.get('le')}",
         "less_than": f"must be below {limits.get('lt')}",
         "too_short": "must not be empty",
+        "string_too_short": "must not be empty",
+        "string_unicode": "must be text in UTF-8",
         "finite_number": "must be a finite number",
-        "int_parsing": "must be a whole number",
         "int_from_float": "must be a whole number",
         "int_type": "must be a whole number",
-        "float_parsing": "must be a number",
         "float_type": "must be a number",
+        "bool_type": "must be true or false",
         "string_type": "must be text",
         "list_type": "must be a list",
-        "path_type": "must be a path",
+        "is_instance_of": "must be a path",
         "dict_type": "must be a table",
+        "invalid_key": "must have text as key",
     }.get(kind, problem["msg"][:1].lower() + problem["msg"][1:])
-    return f"{key} {demand}, got {value!r}"
+    return f"{key} {demand}, got {value}"
+
+
+def _known(loc: Sequence[Any]) -> list[Any]:
+    """Return the values that a place in the configuration may have, [] if any."""
+    found: Any = RunConfig
+    for part in loc:
+        fields = getattr(found, "model_fields", {})
+        if part not in fields:
+            break
+        found = fields[part].annotation
+    return [value for value in _literals(found) if isinstance(value, str | int)]
+
+
+def _literals(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+        return
+    for part in get_args(annotation):
+        yield from _literals(part)
 
 
 def _nearest_key(name: str, sections: tuple[Any, ...]) -> str:
@@ -101,7 +136,7 @@ def _nearest_key(name: str, sections: tuple[Any, ...]) -> str:
         return nearest(name, section.model_fields)
     full = {bare: keys[0] for bare, keys in _by_bare_name().items() if len(keys) == 1}
     known = {**full, **{key: key for key in RunConfig.model_fields}}
-    match = get_close_matches(name, known, n=1)
+    match = get_close_matches(name[:LONGEST_VALUE], known, n=1)
     if match:
         return f"; did you mean {known[match[0]]!r}?"
     return f"; sections are: {', '.join(RunConfig.model_fields)}"

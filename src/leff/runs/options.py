@@ -4,9 +4,13 @@
 
 The defaults are those of the built-in run.  "Sec." cites the paper.  An option that the paper
 leaves out says where its default comes from.  Only this package reads options.
+
+An option has a lower and an upper bound.  Within them a run can only fail at what the data, the
+model or the machine lacks, and that is checked where it is known.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
@@ -20,26 +24,60 @@ from pydantic import (
     model_validator,
 )
 
-from leff.errors import ConfigError
+from leff.errors import ConfigError, shown
+from leff.files import expanded
 from leff.runs.presets import PRESETS
 from leff.tasks.load import OWN
 from leff.tasks.text_form import TextForm
-from leff.units import BYTES, FLOPS, parse_amount, parse_seconds
+from leff.units import BYTES, FLOPS, amount_text, parse_amount, parse_seconds
 from leff.wire.messages import LocalTraining, Optimizer, Precision, Step
 
 Picked = TypeVar("Picked")
-Positive = Annotated[int, Field(ge=1)]
+LONGEST_TEXT, MOST_ENTRIES = 4096, 10_000  # of an option; a run's config.toml stays readable
+LARGEST = 10**12  # of any number; a JSON reader keeps it exact
+
+
+def _amount_text(value: Any) -> str:
+    try:
+        return amount_text(value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+Positive = Annotated[int, Field(ge=1, le=10**9)]  # what there is of the counted limits it further
+BatchSize = Annotated[int, Field(ge=1, le=65_536)]
 AboveZero = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Amount = Annotated[str, BeforeValidator(lambda value: str(value))]
-CountOrAll = Annotated[Positive | None, BeforeValidator(lambda v: None if v == "all" else v)]
+Rate = Annotated[float, Field(gt=0, le=1)]  # AdamW moves a weight by about the rate in a step
+Seconds = Annotated[float, Field(ge=0, le=604_800)]  # a week
+Amount = Annotated[str, BeforeValidator(_amount_text)]
+CountOrAll = Annotated[
+    Positive | None,
+    BeforeValidator(lambda v: None if isinstance(v, str) and v == "all" else v),
+]
 
 
 class Section(BaseModel):
-    """A group of options: frozen, no unknown keys, no infinities."""
+    """A group of options: frozen, no unknown keys, no infinities, and no value of another type.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    A text is no number, ``true`` is no 1, and 8.0 is no whole number.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+    @field_validator("*")
+    @classmethod
+    def _storable(cls, value: Any) -> Any:
+        """Refuse what no option needs, and what `config.toml` or a file system cannot hold."""
+        for each in _parts(value):
+            if isinstance(each, str | Path):
+                _check_text(str(each))
+            if isinstance(each, Path):
+                _check_path(each)
+            elif isinstance(each, int | float) and abs(each) > LARGEST:
+                raise ValueError(f"must be at most 10^12, got {shown(each)}")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -53,9 +91,43 @@ class Section(BaseModel):
         options, base = dict(cast("Mapping[str, Any]", values)), Path.cwd()
         for key in ("folder", "train", "validation", "test", "fleet"):
             if isinstance(options.get(key), str | Path):
-                options[key] = base / Path(options[key]).expanduser()
+                options[key] = base / expanded(options[key])
                 base = options[key] if key == "folder" else base
         return options
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """Yield a value, or the entries of a list or table; ValueError for too many entries."""
+    if not isinstance(value, list | dict):
+        yield value
+        return
+    entries = cast("list[Any] | dict[str, Any]", value)
+    if len(entries) > MOST_ENTRIES:
+        raise ValueError(f"has {len(entries)} entries; the most is {MOST_ENTRIES}")
+    yield from entries
+    yield from entries.values() if isinstance(entries, dict) else ()
+
+
+def _check_text(text: str) -> None:
+    """Raise ValueError for a text that is too long, has NUL, or cannot be UTF-8."""
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"must have at most {LONGEST_TEXT} characters, got {shown(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"must be text in UTF-8, got {shown(text)}") from None
+    if "\0" in text:
+        raise ValueError(f"must have no NUL character, got {shown(text)}")
+
+
+def _check_path(path: Path) -> None:
+    """Raise ValueError for a path that cannot be looked up.  It need not exist."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise ValueError(f"is no usable path ({error.strerror}), got {shown(str(path))}") from None
 
 
 def picked(kind: type[Picked], section: Section) -> Picked:
@@ -67,7 +139,7 @@ def picked(kind: type[Picked], section: Section) -> Picked:
 class ModelConfig(Section):
     """The model to fine-tune."""
 
-    name: str = Field(
+    name: Annotated[str, Field(min_length=1)] = Field(
         default="sample",
         description="hub id, folder, a run's folder, or 'sample' (the built-in decoder)",
     )
@@ -89,10 +161,19 @@ class ModelConfig(Section):
         given = dict(cast("Mapping[str, Any]", values))
         name = given.get("name")
         if isinstance(name, str | Path) and name != "sample":
-            folder = Path(name).expanduser()
-            here = any((folder / file).exists() for file in ("config.json", "config.toml"))
-            given["name"] = str(folder.absolute() if here else name)
+            folder = expanded(name)
+            with suppress(OSError):  # `_name` says what is wrong with it
+                files = (folder / "config.json", folder / "config.toml")
+                name = folder.absolute() if any(file.exists() for file in files) else name
+            given["name"] = str(name)
         return given
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        """Refuse a name that cannot be looked up among the folders."""
+        _check_path(Path(name))
+        return name
 
 
 class DataConfig(Section):
@@ -117,7 +198,7 @@ class DataConfig(Section):
         default={},
         description="for task table: our column = yours, such as {input = 'mr', target = 'ref'}",
     )
-    max_length: Annotated[int, Field(ge=8)] = Field(
+    max_length: Annotated[int, Field(ge=8, le=2**20)] = Field(
         default=96, description="most tokens of an example"
     )
     prompt: str | None = Field(
@@ -160,15 +241,21 @@ class ProxyConfig(Section):
     folder: Path | None = Field(default=None, description="as data.folder")
     train: Path | None = Field(default=None, description="as data.train")
     columns: dict[str, str] = Field(default={}, description="as data.columns")
-    examples: Positive = Field(default=256, description="texts used, drawn with the seed")
-    batch_size: Positive = Field(default=16, description="texts in a batch")
+    examples: Annotated[int, Field(ge=1, le=100_000)] = (
+        Field(  # all are read before the first round
+            default=256, description="texts used, drawn with the seed"
+        )
+    )
+    batch_size: BatchSize = Field(default=16, description="texts in a batch")
     importance_batches: Positive = Field(default=2, description="batches that layers are scored on")
 
 
 class ClientsConfig(Section):
     """The clients: what they can do, and how the examples are divided over them."""
 
-    count: Positive = Field(default=8, description="number of clients, N")
+    count: Annotated[int, Field(ge=1, le=10**6)] = Field(
+        default=8, description="number of clients, N"
+    )
     per_round: Fraction = Field(default=1.0, description="share of clients in a round")
     layers: list[int] = Field(
         default=[1, 1, 2, 2, 3, 3, 4, 6],
@@ -212,7 +299,9 @@ class ClientsConfig(Section):
     by: str = Field(
         default="", description="column to divide by; '': the task's first attribute; not for iid"
     )
-    alpha: AboveZero = Field(default=0.5, description="Dirichlet concentration; small means skewed")
+    alpha: Annotated[float, Field(ge=1e-3, le=1e6)] = Field(
+        default=0.5, description="Dirichlet concentration; small means skewed"
+    )
     min_examples: Positive = Field(default=16, description="fewest examples of a client")
 
 
@@ -230,7 +319,9 @@ class MethodConfig(Section):
         default="standardised",
         description="literal: softmax of the raw importances (Sec. 3.2), which is uniform",
     )
-    temperature: AboveZero = Field(default=1.0, description="of the softmax; large means uniform")
+    temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = Field(
+        default=1.0, description="of the softmax; large means uniform"
+    )
     source: Literal["proxy", "clients"] = Field(
         default="proxy", description="where the importance is measured; the paper leaves it open"
     )
@@ -241,7 +332,7 @@ class MethodConfig(Section):
         default=True,
         description="spread the clients' draws over the blocks; false: independent draws",
     )
-    relaxation: Annotated[float, Field(ge=0)] = Field(
+    relaxation: Annotated[float, Field(ge=0, le=1e6)] = Field(
         default=2.0,
         description="a layer moves to its clients' mean by this factor times the share of data "
         "that trained it, at most fully; 0: always fully (Sec. 3.5)",
@@ -250,7 +341,7 @@ class MethodConfig(Section):
         default=0.0, description="the server's momentum over rounds (FedAvgM)"
     )
     rank: Positive = Field(default=8, description="R of adapters (Table 5: 8)")
-    lora_alpha: AboveZero = Field(
+    lora_alpha: Annotated[float, Field(ge=1e-3, le=1e6)] = Field(
         default=16.0, description="adapters are scaled by lora_alpha / R; not in the paper"
     )
     base_bits: Literal[32, 16, 8, 4] = Field(
@@ -281,10 +372,10 @@ class ContextConfig(Section):
     embedding_bits: Literal[32, 16] = Field(
         default=16, description="of the client's frozen word embeddings; 32: unchanged (the paper)"
     )
-    steps: Annotated[int, Field(ge=0)] = Field(
+    steps: Annotated[int, Field(ge=0, le=10**6)] = Field(
         default=40, description="distillation steps a round; not in the paper"
     )
-    learning_rate: AboveZero = Field(
+    learning_rate: Rate = Field(
         default=1e-3, description="for distillation; falls in the second half; not in the paper"
     )
     attention_weight: Share = Field(
@@ -293,10 +384,10 @@ class ContextConfig(Section):
     whole: bool = Field(
         default=False, description="distil a span's layers together (the paper); false: one by one"
     )
-    target_error: Annotated[float, Field(ge=0)] = Field(
+    target_error: Annotated[float, Field(ge=0, le=1e3)] = Field(
         default=0.0, description="stop distilling at this relative error; 0: do all steps"
     )
-    seconds: Annotated[float, Field(ge=0)] = Field(
+    seconds: Seconds = Field(
         default=0.0, description="time limit for distilling in a round; 0: none"
     )
 
@@ -304,10 +395,14 @@ class ContextConfig(Section):
 class TrainingConfig(Section):
     """Rounds, and a client's work in one (Sec. 3.4: AdamW, lr 1e-5, one epoch)."""
 
-    rounds: Positive = Field(default=8, description="number of rounds; the paper: 20")
-    epochs: AboveZero = Field(default=1.0, description="local epochs a round (Sec. 3.4)")
-    batch_size: Positive = Field(default=16, description="examples of a step; not in the paper")
-    learning_rate: AboveZero | None = Field(
+    rounds: Annotated[int, Field(ge=1, le=10**6)] = Field(
+        default=8, description="number of rounds; the paper: 20"
+    )
+    epochs: Annotated[float, Field(gt=0, le=10**4)] = Field(
+        default=1.0, description="local epochs a round (Sec. 3.4)"
+    )
+    batch_size: BatchSize = Field(default=16, description="examples of a step; not in the paper")
+    learning_rate: Rate | None = Field(
         default=None,
         description="AdamW; without it, chosen by the model's size and the kind of task "
         "(docs/data.md); the paper: 1e-5",
@@ -321,11 +416,11 @@ class TrainingConfig(Section):
         description="for classifiers: add the log frequencies of the client's labels to the "
         "logits in training (logit adjustment)",
     )
-    proximal: Annotated[float, Field(ge=0)] = Field(
+    proximal: Annotated[float, Field(ge=0, le=1e6)] = Field(
         default=0.0, description="μ of FedProx, which pulls weights to those at the round's start"
     )
     precision: Precision = Field(default="float32", description="of a client's matrix products")
-    accumulation: Positive = Field(
+    accumulation: BatchSize = Field(
         default=1,
         description="parts in which a step's batch is done one after another, to save memory; "
         "divides training.batch_size; more if a client's memory needs it",
@@ -340,7 +435,7 @@ class TrainingConfig(Section):
         description="adamw8bit: 8-bit state for tensors of 4096 values or more, a quarter of the "
         "memory (bitsandbytes; slow on a CPU)",
     )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.01, description="AdamW's default")
+    weight_decay: Share = Field(default=0.01, description="AdamW's default")
     max_grad_norm: AboveZero = Field(default=1.0, description="clip gradients to this norm")
 
     @property
@@ -370,8 +465,8 @@ class EvaluationConfig(Section):
     final_examples: CountOrAll = Field(
         default=200, description="test examples, before and after the run; or 'all'"
     )
-    batch_size: Positive = Field(default=64, description="examples in a batch")
-    gap_clients: Annotated[int, Field(ge=0)] = Field(
+    batch_size: BatchSize = Field(default=64, description="examples in a batch")
+    gap_clients: Annotated[int, Field(ge=0, le=10**6)] = Field(
         default=2,
         description="clients a round whose block is also measured in the full model (plug-in gap)",
     )
@@ -381,8 +476,12 @@ class EvaluationConfig(Section):
     gradient_error: bool = Field(
         default=False, description="also measure Δ² of Assumption 4 for these clients"
     )
-    beams: Positive = Field(default=1, description="beam width of the final texts; 1 is greedy")
-    max_new_tokens: Positive = Field(default=64, description="most tokens of a generated text")
+    beams: Annotated[int, Field(ge=1, le=128)] = Field(
+        default=1, description="beam width of the final texts; 1 is greedy"
+    )
+    max_new_tokens: Annotated[int, Field(ge=1, le=2**20)] = Field(
+        default=64, description="most tokens of a generated text"
+    )
 
 
 class EngineConfig(Section):
@@ -390,13 +489,15 @@ class EngineConfig(Section):
 
     name: Literal["local"] = Field(default="local", description="local: in this process")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
-    threads: Positive = Field(
+    threads: Annotated[int, Field(ge=1, le=256)] = Field(
         default=1, description="torch threads of each process; changes the last bits of results"
     )
-    workers: Annotated[int, Field(ge=0)] = Field(
+    workers: Annotated[int, Field(ge=0, le=1024)] = Field(
         default=0, description="clients at a time; 0: cores / threads, at most 4; same results"
     )
-    checkpoints: Annotated[int, Field(ge=2)] = Field(default=2, description="checkpoints kept")
+    checkpoints: Annotated[int, Field(ge=2, le=10**6)] = Field(
+        default=2, description="checkpoints kept"
+    )
 
 
 class RunConfig(Section):
@@ -427,8 +528,12 @@ class RunConfig(Section):
         if not isinstance(values, Mapping):
             return values
         combined = dict(cast("Mapping[str, Any]", values))
-        for name, options in PRESETS.get(combined.get("preset", "default"), {}).items():
+        preset = combined.get("preset", "default")
+        known = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
+        for name, options in known.items():
             given: Any = combined.get(name, {})
+            if isinstance(given, Section):
+                given = given.model_dump(exclude_unset=True)
             if isinstance(given, Mapping):
                 combined[name] = {**options, **cast("Mapping[str, Any]", given)}
         return combined
@@ -463,15 +568,16 @@ class RunConfig(Section):
         clients, default = self.clients, ClientsConfig()
         if clients.fleet:
             for key in ("layers", "memory", "flops"):
-                if getattr(clients, key) != getattr(default, key):
+                value = getattr(clients, key)
+                if value != getattr(default, key):
                     raise ValueError(
-                        f"clients.fleet and clients.{key} = {getattr(clients, key)} both say what "
-                        "devices can do; remove one"
+                        f"clients.fleet and clients.{key} = {shown(value)} both say what devices "
+                        "can do; remove one"
                     )
         if clients.deadline and not clients.fleet:
             raise ValueError(
-                f"clients.deadline = {clients.deadline!r} needs clients.fleet, a file that says "
-                "how fast the devices are"
+                f"clients.deadline = {shown(clients.deadline)} needs clients.fleet, a file that "
+                "says how fast the devices are"
             )
         if clients.deadline:
             try:
