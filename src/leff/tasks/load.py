@@ -88,8 +88,8 @@ def own_files(
 ) -> list[Path]:
     """Return the files that a path, a pattern or a list of these names, ordered by path.
 
-    They are relative to `folder` if there is one.  A single path need not exist.  Raises ConfigError
-    for an empty list, DataError for a pattern that no file fits.
+    They are relative to `folder` if there is one.  A single path need not exist.  Raises
+    ConfigError for an empty list, DataError for a pattern that no file fits.
     """
     from leff.tasks.sources.files import named_files
 

@@ -72,5 +72,5 @@ def held_out(units: Sequence[Hashable], seed: int, fraction: float = 0.1) -> lis
     distinct = list(dict.fromkeys(units))
     count = min(max(1, round(len(distinct) * fraction)), max(len(distinct) - 1, 0))
     chosen = np.random.default_rng(seed).permutation(len(distinct))[:count]
-    taken = {distinct[i] for i in chosen}
+    taken: set[Hashable] = {distinct[i] for i in chosen}
     return [unit in taken for unit in units]

@@ -11,7 +11,7 @@ import codecs
 import gzip
 import logging
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -147,7 +147,7 @@ def _raw_pieces(path: Path) -> Iterator[bytes]:
 
 
 @contextmanager
-def _unpacked(path: Path, file: BinaryIO) -> "Iterator[BinaryIO]":
+def _unpacked(path: Path, file: BinaryIO) -> Generator[BinaryIO]:
     start = file.read(len(GZIP_MARK))
     file.seek(0)
     if start == GZIP_MARK:

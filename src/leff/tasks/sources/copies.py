@@ -14,31 +14,36 @@ from leff.tasks.task import held_out
 log = logging.getLogger("leff.tasks.load")
 
 
-def hold_out(rows: Rows, units: Sequence[Hashable], seed: int) -> list[bool]:
+def hold_out(
+    rows: Rows, units: Sequence[Hashable], seed: int, classes: Sequence[object] = ()
+) -> list[bool]:
     """Return for every row of the train data whether it is held out; a tenth of all texts is.
 
     Copies stay together.  Of several files, a tenth of each is held out, so that each keeps rows,
-    and a text that several files have stays in training.  Raises DataError if nothing can be held
-    out.
+    and a text that several files have stays in training.  So do the texts of a class that would
+    have none there; `classes` are the rows' own.  Raises DataError if nothing can be held out.
     """
     again = len(units) - len(set(units))
     if again == len(units) - 1:
         raise DataError(
-            f"{rows.path}: {'all texts are the same' if again else 'one example'}, so none can be "
-            "held out for validation; name a validation file"
+            f"{rows.path}: {'all rows have the same text' if again else 'one example'}, so none "
+            "can be held out for validation; name a validation file"
         )
     if again:
         log.info(
-            "%s: %d of %d rows repeat the text of another; copies stay together when a tenth of "
-            "the texts is held out",
+            "%s: %d of %d rows have the same text as another; copies stay together when a tenth "
+            "of the texts is held out",
             rows.path,
             again,
             len(units),
         )
     taken = _of_each(rows, units, seed) if rows.origins else held_out(units, seed)
+    left = {label for label, held in zip(classes, taken, strict=False) if not held}
+    lost = {unit for unit, label in zip(units, classes, strict=False) if label not in left}
+    taken = [held and unit not in lost for unit, held in zip(units, taken, strict=True)]
     if not any(taken):
         raise DataError(
-            f"{rows.path}: no file has two texts of its own, so none can be held out for "
+            f"{rows.path}: {len(set(units))} different texts are too few to hold some out for "
             "validation; name a validation file"
         )
     return taken

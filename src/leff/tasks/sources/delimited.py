@@ -6,7 +6,7 @@ read_delimited(Path("people.csv")).columns      # also with semicolons, tabs or 
 import csv
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -124,7 +124,7 @@ def _remedy(error: csv.Error) -> str:
 
 
 @contextmanager
-def _long_fields() -> Iterator[None]:
+def _long_fields() -> Generator[None]:
     """Let fields be as long as a row may be: the csv module's own limit is 128 KiB."""
     before = csv.field_size_limit(2 * characters.ROW_CHARACTERS)
     try:

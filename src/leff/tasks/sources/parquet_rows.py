@@ -6,7 +6,7 @@ read_parquet(Path("train.parquet")).column("text")
 import math
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from leff.errors import DataError
 from leff.tasks.sources.characters import check_file
@@ -25,14 +25,12 @@ def read_parquet(path: Path) -> Rows:
 
     check_file(path)
     try:
-        table = pq.ParquetFile(path).read(use_threads=False)
+        table = pq.read_table(path, partitioning=None, use_threads=False)
         repeated = [name for name in table.column_names if table.column_names.count(name) > 1]
         if repeated:
             raise DataError(f"{path}: several columns are called {repeated[0]!r}; rename one")
-        columns = {
-            name: [_value(value) for value in column.to_pylist()]
-            for name, column in zip(table.column_names, table.columns, strict=True)
-        }
+        read = table.to_pydict()
+        columns = {name: [_value(value) for value in values] for name, values in read.items()}
     except (pa.ArrowException, OSError, ValueError, OverflowError, TypeError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: not a readable Parquet file ({reason})") from None
@@ -47,4 +45,4 @@ def _value(value: Any) -> Any:
         return None if math.isnan(value) else value
     if isinstance(value, bytes):
         return value.decode()
-    return value if isinstance(value, KEPT) else str(value)
+    return cast(Any, value) if isinstance(value, KEPT) else str(value)

@@ -139,7 +139,8 @@ def _split(rows: dict[str, Rows], kind: Kind, pairs: bool, seed: int) -> dict[st
         warn_of_overlap(units["train"], units[split], rows[split])
     if "validation" in rows:
         return rows
-    taken = hold_out(train, units["train"], seed)
+    classes = train.column("label") if kind == "classification" else ()
+    taken = hold_out(train, units["train"], seed, classes)
     return {
         **rows,
         "train": train.select([not held for held in taken]),

@@ -24,9 +24,7 @@ FILES = {
 HUB = ("Salesforce/wikitext", "wikitext-103-v1")
 
 
-def load(
-    files: Mapping[str, Sequence[Path]], folder: Path | None = None, *, seed: int = 0
-) -> Task:
+def load(files: Mapping[str, Sequence[Path]], folder: Path | None = None, *, seed: int = 0) -> Task:
     """Load the user's text `files` by split, or WikiText-103 from a folder or the hub.
 
     Without a validation file, a random tenth of the lines, drawn with `seed`, is held out; equal
