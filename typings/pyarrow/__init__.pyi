@@ -6,5 +6,4 @@ class ArrowException(Exception): ...  # noqa: N818
 
 class Table:
     num_rows: int
-    column_names: list[str]
     def to_pydict(self) -> dict[str, list[Any]]: ...

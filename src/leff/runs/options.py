@@ -45,7 +45,7 @@ def _paths(value: Any) -> Any:
     """Return the value if it is a path, a list of paths, or None."""
     each = cast("list[Any]", value) if isinstance(value, list) else [value]
     if value is None or (each and all(isinstance(path, str | Path) for path in each)):
-        return value
+        return cast(Any, value)
     raise PydanticCustomError("files_type", "must be a path, a pattern, or a list of these")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from leff.errors import ConfigError
 from leff.tasks.sources.files import ending
 from leff.tasks.sources.labels import plain
-from leff.tasks.sources.rows import Rows
+from leff.tasks.sources.rows import Rows, shown
 
 log = logging.getLogger("leff.tasks.load")
 FILE = "file"  # the attribute that says which of several train files a row is of
@@ -81,7 +81,7 @@ def _problem(rows: Rows, name: str, i: int) -> str | None:
         return f"{rows.where(i)}: no value in column {name!r}"
     if isinstance(value, str | int) or (isinstance(value, float) and value.is_integer()):
         return None
-    return f"{rows.where(i)}: {value!r} in column {name!r} is neither a name nor a whole number"
+    return f"{rows.where(i)}: {shown(value)} in column {name!r} is neither a name nor a whole number"
 
 
 def _whole(value: Any) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from leff.errors import DataError
 from leff.tasks.sources import characters
 from leff.tasks.sources.characters import check_row, lines_of
-from leff.tasks.sources.rows import Rows
+from leff.tasks.sources.rows import Rows, listed, shown
 
 log = logging.getLogger("leff.tasks.load")
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -45,7 +45,7 @@ def read_delimited(path: Path, tabs: bool = False) -> Rows:
         if len(row) < len(header) or any(field.strip() for field in row[len(header) :]):
             raise DataError(
                 f"{path}, line {line}: {len(row)} fields, but the columns are {len(header)}: "
-                f"{', '.join(header)}"
+                f"{listed(header)}"
             )
         rows.append(row)
         lines.append(line)
@@ -58,7 +58,7 @@ def read_delimited(path: Path, tabs: bool = False) -> Rows:
 def _check_header(path: Path, header: list[str]) -> None:
     repeated = [name for name in header if name and header.count(name) > 1]
     if repeated:
-        raise DataError(f"{path}, line 1: several columns are called {repeated[0]!r}; rename one")
+        raise DataError(f"{path}, line 1: several columns are called {shown(repeated[0])}; rename one")
     if "" in header:
         number = header.index("") + 1
         log.info("%s: column %d has no name and is left out", path, number)

@@ -14,7 +14,7 @@ from leff.tasks.sources.characters import check_file, lines_of
 from leff.tasks.sources.delimited import read_delimited
 from leff.tasks.sources.json_rows import read_json
 from leff.tasks.sources.parquet_rows import read_parquet
-from leff.tasks.sources.rows import Rows
+from leff.tasks.sources.rows import Rows, listed
 
 log = logging.getLogger("leff.tasks.load")
 DATA_VARIABLE = "LEFF_DATA"
@@ -134,6 +134,6 @@ def read_tsv(path: Path, header: Sequence[str] | None = None, drop_short: bool =
         elif not drop_short:
             raise DataError(
                 f"{path}, line {number}: {len(fields)} fields, but the columns are {width}: "
-                f"{', '.join(header)}"
+                f"{listed(header)}"
             )
     return Rows(path, {name: [row[i] for row in rows] for i, name in enumerate(header)}, kept)

@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from leff.errors import DataError
-from leff.tasks.sources.rows import Rows
+from leff.tasks.sources.rows import Rows, listed, shown
 
 log = logging.getLogger("leff.tasks.load")
 FEW = 5  # examples of a class; fewer are worth a warning
 MANY = 20  # classes; more are doubted if a class has fewer than two rows on average
-SHOWN = 8  # classes in a message
 SEPARATORS = (";", ",", "|")
 WRITTEN_LIST = re.compile(r"\[\s*(['\"]).*\1\s*\]", re.DOTALL)  # as pandas writes one to CSV
 BINS = 6
@@ -50,7 +49,7 @@ def scores(rows: Rows) -> list[float]:
     for i, value in enumerate(rows.column("label")):
         number = _number(value)
         if number is None or not math.isfinite(number):
-            raise DataError(f"{rows.where(i)}: label {value!r} is not a finite number")
+            raise DataError(f"{rows.where(i)}: label {shown(value)} is not a finite number")
         found.append(number)
     return found
 
@@ -75,7 +74,7 @@ def class_names(rows: Rows, sure: bool = False) -> tuple[str, ...]:
     _check_separated(rows, labels, counts)
     if len(counts) < 2:
         raise DataError(
-            f"{rows.path}: all labels are {labels[0]!r}, so there is nothing to learn; a "
+            f"{rows.path}: all labels are {shown(labels[0])}, so there is nothing to learn; a "
             "classifier needs two classes"
         )
     _check_many(rows, counts, sure)
@@ -93,16 +92,11 @@ def class_ids(rows: Rows, names: Sequence[str]) -> list[int]:
         label = _class(rows, i, value, numeric)
         if label not in ids:
             raise DataError(
-                f"{rows.where(i)}: label {label!r} is outside the range; the train file has "
+                f"{rows.where(i)}: label {shown(label)} is outside the range; the train file has "
                 f"{listed(names)}"
             )
         found.append(ids[label])
     return found
-
-
-def listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def _number(value: object) -> float | None:
@@ -121,7 +115,7 @@ def _class(rows: Rows, i: int, value: Any, numeric: bool) -> str:
     """Return the class that row i's label names."""
     if isinstance(value, list | dict) or (isinstance(value, str) and WRITTEN_LIST.match(value)):
         raise DataError(
-            f"{rows.where(i)}: label {value!r} is a list; several labels a row are not supported, "
+            f"{rows.where(i)}: label {shown(value)} is a list; several labels a row are not supported, "
             "keep one"
         )
     number = _number(value) if numeric else None
@@ -140,7 +134,7 @@ def _check_separated(rows: Rows, labels: Sequence[str], counts: Counter[str]) ->
             parts = [part.strip() for part in label.split(separator)]
             if len(parts) > 1 and all(part in counts for part in parts):
                 raise DataError(
-                    f"{rows.where(labels.index(label))}: label {label!r} is several labels in "
+                    f"{rows.where(labels.index(label))}: label {shown(label)} is several labels in "
                     "one, which is not supported; keep one a row, or rename it if it is a class "
                     "of its own"
                 )
@@ -161,10 +155,10 @@ def _check_many(rows: Rows, counts: Counter[str], sure: bool) -> None:
 def _say_merged(rows: Rows, values: Sequence[Any], labels: Sequence[str]) -> None:
     merged = {str(v): label for v, label in zip(values, labels, strict=True) if str(v) != label}
     if merged:
-        shown = ", ".join(f"{a!r} as {b!r}" for a, b in list(merged.items())[:SHOWN])
+        pairs = listed([f"{shown(a)} as {shown(b)}" for a, b in merged.items()])
         log.warning(
             "%s: labels that differ only in blanks, Unicode form or decimals are one class: "
-            "%s is read", rows.path, shown,
+            "%s is read", rows.path, pairs,
         )  # fmt: skip
 
 

@@ -26,9 +26,6 @@ def read_parquet(path: Path) -> Rows:
     check_file(path)
     try:
         table = pq.read_table(path, partitioning=None, use_threads=False)
-        repeated = [name for name in table.column_names if table.column_names.count(name) > 1]
-        if repeated:
-            raise DataError(f"{path}: several columns are called {repeated[0]!r}; rename one")
         read = table.to_pydict()
         columns = {name: [_value(value) for value in values] for name, values in read.items()}
     except (pa.ArrowException, OSError, ValueError, OverflowError, TypeError, KeyError) as error:

@@ -4,13 +4,15 @@ rows = read_rows(Path("train.csv")); rows.column("label"); rows.where(0)
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from leff.errors import DataError, nearest
 
+SHOWN_CHARACTERS, SHOWN_NAMES = 60, 8  # of a value and of a list in a message
 HALVES = re.compile("[\ud800-\udfff]")
 
 
@@ -37,7 +39,7 @@ class Rows:
     def column(self, name: str) -> list[Any]:
         """Return the column's values; DataError if it is missing or has an empty (null) entry."""
         if name not in self.columns:
-            present = ", ".join(self.columns) or "none"
+            present = listed(self.columns) or "none"
             hint = nearest(name, self.columns)
             hint = "" if hint.startswith("; known") else hint
             raise DataError(f"{self.path} has no column {name!r} (columns: {present}){hint}")
@@ -52,7 +54,7 @@ class Rows:
         for i, value in enumerate(values):
             if not isinstance(value, str):
                 raise DataError(
-                    f"{self.where(i)}: {name!r} must be text, got {_short(value)}; write it in "
+                    f"{self.where(i)}: {name!r} must be text, got {shown(value)}; write it in "
                     "quotes, or map another column"
                 )
         return values
@@ -101,6 +103,17 @@ def whole_characters(value: Any) -> Any:
     return value
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+def shown(value: object) -> str:
+    """Return a value for a message: as Python writes it, cut to `SHOWN_CHARACTERS`."""
+    return _cut(repr(value))
+
+
+def listed(names: Collection[str]) -> str:
+    """Return the first `SHOWN_NAMES` names for a message, each in one line, and how many follow."""
+    first = [_cut(" ".join(name.split())) for name in islice(names, SHOWN_NAMES)]
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(first) + more
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."

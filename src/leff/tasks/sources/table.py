@@ -18,7 +18,7 @@ from leff.tasks.sources import labels
 from leff.tasks.sources.attributes import attributes_of, with_file, with_own
 from leff.tasks.sources.copies import hold_out, warn_of_contradictions, warn_of_overlap
 from leff.tasks.sources.files import read_rows
-from leff.tasks.sources.rows import Rows, joined
+from leff.tasks.sources.rows import Rows, joined, listed, shown
 from leff.tasks.task import Task, group_references
 
 CANONICAL = ("input", "target", "references", "text", "text_pair", "label")
@@ -118,7 +118,7 @@ def _kind(rows: Rows, columns: Mapping[str, str], kind: str | None, labelled: bo
         if kind == known:
             return known
     raise ConfigError(
-        f"{rows.path}: the columns {', '.join(rows.columns)} make no task; map columns to "
+        f"{rows.path}: the columns {listed(rows.columns)} make no task; map columns to "
         "input and target, to text and label, or to text"
     )
 
@@ -188,7 +188,7 @@ def _references(rows: Rows, i: int) -> list[str]:
     value: Any = rows.column("references")[i]
     if isinstance(value, list) and value and all(isinstance(t, str) for t in cast(Any, value)):
         return cast(list[str], value)
-    raise DataError(f"{rows.where(i)}: references must be a list of texts, got {value!r}")
+    raise DataError(f"{rows.where(i)}: references must be a list of texts, got {shown(value)}")
 
 
 def _labelled(rows: dict[str, Rows], kind: Kind, pairs: bool, names: tuple[str, ...]) -> Task:
