@@ -12,6 +12,7 @@ import pytest
 
 from leff.errors import ConfigError, DataError
 from leff.tasks.load import load_task
+from leff.tasks.partition import partition
 
 ROWS = [
     {
@@ -25,9 +26,15 @@ ROWS = [
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".parquet", ".CSV.gz", ".gz")
 ODD = [  # what files hold that break readers
     b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\r", b"\n\n", b'"', b'""', b"'", b",", b";", b"\t", b"|",
-    b"\\", b"\\ud83d", b"\\u0000", b"NaN", b"null", b"-Infinity", b"[", b"]", b"{", b"}", b"[" * 2000,
+    b"\\", b"\\ud83d", b"\\u0000", b"NaN", b"null", b"-Infinity", b"[", b"]", b"{", b"}",
+    b"[" * 2000,
     b"9" * 5000, b"1e999", b"\xc3", b"\x81", "\u2028".encode(), "\u0301".encode(), b"True", b" ",
     b"PK\x03\x04", b"\x1f\x8b", b"PAR1", b"sep=;\n", b'["a", "b"]', b"label", b"text", b"0.0",
+]  # fmt: skip
+
+SWAPS = [
+    (b"\n", b"\r"), (b"\n", b"\r\n"), (b'"', b""), (b",", b";"),
+    (b"text", b" text "), (b"label", b""),
 ]  # fmt: skip
 
 
@@ -74,8 +81,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
     if change == 6:
         return encoded(data, rng)
     if change == 7:
-        return data.replace(*rng.choice([(b"\n", b"\r"), (b"\n", b"\r\n"), (b'"', b""),
-                                         (b",", b";"), (b"text", b" text "), (b"label", b"")]))  # fmt: skip
+        return data.replace(*rng.choice(SWAPS))
     return gzip.compress(data, mtime=0)
 
 
@@ -121,4 +127,61 @@ def test_damaged_files(forms, tmp_path, count, caplog):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 200_000_000
-    assert min(seen.count("read"), seen.count("refused")) > count / 10  # the damage is of both kinds
+    assert (
+        min(seen.count("read"), seen.count("refused")) > count / 10
+    )  # the damage is of both kinds
+
+
+VALUES = [
+    "a", "a ", "A", "b", "", " ", "a;b", "['a', 'b']", "nan", "0", "1.0", "-1", "1e400", "\ud83d",
+    "e\u0301", "x\ny", "x" * 3000, None, True, False, 0, 1, 2.0, 0.5, -0.0, 1e300, 2**70, 10**400,
+    float("nan"), float("inf"), [], ["a"], ["a", None], [1], {}, {"a": 1}, [["a"]],
+]  # fmt: skip
+NAMES = ["text", "label", "text_pair", "input", "target", "references", "town", "label_bin", "file",
+         "client", "", " text", "x\ny", "a" * 300, "\ud83d", "index"]  # fmt: skip
+
+
+def odd_rows(rng: random.Random) -> list[dict]:
+    """Rows whose columns have usual values, but a few cells, or whole columns, hold odd ones."""
+    names = rng.sample(NAMES[:7], rng.choice([2, 3, 7])) + rng.sample(NAMES, rng.choice([0, 1, 3]))
+    odd = {name: rng.sample(VALUES, 2) for name in names if rng.random() < 0.2}
+    usual = {"label": ["a", "b"], "references": [["r"]]}
+    rows = [
+        {
+            name: rng.choice(odd.get(name) or usual.get(name) or [f"{name} {i % 11}"])
+            for name in names
+        }
+        for i in range(rng.choice([1, 2, 30]))
+    ]
+    for _ in range(rng.choice([0, 0, 1, 2])):
+        row = rng.choice(rows)
+        name = rng.choice(names)
+        row[name] = rng.choice(VALUES)
+        if rng.random() < 0.3:
+            del row[name]
+    return rows
+
+
+@pytest.mark.soak(100, 2000)
+def test_odd_values(tmp_path, count, caplog):
+    caplog.set_level("ERROR")
+    read = 0
+    for case in range(count):
+        rng = random.Random(case)
+        paths = [tmp_path / f"{name}{case}.jsonl" for name in ("x", "y")[: rng.choice([1, 1, 2])]]
+        for path in paths:
+            path.write_text("\n".join(map(json.dumps, odd_rows(rng))))
+        other = paths[0] if rng.random() < 0.5 else None
+        kind = rng.choice([None, None, "classification", "regression", "text", "generation"])
+        labelled = rng.random() < 0.9
+        try:
+            task = load_task("table", train=paths, validation=other, kind=kind, labelled=labelled)
+        except (DataError, ConfigError) as error:
+            said = str(error)
+            assert any(path.name in said for path in paths), said
+            assert "\n" not in said and len(said) < 1500, said
+            continue
+        read += 1
+        for name in task.attributes:
+            assert len(partition(task.train, 1, "column", by=name).indices[0]) == len(task.train)
+    assert count / 20 < read < count

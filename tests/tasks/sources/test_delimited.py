@@ -26,6 +26,12 @@ def test_a_delimiter_within_a_quoted_name_does_not_count(write):
     assert list(read_rows(write("a.csv", '"a;b;c",d\n1,2\n')).columns) == ["a;b;c", "d"]
 
 
+@pytest.mark.parametrize("name", ["a.tsv", "a.txt"])
+def test_a_tsv_without_tabs_is_read_as_a_csv(write, name):
+    assert read_rows(write(name, 'x;y\n"1;2";b\n')).columns == {"x": ["1;2"], "y": ["b"]}
+    assert read_rows(write(name, 'x\n"1, 2"\n')).columns == {"x": ['"1, 2"']}
+
+
 def test_excels_hint(write):
     rows = read_rows(write("a.csv", "sep=;\r\nx,1;y\r\na;b\r\n"))
     assert rows.columns == {"x,1": ["a"], "y": ["b"]} and rows.where(0).endswith("line 3")
@@ -42,7 +48,7 @@ def test_names_lose_their_blanks_and_a_column_without_name_is_left_out(write, ca
     caplog.set_level("INFO")
     rows = read_rows(write("a.csv", ", text , label\n0,a, b\n"))  # as pandas writes its index
     assert rows.columns == {"text": ["a"], "label": [" b"]}
-    assert "a.csv: column 1 has no name and is left out" in caplog.text
+    assert "a.csv, line 1: column 1 has no name and is left out" in caplog.text
     with pytest.raises(DataError, match="several columns are called 'x'"):
         read_rows(write("b.csv", "x, x \n1,2\n"))
 

@@ -38,6 +38,15 @@ def test_half_a_character_becomes_a_mark_and_is_said(write, caplog):
     assert "a.json: 1 records have half a character, read as U+FFFD" in caplog.text
 
 
+def test_names_lose_their_blanks(write, caplog):
+    caplog.set_level("INFO")
+    path = write("a.json", '[{" x ": "1", "": "2"}]')
+    assert read_rows(path).columns == {"x": ["1"]}
+    assert "a.json: column 2 has no name and is left out" in caplog.text
+    with pytest.raises(DataError, match="several columns are called 'x'; rename one"):
+        read_rows(write("b.json", '[{" x ": "1", "x": "2"}]'))
+
+
 def test_nan_is_a_missing_value(write, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"x": 1}\n{"x": NaN}\n')
     with pytest.raises(DataError, match=r"a.jsonl, line 2: no value in column 'x'"):

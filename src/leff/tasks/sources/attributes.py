@@ -81,7 +81,9 @@ def _problem(rows: Rows, name: str, i: int) -> str | None:
         return f"{rows.where(i)}: no value in column {name!r}"
     if isinstance(value, str | int) or (isinstance(value, float) and value.is_integer()):
         return None
-    return f"{rows.where(i)}: {shown(value)} in column {name!r} is neither a name nor a whole number"
+    return (
+        f"{rows.where(i)}: {shown(value)} in column {name!r} is neither a name nor a whole number"
+    )
 
 
 def _whole(value: Any) -> Any:

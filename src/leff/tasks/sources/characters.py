@@ -143,7 +143,8 @@ def _raw_pieces(path: Path) -> Iterator[bytes]:
                 done += len(piece)
     except (OSError, EOFError, zlib.error) as error:
         place = f", after {done:,} bytes" if done else ""
-        raise DataError(f"{path}{place}: cannot be read ({_reason(error)})") from None
+        why = getattr(error, "strerror", None) or f"{error}; damaged or cut off, copy it anew"
+        raise DataError(f"{path}{place}: cannot be read ({why})") from None
 
 
 @contextmanager
@@ -163,7 +164,3 @@ def _check_mark(path: Path, piece: bytes) -> None:
     for mark, what in OTHERS.items():
         if piece.startswith(mark):
             raise DataError(f"{path} is {what}")
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -14,7 +14,7 @@ from pathlib import Path
 from leff.errors import DataError
 from leff.tasks.sources import characters
 from leff.tasks.sources.characters import check_row, lines_of
-from leff.tasks.sources.rows import Rows, listed, shown
+from leff.tasks.sources.rows import Rows, column_names, listed
 
 log = logging.getLogger("leff.tasks.load")
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -23,20 +23,21 @@ Record = tuple[int, list[str]]  # the line that a record begins in, and its fiel
 
 
 def read_delimited(path: Path, tabs: bool = False) -> Rows:
-    """Read a file with a header line; with `tabs`, quotes are ordinary characters.
+    """Read a file with a header line.
 
-    The delimiter is the most frequent in the header line of `DELIMITERS`, or what a first line
-    such as ``sep=;`` says.  In a file of `tabs` whose header begins with a quote, quotes count.
+    The delimiter is the most frequent of `DELIMITERS` in the header line, or what a first line such
+    as ``sep=;`` says.  With `tabs` it is the tab if the header has one, and quotes are ordinary
+    characters unless the header begins with one.
     Names of columns lose outer blanks.  Columns without a name are left out, and so are rows
     without any value; both are logged.  Raises DataError with the line.
     """
     records, quiet = _records(path, tabs), 0
-    header = [name.strip() for name in next(records, (1, list[str]()))[1]]
-    while header and not header[-1]:  # the line ends with a delimiter
+    line, header = next(records, (1, list[str]()))
+    while header and not header[-1].strip():  # the line ends with a delimiter
         header.pop()
     if not header:
         raise DataError(f"{path} has no header line; it is empty, or its first line is")
-    _check_header(path, header)
+    header = column_names(f"{path}, line {line}", header)
     rows, lines = list[list[str]](), list[int]()
     for line, row in records:
         if not any(field.strip() for field in row):
@@ -55,15 +56,6 @@ def read_delimited(path: Path, tabs: bool = False) -> Rows:
     return Rows(path, {name: [row[i] for row in rows] for name, i in named.items()}, lines)
 
 
-def _check_header(path: Path, header: list[str]) -> None:
-    repeated = [name for name in header if name and header.count(name) > 1]
-    if repeated:
-        raise DataError(f"{path}, line 1: several columns are called {shown(repeated[0])}; rename one")
-    if "" in header:
-        number = header.index("") + 1
-        log.info("%s: column %d has no name and is left out", path, number)
-
-
 def _records(path: Path, tabs: bool) -> Iterator[Record]:
     """Yield the records, the header's first, with the lines they begin in."""
     lines = lines_of(path)
@@ -73,6 +65,7 @@ def _records(path: Path, tabs: bool) -> Iterator[Record]:
         first, skipped = next(lines, ""), 1
     while first and not first.strip():
         first, skipped = next(lines, ""), skipped + 1
+    tabs = tabs and not told and ("\t" in first or not any(map(first.count, DELIMITERS)))
     delimiter = told[1] if told else "\t" if tabs else _delimiter(path, first)
     lines = chain([first], lines) if first else iter(())
     if tabs and not first.startswith('"'):

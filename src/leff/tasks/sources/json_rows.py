@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from leff.errors import DataError
 from leff.tasks.sources.characters import pieces_of, split_lines
-from leff.tasks.sources.rows import Rows, whole_characters
+from leff.tasks.sources.rows import Rows, column_names, whole_characters
 
 log = logging.getLogger("leff.tasks.load")
 FILE_CHARACTERS = 256 * 2**20  # of a file that must be read whole; JSON Lines have no such limit
@@ -64,7 +64,9 @@ def _parsed(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
             yield number, _loads(line)
         except json.JSONDecodeError as error:
             hint = f"; {FORMS}" if number == 1 else ""
-            raise DataError(f"{path}, line {number}: not JSON ({error}){hint}") from None
+            raise DataError(
+                f"{path}, line {number}: not JSON ({error.msg}, column {error.colno}){hint}"
+            ) from None
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not JSON ({_reason(error)})") from None
 
@@ -81,8 +83,9 @@ def _rows(path: Path, numbered: Iterable[tuple[int, Any]], unit: str) -> Rows:
         numbers.append(number)
     if cut:
         log.warning("%s: %d %ss have half a character, read as U+FFFD", path, cut, unit)
-    names = dict.fromkeys(name for record in records for name in record)
-    columns = {name: [record.get(name) for record in records] for name in names}
+    names = list(dict.fromkeys(name for record in records for name in record))
+    plain = zip(column_names(path, names), names, strict=True)
+    columns = {ours: [record.get(name) for record in records] for ours, name in plain if ours}
     return Rows(path, columns, numbers, unit)
 
 

@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from leff.errors import DataError
 from leff.tasks.sources.rows import Rows, listed, shown
@@ -115,8 +115,8 @@ def _class(rows: Rows, i: int, value: Any, numeric: bool) -> str:
     """Return the class that row i's label names."""
     if isinstance(value, list | dict) or (isinstance(value, str) and WRITTEN_LIST.match(value)):
         raise DataError(
-            f"{rows.where(i)}: label {shown(value)} is a list; several labels a row are not supported, "
-            "keep one"
+            f"{rows.where(i)}: label {shown(cast(Any, value))} is a list; several labels a row are "
+            "not supported, keep one"
         )
     number = _number(value) if numeric else None
     if number is not None and number.is_integer():

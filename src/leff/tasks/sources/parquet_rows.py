@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from leff.errors import DataError
 from leff.tasks.sources.characters import check_file
-from leff.tasks.sources.rows import Rows
+from leff.tasks.sources.rows import Rows, column_names
 
 KEPT = (str, bool, int, list, dict, type(None))
 
@@ -31,7 +31,9 @@ def read_parquet(path: Path) -> Rows:
     except (pa.ArrowException, OSError, ValueError, OverflowError, TypeError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: not a readable Parquet file ({reason})") from None
-    return Rows(path, columns, range(1, table.num_rows + 1), unit="row")
+    plain = zip(column_names(path, list(columns)), columns.values(), strict=True)
+    kept = {name: values for name, values in plain if name}
+    return Rows(path, kept, range(1, table.num_rows + 1), unit="row")
 
 
 def _value(value: Any) -> Any:

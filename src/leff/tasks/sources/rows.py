@@ -3,6 +3,7 @@
 rows = read_rows(Path("train.csv")); rows.column("label"); rows.where(0)
 """
 
+import logging
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 from leff.errors import DataError, nearest
 
+log = logging.getLogger("leff.tasks.load")
 SHOWN_CHARACTERS, SHOWN_NAMES = 60, 8  # of a value and of a list in a message
 HALVES = re.compile("[\ud800-\udfff]")
 
@@ -92,6 +94,20 @@ def joined(parts: Sequence[Rows]) -> Rows:
     )
 
 
+def column_names(where: Path | str, names: Sequence[str]) -> list[str]:
+    """Return the names of columns without outer blanks; an empty one is of no use, and logged.
+
+    Raises DataError if two columns have the same name.
+    """
+    plain = [name.strip() for name in names]
+    repeated = [name for name in plain if name and plain.count(name) > 1]
+    if repeated:
+        raise DataError(f"{where}: several columns are called {shown(repeated[0])}; rename one")
+    if "" in plain:
+        log.info("%s: column %d has no name and is left out", where, plain.index("") + 1)
+    return plain
+
+
 def whole_characters(value: Any) -> Any:
     """Return a JSON value whose strings have U+FFFD for half a character, such as "\\ud83d"."""
     if isinstance(value, str):
@@ -103,7 +119,7 @@ def whole_characters(value: Any) -> Any:
     return value
 
 
-def shown(value: object) -> str:
+def shown(value: Any) -> str:
     """Return a value for a message: as Python writes it, cut to `SHOWN_CHARACTERS`."""
     return _cut(repr(value))
 

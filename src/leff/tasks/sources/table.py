@@ -188,7 +188,9 @@ def _references(rows: Rows, i: int) -> list[str]:
     value: Any = rows.column("references")[i]
     if isinstance(value, list) and value and all(isinstance(t, str) for t in cast(Any, value)):
         return cast(list[str], value)
-    raise DataError(f"{rows.where(i)}: references must be a list of texts, got {shown(value)}")
+    raise DataError(
+        f"{rows.where(i)}: references must be a list of texts, got {shown(cast(Any, value))}"
+    )
 
 
 def _labelled(rows: dict[str, Rows], kind: Kind, pairs: bool, names: tuple[str, ...]) -> Task:
