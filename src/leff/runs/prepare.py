@@ -136,6 +136,12 @@ def _split_column(config: RunConfig, task: Task) -> str | None:
             f"clients.partition = {scheme!r} needs clients.by, a column to split by, and "
             f"{task.name} has none{f' ({why})' if why else ''}; use clients.partition = 'iid'"
         )
+    if not by and task.unusable:
+        log.info(
+            "clients.by is not set, so %r divides the examples; these columns cannot: %s",
+            task.attributes[0],
+            ", ".join(task.unusable),
+        )
     return by or task.attributes[0]
 
 
