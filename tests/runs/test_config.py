@@ -81,11 +81,17 @@ def test_paths_are_absolute_from_where_the_file_is_loaded(tmp_path, monkeypatch)
     assert config.data.test == tmp_path / "t.csv"
     assert config.proxy.train == tmp_path / "public/texts.txt"  # as load_task has it
     assert load_config(None, {"model.name": "gpt2"}).model.name == "gpt2"
+    several = load_config(None, {"data.train": ["a.csv", "sites/*.csv"], "data.folder": "mine"})
+    assert several.data.train == [tmp_path / "mine/a.csv", tmp_path / "mine/sites/*.csv"]
+    assert parse_config(tomllib.loads(commented_toml(several))) == several
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        ({"data.train": 3}, "data.train must be a path, a pattern, or a list of these, got 3"),
+        ({"data.train": []}, "data.train must be a path, a pattern, or a list of these, got []"),
+        ({"proxy.train": ["a", 3]}, "proxy.train must be a path, a pattern, or a list"),
         ({"training.rouds": 3}, "unknown key training.rouds; did you mean 'rounds'?"),
         ({"trainng.rounds": 3}, "unknown key trainng; did you mean 'training'?"),
         ({"rounds": 3}, "unknown key rounds; did you mean 'training.rounds'?"),
@@ -212,6 +218,7 @@ def test_experiments_load(path):
         ({"preset": "paper"}, []),
         ({"preset": "paper", "clients.flops": ["1G"]}, ["clients.flops"]),
         ({"clients.partition": "iid", "clients.alpha": 2.0, "clients.by": "a"}, ["alpha", "by"]),
+        ({"clients.partition": "files", "clients.alpha": 2.0, "clients.by": "a"}, ["alpha", "by"]),
     ],
 )
 def test_changed_options_without_effect_are_named(changes, unused):

@@ -1,5 +1,7 @@
 """Laws of the split: each example once, nobody empty, the same for the same seed."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -97,6 +99,26 @@ def test_fewer_values_than_clients_are_shared():
     split = partition(data, 4, "column", by="town")
     assert [sum(c.values()) for c in split.counts] == [3, 3, 2, 2]
     assert split.counts[3] == {"b": 2}
+
+
+def test_a_file_a_client_moves_nothing():
+    data = Dataset.from_dict({"file": list("bbbbbbac")})
+    split = partition(data, 3, "files", by="file", min_examples=1)
+    assert [part.tolist() for part in split.indices] == [[6], [0, 1, 2, 3, 4, 5], [7]]
+    assert (split.counts, split.moved) == (({"a": 1}, {"b": 6}, {"c": 1}), 0)
+    with pytest.raises(DataError, match=r"the file 'a' has 1 examples .*min_examples = 2"):
+        partition(data, 3, "files", by="file", min_examples=2)
+    with pytest.raises(DataError, match="4 clients have a file each, but only 3 files"):
+        partition(data, 4, "files", by="file")
+
+
+def test_a_long_value_costs_no_more_than_itself():
+    tracemalloc.start()
+    data = Dataset.from_dict({"note": ["x" * 500_000, *(f"n{i}" for i in range(99))]})
+    assert len(partition(data, 2, "column", by="note").indices) == 2
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000  # padded to the longest: 200 MB
 
 
 def test_whole_numbers_sort_by_value_and_truth_values_work():

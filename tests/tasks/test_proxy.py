@@ -38,6 +38,14 @@ def test_tables_give_texts_without_labels(write):
     assert all(pair == "b" + text[1:] for text, pair in drawn)
 
 
+def test_labels_are_not_looked_at_and_a_list_is_taken(write):
+    paths = [
+        write(f"{n}.jsonl", [{"text": f"{n}{i}", "label": [n]} for i in range(9)]) for n in "ab"
+    ]
+    texts = proxy_texts("table", examples=100, seed=0, train=paths)
+    assert {text[0] for text, _ in texts} == {"a", "b"}
+
+
 def test_columns_and_folder_are_passed_on(write):
     write("sub/train.csv", "mr,ref\n" + "\n".join(f"x{i},y{i}" for i in range(5)))
     folder = write("sub/other.txt", "").parent

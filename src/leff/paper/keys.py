@@ -44,5 +44,7 @@ def portable(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kept.items() if value != {}}
 
 
-def _short(path: str) -> str:
+def _short(path: str | list[str]) -> str | list[str]:
+    if isinstance(path, list):
+        return [str(_short(each)) for each in path]
     return "/".join(Path(path).parts[-2:])

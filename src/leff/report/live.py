@@ -115,7 +115,9 @@ class LiveTable:
 def _heading(federation: "Federation") -> str:
     config, sizes = federation.config, [len(rows) for rows in federation.split.indices]
     split = config.clients.partition
-    if split != "iid":
+    if split == "files":
+        split = "a file each"
+    elif split != "iid":
         split += f" by {federation.split.by}"
     if config.clients.partition == "dirichlet":
         split += f" (alpha {config.clients.alpha})"

@@ -6,6 +6,7 @@ limits = make_limits(config, kind, model)
 """
 
 import itertools
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -25,8 +26,11 @@ from leff.methods.registry import MethodSpec, spec_of
 from leff.methods.setup import ClientSetup
 from leff.methods.stand_ins import EXACT
 from leff.runs.options import ClientsConfig, ContextConfig, RunConfig
+from leff.tasks.load import own_files
 from leff.units import BYTES, FLOPS, parse_amount, parse_seconds
 from leff.wire.messages import Capacity, Device
+
+log = logging.getLogger("leff")
 
 
 def setup_of(config: RunConfig, spec: MethodSpec, **numbers: int) -> ClientSetup:
@@ -73,6 +77,57 @@ def with_fleet_count(config: RunConfig) -> RunConfig:
             "clients.count, or change the counts of the classes"
         )
     return config.model_copy(update={"clients": clients.model_copy(update={"count": count})})
+
+
+def with_file_clients(config: RunConfig) -> RunConfig:
+    """Return the configuration with a client for each train file, if there are several.
+
+    Raises ConfigError if clients.count is given and differs, and for the partition ``files``
+    without train files; DataError for a pattern that no file fits.
+    """
+    clients, given = config.clients, config.data.train
+    files = [] if given is None else own_files(given)
+    if len(files) < 2 and clients.partition != "files":
+        return config
+    if not files:
+        raise ConfigError("clients.partition = 'files' needs data.train, a list or a pattern")
+    count = len(files)
+    if clients.count != count and (clients.fleet or "count" in clients.model_fields_set):
+        raise ConfigError(
+            f"clients.count = {clients.count}, but data.train has {count} files, a client each; "
+            + ("change the counts of the fleet's classes" if clients.fleet else "leave it out")
+        )
+    if "partition" in clients.model_fields_set and clients.partition != "files":
+        log.warning(
+            "clients.partition = %r has no effect: each of the %d files of data.train is a client; "
+            "for another division, put the rows in one file",
+            clients.partition,
+            count,
+        )
+    update = {"count": count, "partition": "files"}
+    if "min_examples" not in clients.model_fields_set:
+        update["min_examples"] = 1
+    return config.model_copy(update={"clients": clients.model_copy(update=update)})
+
+
+def with_fewest_examples(config: RunConfig, examples: int) -> RunConfig:
+    """Return the configuration with a clients.min_examples that `examples` allow.
+
+    Unless it was given, it is at most half of an even share.
+    """
+    clients = config.clients
+    least = max(1, min(clients.min_examples, examples // (2 * clients.count)))
+    if "min_examples" in clients.model_fields_set or least == clients.min_examples:
+        return config
+    log.info(
+        "clients.min_examples is %d, not %d: there are %d examples for %d clients",
+        least,
+        clients.min_examples,
+        examples,
+        clients.count,
+    )
+    update = {"min_examples": least}
+    return config.model_copy(update={"clients": clients.model_copy(update=update)})
 
 
 def client_budgets(clients: ClientsConfig) -> list[tuple[int | None, int | None]]:

@@ -23,6 +23,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from leff.errors import ConfigError, shown
 from leff.files import expanded
@@ -58,6 +59,24 @@ CountOrAll = Annotated[
 ]
 
 
+def _below(value: Any, base: Path) -> Any:
+    """Return a path, or each path of a list, from `base`; anything else as it is."""
+    if isinstance(value, list):
+        return [_below(each, base) for each in cast("list[Any]", value)]
+    return base / expanded(value) if isinstance(value, str | Path) else value
+
+
+def _paths(value: Any) -> Any:
+    """Return the value if it is a path, a list of paths, or None."""
+    each = cast("list[Any]", value) if isinstance(value, list) else [value]
+    if value is None or (each and all(isinstance(path, str | Path) for path in each)):
+        return cast(Any, value)
+    raise PydanticCustomError("files_type", "must be a path, a pattern, or a list of these")
+
+
+Files = Annotated[Path | list[Path] | None, BeforeValidator(_paths)]
+
+
 class Section(BaseModel):
     """A group of options: frozen, no unknown keys, no infinities, and no value of another type.
 
@@ -90,9 +109,9 @@ class Section(BaseModel):
             return values
         options, base = dict(cast("Mapping[str, Any]", values)), Path.cwd()
         for key in ("folder", "train", "validation", "test", "fleet"):
-            if isinstance(options.get(key), str | Path):
-                options[key] = base / expanded(options[key])
-                base = options[key] if key == "folder" else base
+            options |= {key: _below(options[key], base)} if key in options else {}
+            if key == "folder" and isinstance(options.get(key), Path):
+                base = options[key]
         return options
 
 
@@ -186,9 +205,13 @@ class DataConfig(Section):
     folder: Path | None = Field(
         default=None, description="folder of data; else LEFF_DATA, else hub"
     )
-    train: Path | None = Field(default=None, description="training file, for tasks text and table")
+    train: Files = Field(
+        default=None,
+        description="training file, for tasks text and table; of several (a list, or a pattern "
+        "such as 'sites/*.csv') each is a client",
+    )
     validation: Path | None = Field(
-        default=None, description="validation file; else 10 % are held out"
+        default=None, description="validation file; else 10 % of the texts are held out"
     )
     test: Path | None = Field(default=None, description="test file")
     kind: Literal["generation", "classification", "regression", "text"] | None = Field(
@@ -239,7 +262,7 @@ class ProxyConfig(Section):
 
     task: str = Field(default="sample", description="as data.task")
     folder: Path | None = Field(default=None, description="as data.folder")
-    train: Path | None = Field(default=None, description="as data.train")
+    train: Files = Field(default=None, description="as data.train")
     columns: dict[str, str] = Field(default={}, description="as data.columns")
     examples: Annotated[int, Field(ge=1, le=100_000)] = (
         Field(  # all are read before the first round
@@ -292,17 +315,22 @@ class ClientsConfig(Section):
         description="for flora and flexlora: ranks R_i, repeated over the clients; without them "
         "method.rank, lowered to what fits clients.memory",
     )
-    partition: Literal["iid", "dirichlet", "column"] = Field(
+    partition: Literal["iid", "dirichlet", "column", "files"] = Field(
         default="dirichlet",
-        description="how examples are divided over the clients (Sec. 5: Dirichlet)",
+        description="how examples are divided over the clients (Sec. 5: Dirichlet); files, a "
+        "client a file, if data.train names several",
     )
     by: str = Field(
-        default="", description="column to divide by; '': the task's first attribute; not for iid"
+        default="",
+        description="column to divide by, for dirichlet and column; '': the task's first attribute",
     )
     alpha: Annotated[float, Field(ge=1e-3, le=1e6)] = Field(
         default=0.5, description="Dirichlet concentration; small means skewed"
     )
-    min_examples: Positive = Field(default=16, description="fewest examples of a client")
+    min_examples: Positive = Field(
+        default=16,
+        description="fewest examples of a client; lowered for small data if not set",
+    )
 
 
 class MethodConfig(Section):

@@ -25,6 +25,8 @@ from leff.runs.budgets import (
     client_layers,
     client_reports,
     make_limits,
+    with_fewest_examples,
+    with_file_clients,
     with_fleet_count,
 )
 from leff.runs.build_method import build_method
@@ -39,6 +41,7 @@ from leff.tasks.encode import Example, Kind, encode
 from leff.tasks.generation import MIN_PROMPT
 from leff.tasks.partition import Partition, partition
 from leff.tasks.proxy import proxy_batches, proxy_texts
+from leff.tasks.sources.attributes import FILE
 from leff.tasks.task import Task, draw_rows
 from leff.tasks.text_form import TextForm
 from leff.wire.parts import PartStore
@@ -53,11 +56,12 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     Raises ConfigError, DataError or ModelError for what is missing, wrong or does not fit.
     """
     spec = spec_of(config.method.name)
-    config = with_fleet_count(config)
+    config = with_file_clients(with_fleet_count(config))
     device = torch_device(config.engine.device)
     check_precision(config.training.precision, device)
     data, task = config.data, task_of(config)
     train = draw_rows(task.train, data.train_examples, config.seed, "train")
+    config = with_fewest_examples(config, len(train))
     split = partition(
         train,
         config.clients.count,
@@ -119,16 +123,30 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
 
 
 def _split_column(config: RunConfig, task: Task) -> str | None:
-    """Return the column that examples are divided by; ConfigError if there is none."""
-    scheme = config.clients.partition
+    """Return the column that examples are divided by; raise if there is none, or it cannot."""
+    scheme, by = config.clients.partition, config.clients.by
     if scheme == "iid":
         return None
-    if not config.clients.by and not task.attributes:
+    if scheme == "files":
+        return FILE
+    if by in task.unusable:
+        raise DataError(
+            f"{task.unusable[by]}, so clients.by = {by!r} cannot divide the examples; mend the "
+            "rows, or leave them out"
+        )
+    if not by and not task.attributes:
+        why = "; ".join(task.unusable.values())
         raise ConfigError(
             f"clients.partition = {scheme!r} needs clients.by, a column to split by, and "
-            f"{task.name} has none; use clients.partition = 'iid'"
+            f"{task.name} has none{f' ({why})' if why else ''}; use clients.partition = 'iid'"
         )
-    return config.clients.by or task.attributes[0]
+    if not by and task.unusable:
+        log.info(
+            "clients.by is not set, so %r divides the examples; these columns cannot: %s",
+            task.attributes[0],
+            ", ".join(task.unusable),
+        )
+    return by or task.attributes[0]
 
 
 def _client_examples(

@@ -60,7 +60,7 @@ def _unused_by_blocks(config: RunConfig) -> list[str]:
 
 def _unused_by_partition(partition: str) -> list[str]:
     unused = [] if partition == "dirichlet" else ["clients.alpha"]
-    return [*unused, "clients.by"] if partition == "iid" else unused
+    return [*unused, "clients.by"] if partition in ("iid", "files") else unused
 
 
 def _value(config: RunConfig, key: str) -> Any:

@@ -8,7 +8,7 @@ hub.  A folder has the compact layout (``e2e/train.parquet``, ``glue/sst2/dev.pa
 files as their authors published them.  It may be the root of all tasks or the task's own folder.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,33 +36,39 @@ def load_task(
     name: str,
     folder: Path | str | None = None,
     *,
-    train: Path | str | None = None,
+    train: Path | str | Sequence[Path | str] | None = None,
     validation: Path | str | None = None,
     test: Path | str | None = None,
     columns: Mapping[str, str] | None = None,
     kind: str | None = None,
+    labelled: bool = True,
     seed: int = 0,
 ) -> "Task":
     """Load the task `name` and check every row.
 
     `folder` holds a public task's files.  `train`, `validation` and `test` are the user's own files
-    (``text`` and ``table``), relative to `folder` if there is one.  Without `validation`, a random
-    tenth of `train`, drawn with `seed`, is held out.  `columns` maps our column names (``input``,
+    (``text`` and ``table``), relative to `folder` if there is one.  `train` may also be a list, or
+    a pattern such as ``sites/*.csv``; then the attribute ``file`` says which file a row is of.
+    Without `validation`, a random tenth of `train` (of each of its files), drawn with `seed`, is
+    held out; rows with the same text stay together.  `columns` maps our column names (``input``,
     ``target``, ``references``, ``text``, ``text_pair``, ``label``) to the files' own.  `kind`
-    overrules the kind that a table's columns suggest.  `seed` also makes ``sample``.
+    overrules the kind that a table's columns suggest.  Without `labelled`, a table's labels are not
+    looked at, as for proxy data.  `seed` also makes ``sample``.
+
+    What was read otherwise than it is written, and what looks wrong but can be used, is logged.
+    docs/data.md has the rules.
 
     Raises ConfigError for an unknown task or options that exclude each other, and DataError for a
     file, column, row or label that cannot be used.
     """
     if name not in known_tasks():
         raise ConfigError(f"no task is called {name!r}{nearest(name, known_tasks())}")
-    files = {
-        split: _under(folder, path)
-        for split, path in (("train", train), ("validation", validation), ("test", test))
-        if path is not None
-    }
+    given = {"train": train, "validation": validation, "test": test}
+    files = {split: own_files(path, folder) for split, path in given.items() if path is not None}
     if name == "table":
-        return _loader("table")(files, columns=columns or {}, kind=kind, seed=seed)
+        return _loader("table")(
+            files, columns=columns or {}, kind=kind, labelled=labelled, seed=seed
+        )
     if columns or kind:
         raise ConfigError(f"columns and kind describe a table, not {name!r}; use the task 'table'")
     if name == "text":
@@ -75,6 +81,22 @@ def load_task(
     if name == "sample":
         return _loader("sample")(seed=seed)
     return _loader(PUBLIC[name])(name, _path(folder))
+
+
+def own_files(
+    given: Path | str | Sequence[Path | str], folder: Path | str | None = None
+) -> list[Path]:
+    """Return the files that a path, a pattern or a list of these names, ordered by path.
+
+    They are relative to `folder` if there is one.  A single path need not exist.  Raises
+    ConfigError for an empty list, DataError for a pattern that no file fits.
+    """
+    from leff.tasks.sources.files import named_files
+
+    each = [given] if isinstance(given, Path | str) else given
+    if not each:
+        raise ConfigError("the list of train files is empty; name one or more")
+    return sorted(file for path in each for file in named_files(_under(folder, path)))
 
 
 def _loader(module: str) -> Callable[..., "Task"]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from flwr_datasets.partitioner import Partitioner
 
-Scheme = Literal["iid", "dirichlet", "column"]
+Scheme = Literal["iid", "dirichlet", "column", "files"]
 REDRAWS = 10
 
 
@@ -83,6 +83,7 @@ def partition(
       values go one by one, the largest first, to the client with the fewest examples so far.  If
       there are fewer, every value has one client, and each further client joins the value whose
       clients hold most.  The clients of a value share its examples at random.
+    - ``files``: by the values of `by`, one a client.  Nothing is ever moved.
 
     Raises ConfigError (no clients, an unknown scheme, a column or alpha that is missing or out of
     range) and DataError (fewer examples than the clients need).
@@ -91,8 +92,12 @@ def partition(
 
     _check(len(dataset), clients, scheme, by, alpha, min_examples)
     names, codes = _codes(dataset, by)
+    if scheme == "files":
+        _check_files(codes, names, clients, min_examples)
     parts, redraws = _draw(codes, clients, scheme, alpha, seed, min_examples)
-    moved = _repair(parts, min_examples, numpy_rng(seed, "repair"))
+    moved = 0
+    if scheme != "files":
+        moved = _repair(parts, min_examples, numpy_rng(seed, "repair"))
     indices = tuple(np.sort(rows) for rows in parts)
     counts = tuple(_count(codes[rows], names) for rows in indices)
     return Partition(indices, counts, moved, redraws, by)
@@ -116,10 +121,27 @@ def _check(
         raise ConfigError(f"a {scheme!r} split needs the column to split by, for example 'label'")
     if scheme == "dirichlet" and not (alpha is not None and 0 < alpha < float("inf")):
         raise ConfigError(f"alpha must be above 0 for a Dirichlet split, got {alpha}")
-    if examples < clients * min_examples:
+    if scheme != "files" and examples < clients * min_examples:
         raise DataError(
             f"{examples} examples are too few for {clients} clients of at least {min_examples}; "
             "use fewer clients (clients.count), a smaller clients.min_examples, or more data"
+        )
+
+
+def _check_files(codes: "np.ndarray", names: list[str], clients: int, least: int) -> None:
+    """Raise DataError unless every client has a file with at least `least` examples."""
+    import numpy as np
+
+    if len(names) != clients:
+        raise DataError(
+            f"{clients} clients have a file each, but only {len(names)} files have examples among "
+            "those drawn; set data.train_examples to 'all', or leave the other files out"
+        )
+    sizes = np.bincount(codes).tolist()
+    if min(sizes) < least:
+        raise DataError(
+            f"the file {names[sizes.index(min(sizes))]!r} has {min(sizes)} examples for training, "
+            f"fewer than clients.min_examples = {least}; leave that out, or the file"
         )
 
 
@@ -137,8 +159,9 @@ def _codes(dataset: "Dataset", by: str | None) -> "tuple[list[str], np.ndarray]"
         bins = "label_bin"
         remedy = f"use {bins!r}" if bins in dataset.column_names else "put its values in bins first"
         raise ConfigError(f"{by!r} is not a column of names or whole numbers; {remedy}")
-    distinct, codes = np.unique(np.array(values), return_inverse=True)
-    return [str(value) for value in distinct.tolist()], codes.astype(np.int64)
+    distinct: list[Any] = sorted(set(cast(Any, values)))  # numpy would pad all to the longest
+    places = {value: place for place, value in enumerate(distinct)}
+    return [str(value) for value in distinct], np.array([places[v] for v in values], dtype=np.int64)
 
 
 def _draw(
@@ -147,7 +170,7 @@ def _draw(
     """Return the rows of every client, and the number of redraws, of the best draw."""
     if scheme == "iid":
         return _iid(numpy_rng(seed, "iid").permutation(len(codes)), clients), 0
-    if scheme == "column":
+    if scheme in ("column", "files"):
         return _by_owner(_owners(codes, clients, seed), clients), 0
     best: list[np.ndarray] = []
     fewest = None

@@ -28,20 +28,20 @@ def proxy_texts(
     examples: int,
     seed: int,
     folder: Path | None = None,
-    train: Path | None = None,
+    train: Path | Sequence[Path] | None = None,
     columns: Mapping[str, str] | None = None,
     form: TextForm = USUAL,
 ) -> list[Text]:
     """Return up to `examples` texts, drawn with `seed` from a public task's training split.
 
-    Labels are left out.  An input in its prompt and its target make one text.  The built-in task
-    has its own public stream, which no client holds.  Raises what `load_task` raises.
+    Labels are not looked at.  An input in its prompt and its target make one text.  The built-in
+    task has its own public stream, which no client holds.  Raises what `load_task` raises.
     """
     if task == "sample":
         from leff.tasks.sources import sample
 
         return [(text, None) for text in islice(sample.proxy_text(seed), examples)]
-    loaded = load_task(task, folder, train=train, columns=columns, seed=seed)
+    loaded = load_task(task, folder, train=train, columns=columns, labelled=False, seed=seed)
     rows = draw_rows(loaded.train, examples, seed, "proxy")
     if loaded.kind == "generation":
         return [(f"{form.filled(row['input'])} {row['target']}", None) for row in rows]

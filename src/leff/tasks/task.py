@@ -3,7 +3,7 @@
 python -c "from leff.tasks.load import load_task; print(load_task('sample').kind)"
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,9 +23,10 @@ class Task:
       ``references`` (a list), one row for every distinct input, in the order they first appear.
     - classification, regression: ``text``, ``text_pair`` (two-sentence tasks only), and ``label``,
       an int that indexes `labels`, or a float.
-    - text: ``text``, one document a row.
+    - text: ``text``, one document a row; and ``text_pair`` of proxy data that has one.
 
-    `attributes` are the columns of `train` by which clients can be split.
+    `attributes` are the columns of `train` by which clients can be split.  `unusable` says of the
+    file's other columns, by name, why they cannot divide the clients.
 
     `shots` are worked examples by subject, for MMLU only.  There a model is measured by the answer
     that it finds likeliest after them, and `validation` and `test` have one row for every question,
@@ -43,6 +44,7 @@ class Task:
     attributes: tuple[str, ...] = ()
     shots: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     prompt: str = USUAL.prompt
+    unusable: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def group_references(inputs: Sequence[str], targets: Sequence[str]) -> "Dataset":
@@ -63,7 +65,7 @@ def draw_rows(dataset: "Dataset", count: int | None, seed: int, purpose: str) ->
     return dataset.select(sorted(int(row) for row in drawn))
 
 
-def held_out(units: Sequence[object], seed: int, fraction: float = 0.1) -> list[bool]:
+def held_out(units: Sequence[Hashable], seed: int, fraction: float = 0.1) -> list[bool]:
     """Return for every row whether it is held out; rows of one unit stay together.
 
     `fraction` of the units is drawn with `seed`.  Of two or more units, at least one is held out
@@ -74,5 +76,5 @@ def held_out(units: Sequence[object], seed: int, fraction: float = 0.1) -> list[
     distinct = list(dict.fromkeys(units))
     count = min(max(1, round(len(distinct) * fraction)), max(len(distinct) - 1, 0))
     chosen = np.random.default_rng(seed).permutation(len(distinct))[:count]
-    taken = {distinct[i] for i in chosen}
+    taken: set[Hashable] = {distinct[i] for i in chosen}
     return [unit in taken for unit in units]

@@ -130,7 +130,7 @@ def test_heldout_stands_in_for_qqp_with_a_warning(write, tmp_path, caplog):
         ("sst2", "label", 2, r"train.parquet, row 2: label 2 .*allowed: 0, 1, negative, positive"),
         ("sst2", "label", -1, r"row 2: label -1 is outside the range"),
         ("stsb", "label", 5.1, r"row 2: label 5.1 is outside the range; allowed: 0 to 5"),
-        ("stsb", "label", float("nan"), r"row 2: label nan is outside the range"),
+        ("stsb", "label", float("nan"), r"row 2: no value in column 'label'"),
     ],
 )
 def test_label_outside_the_range(write, tmp_path, name, column, value, said):

@@ -79,7 +79,7 @@ def test_decimals_make_a_regression_with_bins(write, suffix):
 
 
 def test_kind_overrules(write):
-    rows = [{"text": "a", "label": n} for n in (1, 2)]
+    rows = [{"text": f"t{n}", "label": n} for n in (1, 2)]
     path = save(write, "csv", rows)
     task = load_task("table", train=path, validation=path, kind="regression")
     assert task.train["label"][:] == [1.0, 2.0]
@@ -102,10 +102,11 @@ def test_a_score_that_is_no_number(write):
         load_task("table", train=path, kind="regression")
 
 
-def test_a_decimal_is_no_class(write):
-    path = save(write, "jsonl", [{"text": "a", "label": 0.5}, {"text": "b", "label": 1.0}])
-    with pytest.raises(DataError, match=r"line 1: a class must be text or a whole number: 0.5"):
-        load_task("table", train=path, kind="classification")
+def test_numbers_with_fractions_are_classes_if_the_kind_says_so(write):
+    rows = [{"text": f"t{i}", "label": label} for i, label in enumerate((0.5, 1.0, 1.5, 0.5))]
+    path = save(write, "jsonl", rows)
+    task = load_task("table", train=path, validation=path, kind="classification")
+    assert task.labels == ("0.5", "1", "1.5")
 
 
 @pytest.mark.parametrize(
@@ -143,3 +144,18 @@ def test_blank_cells_and_repeated_columns_are_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(DataError, match=message):
         load_task("table", train=path)
+
+
+def test_the_mapping_decides_the_kind_before_columns_of_our_names(write):
+    rows = [{"review": f"r{i}", "stars": i % 2, "input": f"x{i}", "target": "y"} for i in range(20)]
+    path = save(write, "csv", rows)
+    task = load_task("table", train=path, columns={"text": "review", "label": "stars"})
+    assert task.kind == "classification"
+    assert load_task("table", train=path).kind == "generation"
+
+
+def test_the_text_keeps_its_blanks_and_its_form(write):
+    rows = [{"text": f" e\u0301 {i} ", "text_pair": " p ", "label": "ab"[i % 2]} for i in range(4)]
+    path = save(write, "jsonl", rows)
+    task = load_task("table", train=path, validation=path)
+    assert task.train[1] == {"text": " e\u0301 1 ", "text_pair": " p ", "label": 1}

@@ -41,10 +41,17 @@ def test_own_validation_and_relative_paths(write, tmp_path):
 def test_too_little_text(write, tmp_path):
     with pytest.raises(DataError, match="holds no text"):
         load_task("text", train=write("a.txt", "\n \n"))
-    with pytest.raises(DataError, match="one line"):
+    with pytest.raises(DataError, match="one example"):
         load_task("text", train=write("a.txt", "a\n"))
     with pytest.raises(DataError, match="there is no file"):
         load_task("text", train=tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv.gz", "a.parquet", "a.TSV"])
+def test_a_table_is_no_plain_text(tmp_path, name):
+    (tmp_path / name).write_text("a\nb\n")
+    with pytest.raises(DataError, match=r"for a file with columns use task table, with columns"):
+        load_task("text", train=tmp_path / name)
 
 
 def test_hub(hub):

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leff.errors import DataError
-from leff.tasks.sources.files import Rows, locate, read_rows
+from leff.tasks.sources.files import locate, read_rows
+from leff.tasks.sources.rows import Rows
 from leff.tasks.task import Task, group_references
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from leff.errors import DataError
 from leff.tasks.encode import Kind
-from leff.tasks.sources.files import Rows, locate, read_rows, read_tsv
+from leff.tasks.sources.files import locate, read_rows, read_tsv
+from leff.tasks.sources.rows import Rows
 from leff.tasks.task import Task
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from leff.errors import DataError
-from leff.tasks.sources.files import DATA_VARIABLE, Rows
+from leff.tasks.sources.files import DATA_VARIABLE
+from leff.tasks.sources.rows import Rows
 
 if TYPE_CHECKING:
     from datasets import Dataset

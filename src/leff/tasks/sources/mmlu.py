@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leff.errors import ConfigError, DataError, nearest
-from leff.tasks.sources.files import Rows, locate, read_rows
+from leff.tasks.sources.files import locate, read_rows
+from leff.tasks.sources.rows import Rows
 from leff.tasks.task import Task, draw_rows
 from leff.tasks.text_form import AS_IT_IS
 

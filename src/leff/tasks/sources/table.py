@@ -1,22 +1,25 @@
-"""The user's own tables: JSONL, CSV, TSV or Parquet, with a mapping of columns.
+"""The user's own tables: JSON, CSV, TSV or Parquet, with a mapping of columns.
 
     load_task("table", train="mine.csv", columns={"text": "review", "label": "stars"})
 
 The kind follows from the columns.  ``input`` and ``target`` make generation.  ``text`` and
-``label`` (and ``text_pair``) make classification, or regression if the labels have decimals.
+``label`` (and ``text_pair``) make classification, or regression if a label has a fraction.
 ``text`` alone makes plain text.  Classes are the distinct labels of the train file in sorted order.
 Other columns of the train file are kept for partitioning.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from leff.errors import ConfigError, DataError, nearest
 from leff.tasks.encode import Kind
-from leff.tasks.sources.files import Rows, read_rows
-from leff.tasks.task import Task, group_references, held_out
+from leff.tasks.sources import labels
+from leff.tasks.sources.attributes import attributes_of, with_file, with_own
+from leff.tasks.sources.copies import hold_out, warn_of_contradictions, warn_of_overlap
+from leff.tasks.sources.files import read_rows
+from leff.tasks.sources.rows import Rows, joined, listed, shown
+from leff.tasks.task import Task, group_references
 
 CANONICAL = ("input", "target", "references", "text", "text_pair", "label")
 NEEDED: dict[str, tuple[str, ...]] = {
@@ -25,46 +28,45 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "regression": ("text", "label"),
     "text": ("text",),
 }
-BINS = 6
+BIN = "label_bin"
 
 
 def load(
-    files: dict[str, Path], *, columns: Mapping[str, str], kind: str | None = None, seed: int = 0
+    files: Mapping[str, Sequence[Path]],
+    *,
+    columns: Mapping[str, str],
+    kind: str | None = None,
+    labelled: bool = True,
+    seed: int = 0,
 ) -> Task:
     """Load the tables of `files` (by split; ``train`` is required).
 
-    Without a validation file, a random tenth of the rows, drawn with `seed`, is held out; rows
-    with the same ``input`` stay together.  Raises ConfigError for a mapping or kind that makes no
-    task, and DataError for a file, column, row or label that cannot be used.
+    Without a validation file, a random tenth of the rows, drawn with `seed`, is held out; copies
+    stay together.  Without `labelled`, labels are not looked at.  Raises ConfigError for a mapping
+    or kind that makes no task, and DataError for a file, column, row or label that cannot be used.
     """
     _check(files, columns, kind)
-    rows = {split: _read(path, columns) for split, path in files.items()}
+    rows = {split: _read(paths, columns) for split, paths in files.items()}
     train = rows["train"]
     if not len(train):
         raise DataError(f"{train.path} has no rows")
-    task_kind = _kind(train, kind)
+    task_kind = _kind(train, columns, kind, labelled)
     for name in NEEDED[task_kind]:
         train.column(name)
-    if "validation" not in rows:
-        units: Sequence[object] = range(len(train))
-        if task_kind == "generation":
-            units = train.column("input")
-        if len(dict.fromkeys(units)) < 2:
-            raise DataError(f"{train.path}: one example, so none can be held out for validation")
-        taken = held_out(units, seed)
-        rows["train"] = train.select([not t for t in taken])
-        rows["validation"] = train.select(taken)
-    attributes = {
-        name: values
-        for name, values in rows["train"].columns.items()
-        if name not in CANONICAL and all(isinstance(v, str | int | bool) for v in values)
-    }
+    names: tuple[str, ...] = ()
+    if task_kind in ("classification", "regression"):
+        names = labels.class_names(train, kind is not None) if task_kind == "classification" else ()
+        rows = {split: _with_labels(part, names) for split, part in rows.items()}
+    pairs = "text_pair" in train.columns and not (task_kind == "text" and labelled)
+    rows = _split(rows, task_kind, pairs, seed)
     if task_kind == "generation":
-        return _generation(rows, attributes)
-    return _labelled(rows, task_kind, train, attributes)
+        return _generation(rows)
+    return _labelled(rows, task_kind, pairs, names)
 
 
-def _check(files: dict[str, Path], columns: Mapping[str, str], kind: str | None) -> None:
+def _check(
+    files: Mapping[str, Sequence[Path]], columns: Mapping[str, str], kind: str | None
+) -> None:
     if "train" not in files:
         raise ConfigError("a table needs a train file; name one")
     for name in columns:
@@ -74,9 +76,20 @@ def _check(files: dict[str, Path], columns: Mapping[str, str], kind: str | None)
         raise ConfigError(f"no kind of task is called {kind!r}{nearest(kind, get_args(Kind))}")
 
 
-def _read(path: Path, columns: Mapping[str, str]) -> Rows:
-    """Read a table and rename its columns to ours; other columns keep their names."""
-    rows = read_rows(path)
+def _read(paths: Sequence[Path], columns: Mapping[str, str]) -> Rows:
+    """Read a split's files; what one has of our columns, all must have."""
+    parts = [_renamed(read_rows(path), columns) for path in paths]
+    if len(parts) == 1:
+        return parts[0]
+    for name in CANONICAL:
+        if any(name in part.columns for part in parts):
+            for part in parts:
+                part.column(name)
+    return joined(with_file(parts))
+
+
+def _renamed(rows: Rows, columns: Mapping[str, str]) -> Rows:
+    """Rename the columns of a table to ours; other columns keep their names."""
     theirs = {name: ours for ours, name in columns.items()}
     for ours, name in columns.items():
         if ours == "references" or (ours == "target" and "references" in columns):
@@ -90,42 +103,64 @@ def _read(path: Path, columns: Mapping[str, str]) -> Rows:
     return Rows(rows.path, renamed, rows.lines, rows.unit)
 
 
-def _kind(rows: Rows, kind: str | None) -> Kind:
-    present = set(rows.columns)
-    if kind is None and {"input", "target"} <= present:
-        kind = "generation"
-    elif kind is None and {"text", "label"} <= present:
-        kind = "regression" if _has_decimals(rows) else "classification"
-    elif kind is None and "text" in present:
+def _kind(rows: Rows, columns: Mapping[str, str], kind: str | None, labelled: bool) -> Kind:
+    """Return the kind that is given, or that the mapped columns make, or that all columns make."""
+    for names in () if kind else (set(columns), set(rows.columns)):
+        if {"input", "target"} <= names:
+            kind = "generation"
+        elif {"text", "label"} <= names and labelled:
+            kind = "regression" if labels.are_scores(rows) else "classification"
+        if kind:
+            break
+    if kind is None and "text" in rows.columns:
         kind = "text"
     for known in get_args(Kind):
         if kind == known:
             return known
     raise ConfigError(
-        f"{rows.path}: the columns {', '.join(rows.columns)} make no task; map columns to "
+        f"{rows.path}: the columns {listed(rows.columns)} make no task; map columns to "
         "input and target, to text and label, or to text"
     )
 
 
-def _has_decimals(rows: Rows) -> bool:
-    """Whether all labels are numbers, and some are written with decimals."""
-    values = rows.column("label")
-    try:
-        for value in values:
-            float(value)  # also takes nan, which `_scores` refuses
-    except (TypeError, ValueError):
-        return False
-    return any(isinstance(v, float) or (isinstance(v, str) and not _whole(v)) for v in values)
+def _with_labels(rows: Rows, names: Sequence[str]) -> Rows:
+    """Return the rows with class ids as labels, or with scores if there are no `names`."""
+    values = labels.class_ids(rows, names) if names else labels.scores(rows)
+    return Rows(rows.path, {**rows.columns, "label": values}, rows.lines, rows.unit, rows.origins)
 
 
-def _whole(text: str) -> bool:
-    return text.strip().lstrip("+-").isdigit()
+def _split(rows: dict[str, Rows], kind: Kind, pairs: bool, seed: int) -> dict[str, Rows]:
+    """Return the rows with a validation split; log what repeats and what contradicts itself."""
+    train = rows["train"]
+    units = {split: _units(part, kind, pairs) for split, part in rows.items()}
+    if kind in ("classification", "regression"):
+        warn_of_contradictions(units["train"], train.column("label"), train)
+    for split in sorted(rows.keys() - {"train"}):
+        warn_of_overlap(units["train"], units[split], rows[split])
+    if "validation" in rows:
+        return rows
+    classes = train.column("label") if kind == "classification" else ()
+    taken = hold_out(train, units["train"], seed, classes)
+    return {
+        **rows,
+        "train": train.select([not held for held in taken]),
+        "validation": train.select(taken),
+    }
 
 
-def _generation(rows: dict[str, Rows], attributes: dict[str, list[Any]]) -> Task:
+def _units(rows: Rows, kind: Kind, pairs: bool) -> list[Hashable]:
+    """Return what makes two rows copies: the input, or the text with its pair; blanks aside."""
+    texts = [text.strip() for text in rows.filled("input" if kind == "generation" else "text")]
+    if kind == "generation" or not pairs:
+        return list(texts)
+    return list(zip(texts, (pair.strip() for pair in rows.text("text_pair")), strict=True))
+
+
+def _generation(rows: dict[str, Rows]) -> Task:
     from datasets import Dataset
 
     train = rows["train"]
+    attributes, unusable = attributes_of(train, CANONICAL)
     columns = {"input": train.filled("input"), "target": train.filled("target")}
     evaluation: dict[str, Dataset] = {}
     for split in rows.keys() - {"train"}:
@@ -145,6 +180,7 @@ def _generation(rows: dict[str, Rows], attributes: dict[str, list[Any]]) -> Task
         evaluation["validation"],
         evaluation.get("test"),
         attributes=tuple(attributes),
+        unusable=unusable,
     )
 
 
@@ -152,73 +188,32 @@ def _references(rows: Rows, i: int) -> list[str]:
     value: Any = rows.column("references")[i]
     if isinstance(value, list) and value and all(isinstance(t, str) for t in cast(Any, value)):
         return cast(list[str], value)
-    raise DataError(f"{rows.where(i)}: references must be a list of texts, got {value!r}")
+    raise DataError(
+        f"{rows.where(i)}: references must be a list of texts, got {shown(cast(Any, value))}"
+    )
 
 
-def _labelled(
-    rows: dict[str, Rows], kind: Kind, train: Rows, attributes: dict[str, list[Any]]
-) -> Task:
+def _labelled(rows: dict[str, Rows], kind: Kind, pairs: bool, names: tuple[str, ...]) -> Task:
+    """Return the task of a classifier, of scores, or of plain text."""
     from datasets import Dataset
 
-    names = _names(train) if kind == "classification" else ()
-    parts: dict[str, dict[str, list[Any]]] = {}
-    for split, part in rows.items():
-        parts[split] = {"text": part.filled("text")}
-        if kind == "text":
-            continue
-        if "text_pair" in train.columns:
-            parts[split]["text_pair"] = part.text("text_pair")
-        parts[split]["label"] = _ids(part, names) if names else _scores(part)
-    parts["train"] |= attributes
-    split_by = tuple(attributes)
+    train = rows["train"]
+    kept = ["text", *(["text_pair"] if pairs else []), *([] if kind == "text" else ["label"])]
+    parts = {split: {name: part.column(name) for name in kept} for split, part in rows.items()}
     if kind == "regression":
-        parts["train"]["label_bin"] = _bins(parts["train"]["label"])
-        split_by = ("label_bin", *split_by)
-    elif kind == "classification":
-        split_by = ("label", *split_by)
+        train = with_own(train, BIN, labels.bins(train.column("label")))
+    attributes, unusable = attributes_of(train, CANONICAL)
+    parts["train"] |= attributes
+    split_by = {"classification": ["label"], "regression": [BIN]}.get(kind, [])
+    split_by += [name for name in attributes if name not in split_by]
     sets = {split: Dataset.from_dict(columns) for split, columns in parts.items()}
-    return Task("table", kind, sets["train"], sets["validation"], sets.get("test"), names, split_by)
-
-
-def _names(rows: Rows) -> tuple[str, ...]:
-    """Return class names in sorted order: all by value if all are numbers, else by spelling."""
-    values = rows.column("label")
-    for i, value in enumerate(values):
-        if isinstance(value, float) or not isinstance(value, str | int):
-            raise DataError(f"{rows.where(i)}: a class must be text or a whole number: {value!r}")
-        if isinstance(value, str) and not value.strip():
-            raise DataError(f"{rows.where(i)}: no value in column 'label'")
-    distinct = {str(value) for value in values}
-    if all(_whole(name) for name in distinct):
-        return tuple(sorted(distinct, key=int))
-    return tuple(sorted(distinct))
-
-
-def _ids(rows: Rows, names: Sequence[str]) -> list[int]:
-    ids = {name: i for i, name in enumerate(names)}
-    values = [str(value) for value in rows.column("label")]
-    for i, value in enumerate(values):
-        if value not in ids:
-            raise DataError(
-                f"{rows.where(i)}: label {value!r} is outside the range; the train file has "
-                f"{', '.join(names)}"
-            )
-    return [ids[value] for value in values]
-
-
-def _scores(rows: Rows) -> list[float]:
-    scores: list[float] = []
-    for i, value in enumerate(rows.column("label")):
-        try:
-            scores.append(float(value))
-        except (TypeError, ValueError):
-            scores.append(math.nan)
-        if not math.isfinite(scores[-1]):
-            raise DataError(f"{rows.where(i)}: label {value!r} is not a finite number")
-    return scores
-
-
-def _bins(scores: list[float]) -> list[int]:
-    """Return the bin, 0 to 5, of each score: equal widths between the least and the greatest."""
-    low, width = min(scores), (max(scores) - min(scores)) / BINS or 1.0
-    return [min(int((score - low) / width), BINS - 1) for score in scores]
+    return Task(
+        "table",
+        kind,
+        sets["train"],
+        sets["validation"],
+        sets.get("test"),
+        names,
+        tuple(split_by),
+        unusable=unusable,
+    )

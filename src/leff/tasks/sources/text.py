@@ -7,14 +7,13 @@ Without the user's own file this is WikiText-103, in its tokenised form.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from leff.errors import ConfigError, DataError
-from leff.tasks.sources.files import locate, read_lines
-from leff.tasks.task import Task, held_out
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from leff.tasks.sources.attributes import FILE, with_file
+from leff.tasks.sources.copies import hold_out, warn_of_overlap
+from leff.tasks.sources.files import READERS, ending, locate, read_lines
+from leff.tasks.sources.rows import Rows, joined
+from leff.tasks.task import Task
 
 _GZ = (".txt", ".txt.gz", ".tokens")
 FILES = {
@@ -25,35 +24,62 @@ FILES = {
 HUB = ("Salesforce/wikitext", "wikitext-103-v1")
 
 
-def load(files: dict[str, Path], folder: Path | None = None, *, seed: int = 0) -> Task:
+def load(files: Mapping[str, Sequence[Path]], folder: Path | None = None, *, seed: int = 0) -> Task:
     """Load the user's text `files` by split, or WikiText-103 from a folder or the hub.
 
-    Without a validation file, a random tenth of the lines, drawn with `seed`, is held out.
+    Without a validation file, a random tenth of the lines, drawn with `seed`, is held out; equal
+    lines stay together.  Of several train files, the attribute ``file`` says which a line is of.
     """
     if files and "train" not in files:
         raise ConfigError("a text task needs a train file; name one")
-    files = files or locate("text", folder, ("wikitext103", "wikitext-103", "."), FILES) or {}
-    if not files:
+    if files:
+        return _task(_split({split: _read(paths) for split, paths in files.items()}, seed))
+    public = locate("text", folder, ("wikitext103", "wikitext-103", "."), FILES)
+    if not public:
         return _from_hub()
-    texts = {split: read_lines(path)[0] for split, path in files.items()}
-    for split, path in files.items():
-        if not texts[split]:
-            raise DataError(f"{path} holds no text")
-    if "validation" not in texts:
-        if len(texts["train"]) < 2:
-            raise DataError(f"{files['train']} has one line: none can be held out for validation")
-        taken = held_out(range(len(texts["train"])), seed)
-        lines = list(zip(texts["train"], taken, strict=True))
-        texts["train"] = [line for line, held in lines if not held]
-        texts["validation"] = [line for line, held in lines if held]
-    parts = {split: _dataset(lines) for split, lines in texts.items()}
-    return Task("text", "text", parts["train"], parts["validation"], parts.get("test"))
+    return _task({split: _lines(path) for split, path in public.items()})
 
 
-def _dataset(lines: list[str]) -> "Dataset":
+def _read(paths: Sequence[Path]) -> Rows:
+    for path in paths:
+        if ending(path) in READERS.keys() - {".txt"}:
+            raise DataError(
+                f"{path}: task text takes each line as it is; for a file with columns use task "
+                "table, with columns = {text = ...}"
+            )
+    parts = [_lines(path) for path in paths]
+    return parts[0] if len(parts) == 1 else joined(with_file(parts))
+
+
+def _lines(path: Path) -> Rows:
+    texts, numbers = read_lines(path)
+    if not texts:
+        raise DataError(f"{path} holds no text")
+    return Rows(path, {"text": texts}, numbers)
+
+
+def _split(rows: dict[str, Rows], seed: int) -> dict[str, Rows]:
+    """Return the rows with a validation split; log what repeats."""
+    units = {split: [line.strip() for line in part.text("text")] for split, part in rows.items()}
+    train = rows["train"]
+    for split in sorted(rows.keys() - {"train"}):
+        warn_of_overlap(units["train"], units[split], rows[split])
+    if "validation" in rows:
+        return rows
+    taken = hold_out(train, units["train"], seed)
+    held = {"train": train.select([not t for t in taken]), "validation": train.select(taken)}
+    return {**rows, **held}
+
+
+def _task(rows: dict[str, Rows]) -> Task:
     from datasets import Dataset
 
-    return Dataset.from_dict({"text": lines})
+    split_by = (FILE,) if FILE in rows["train"].columns else ()
+    sets = {split: Dataset.from_dict({"text": part.text("text")}) for split, part in rows.items()}
+    sets["train"] = Dataset.from_dict(rows["train"].columns)
+    return Task(
+        "text", "text", sets["train"], sets["validation"], sets.get("test"), attributes=split_by
+    )
 
 
 def _from_hub() -> Task:

@@ -14,7 +14,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from leff.errors import DataError
-from leff.tasks.sources.files import Rows, locate, read_rows
+from leff.tasks.sources.files import locate, read_rows
+from leff.tasks.sources.rows import Rows
 from leff.tasks.task import Task, group_references
 
 FILES = {
