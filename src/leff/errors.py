@@ -58,3 +58,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     match = get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {match[0]!r}?" if match else f"; known are: {', '.join(known)}"
+
+
+def shown(value: object) -> str:
+    """Return a short text for a value of any type, such as may come from outside."""
+    if isinstance(value, str | bytes):
+        return repr(value[:40])
+    small = isinstance(value, int) and abs(value) < 10**20
+    if value is None or isinstance(value, float) or small:
+        return repr(value)
+    return f"a value of type {type(value).__name__}"
