@@ -218,3 +218,20 @@ def test_a_round_of_bad_reports_alone_changes_nothing(method, tmp_path):
     records = run_rounds(model, made, fleet, tmp_path, 2)
     assert same(state_of(model), state_of(tiny("gpt2", KIND)))
     assert all(len(record["sat_out"]) == 2 and record["clients"] == [] for record in records)
+
+
+def test_a_round_without_anybody_keeps_what_the_next_needs(tmp_path):
+    """The frozen model is stored once, before the first round."""
+    store, model = PartStore(tmp_path / "parts"), tiny("gpt2", KIND)
+    fleet = fleet_of(clients_of(KIND, (5, 4)), (2, 2), store, kind=Meddling)
+    asked, whole_report = [], fleet.report
+
+    def report(clients):
+        asked.append(clients)
+        reports = whole_report(clients)
+        return [replace(each, layers=0) for each in reports] if len(asked) == 1 else reports
+
+    fleet.report = report
+    records = run_rounds(model, recipe("fedlora", model, KIND, store), fleet, tmp_path, 2)
+    assert [len(record["clients"]) for record in records] == [0, 2]
+    assert records[1]["failures"] == 0

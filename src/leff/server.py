@@ -111,7 +111,8 @@ class Server:
         for update in updates:
             if update.out_of_memory_bytes:
                 self._setbacks.lower(self._jobs[update.client], self._reports[update.client])
-        self.store.keep({part.digest for job in self._jobs.values() for part in job.parts})
+        if self._jobs:  # else the method still needs what it stored before
+            self.store.keep({part.digest for job in self._jobs.values() for part in job.parts})
         dropped, self._dropped = self._dropped, 0
         if dropped:
             log.warning("dropped %d messages that belong to no client of the round", dropped)

@@ -33,6 +33,13 @@ def adapter_values(layout: Layout) -> int:
     return count({name: shape for name, shape in layout.tuned or () if lora.is_adapter(name)})
 
 
+def adapted_values(layout: Layout) -> int:
+    """Return the number of values in the weights that a client's adapters are beside."""
+    tuned = dict(layout.tuned or ())
+    modules = [name.removesuffix(f".{lora.A}") for name in tuned if name.endswith(f".{lora.A}")]
+    return sum(tuned[f"{m}.{lora.B}"][0] * tuned[f"{m}.{lora.A}"][1] for m in modules)
+
+
 def job_steps(job: Job, examples: int) -> int:
     """Return the number of steps in the job's epochs on `examples` examples."""
     return step_count(job.training.epochs, job.training.step.batch_size, examples)

@@ -60,8 +60,9 @@ def _sections(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _names_of(section: Mapping[str, Any]) -> Mapping[str, str]:
     """Return what an architecture calls the common sizes, such as n_layer, by common name."""
     kind = section.get("model_type")
-    known = isinstance(kind, str) and kind in CONFIG_MAPPING
-    return CONFIG_MAPPING[kind].attribute_map if known else {}
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        return {}
+    return CONFIG_MAPPING[kind].attribute_map
 
 
 def _check_size(name: str | Path, key: str, value: object, most: int) -> None:
