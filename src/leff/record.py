@@ -83,6 +83,7 @@ class RoundRecord:
     train_loss: float | None = None  # mean over the clients' last steps, weighted by examples
     learning_rate: float | None = None
     failures: int | None = None
+    dropped: int | None = None  # messages that belonged to no client of the round
     download_bytes: int | None = None
     upload_bytes: int | None = None
     sat_out: Mapping[str, str] | None = None  # client -> reason
@@ -141,10 +142,12 @@ def round_record(
     schedule: "Schedule",
     jobs: Mapping[int, Job],
     updates: Sequence[Update],
+    dropped: int = 0,
 ) -> RoundRecord:
     """Return the record of a round.
 
     `jobs` are the clients' jobs as run.  `updates` have no payloads and are in the order of ids.
+    `dropped` messages belonged to no client of the round.
     """
     capacities = {report.client: report for report in reports}
     clients = tuple(
@@ -160,6 +163,7 @@ def round_record(
         train_loss=sum(n * loss for n, loss in done) / total if done else None,
         learning_rate=context.training.learning_rate,
         failures=sum(client.failure is not None for client in clients),
+        dropped=dropped or None,
         download_bytes=sum(client.download_bytes for client in clients),
         upload_bytes=sum(client.upload_bytes for client in clients),
         sat_out={str(i): reason for i, reason in sorted(schedule.sat_out.items())} or None,

@@ -19,6 +19,7 @@ from torch import nn
 
 from leff.capacity.schedule import schedule_jobs
 from leff.methods.method import Method, Plan, RoundContext, merge_round
+from leff.models import blocks
 from leff.record import RoundRecord, round_record
 from leff.seeds import numpy_rng
 from leff.server import Server
@@ -67,19 +68,24 @@ def run_round(
 ) -> RoundRecord:
     """Run one round with a `share` of the clients; the model is changed in place.
 
-    An update that cannot be merged is refused and counted, and the round goes on.
+    An update that cannot be merged is refused and counted, and the round goes on.  So it does
+    without a client whose report cannot be used, and if a message belongs to nobody.
     """
     watcher, times = watcher or Watcher(), [time.perf_counter()]
     rng = numpy_rng(context.seed, "clients", context.index)
-    reports = server.believed(fleet.report(choose_clients(fleet.clients(), share, rng)))  # 1
+    asked = choose_clients(fleet.clients(), share, rng)
+    reports, unfit = server.believed(asked, fleet.report(asked), len(blocks(model)))  # 1
     plan = method.plan(model, context, reports)  # 2
     schedule = schedule_jobs(model, plan, reports, server.holdings.missing, server.limits)
+    schedule = replace(schedule, sat_out={**schedule.sat_out, **unfit})
     plan = schedule.plan
     times.append(time.perf_counter())
     watcher.planned(plan)
     server.open(model, plan.jobs, reports)
     for update in fleet.train(plan.jobs):  # 3
-        watcher.trained(server.receive(update))
+        received = server.receive(update)
+        if received is not None:
+            watcher.trained(received)
     times.append(time.perf_counter())
     observed = watcher.observe(plan, server.spool)
     times.append(time.perf_counter())

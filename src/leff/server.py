@@ -1,27 +1,36 @@
-"""The server's knowledge of its clients, and the checks of their updates.
+"""The server's knowledge of its clients, and the door for all that they send.
 
     server = Server(store, Spool(folder), limits)
+    reports, unfit = server.believed(asked, fleet.report(asked), layers=12)
     server.open(model, jobs, reports)              # jobs go out
     update = server.receive(update)                # checked, on disk, perhaps refused
-    jobs, updates = server.close()                 # in the order of client ids, without payloads
+    jobs, updates, dropped = server.close()        # in the order of client ids, without payloads
 
 The server records which client holds which parts and whose memory ran out, for every engine.
+
+A message that belongs to nobody in the round is dropped and counted: a report of a client that was
+not asked, an update of a client without a job or for another round.  Of a client's updates the
+first that can be merged counts; while there is none, the first counts.  Others are dropped.
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from leff.capacity.job_cost import job_steps
 from leff.capacity.schedule import Limits, with_peak
 from leff.capacity.setbacks import Setbacks
-from leff.methods.checks import expected_shapes, refusal
-from leff.methods.setup import Shapes
+from leff.methods.checks import expected_shapes
+from leff.wire.checks import Expected, checked, report_fault
 from leff.wire.holdings import Holdings
 from leff.wire.messages import Capacity, Job, Update
 from leff.wire.parts import PartStore
 from leff.wire.spool import Spool
+
+log = logging.getLogger("leff.server")
 
 
 class Server:
@@ -32,43 +41,88 @@ class Server:
         self.holdings, self._setbacks = Holdings(), Setbacks()
         self._jobs: dict[int, Job] = {}
         self._reports: dict[int, Capacity] = {}
-        self._shapes: dict[int, Shapes] = {}
+        self._expected: dict[int, Expected] = {}
         self._downloads: dict[int, int] = {}
+        self._dropped = 0
 
-    def believed(self, reports: Sequence[Capacity]) -> list[Capacity]:
-        """Return the clients' reports, lowered where a client's memory ran out before."""
-        return [self._setbacks.applied(report) for report in reports]
+    def believed(
+        self, asked: Collection[int], reports: Iterable[Capacity], layers: int
+    ) -> tuple[list[Capacity], dict[int, str]]:
+        """Return the reports that can be used, in the order of ids, and why others cannot be.
+
+        `layers` is the model's number of layers.  A report is lowered where the client's memory ran
+        out before.  Of a client's reports the first that can be used counts.
+        """
+        usable: dict[int, Capacity] = {}
+        unfit: dict[int, str] = {}
+        for report in reports:
+            client = report.client
+            if type(client) is not int or client not in asked or client in usable:
+                self._dropped += 1
+                continue
+            fault = report_fault(report, layers)
+            if fault is None:
+                usable[client] = self._setbacks.applied(report)
+            else:
+                unfit.setdefault(client, fault)
+        unfit = {client: fault for client, fault in unfit.items() if client not in usable}
+        return [usable[client] for client in sorted(usable)], unfit
 
     def open(self, model: nn.Module, jobs: Sequence[Job], reports: Sequence[Capacity]) -> None:
-        """Start a round: forget the last one; note the jobs and each client's expected tensors."""
+        """Start a round: forget the last one; note the jobs and what each update has to be."""
         self.spool.clear()
         self._jobs = {job.client: job for job in jobs}
         self._reports = {report.client: report for report in reports}
-        self._shapes = {job.client: expected_shapes(model, job) for job in jobs}
+        self._expected = {
+            job.client: _expected(model, job, self._reports[job.client].examples) for job in jobs
+        }
         self._downloads = {job.client: self.holdings.send(job) for job in jobs}
 
-    def receive(self, update: Update) -> Update:
-        """Keep an update and return it with its download bytes; refuse what cannot be merged."""
-        update = replace(update, download_bytes=self._downloads[update.client])
+    def receive(self, update: Update) -> Update | None:
+        """Keep an update, checked or refused, and return it; return None for one that is dropped.
+
+        An update that is kept has its download bytes.
+        """
+        expected = self._expected.get(update.client) if type(update.client) is int else None
+        if expected is None or type(update.round) is not int or update.round != expected.round:
+            self._dropped += 1
+            return None
+        first = self.spool.updates.get(expected.client)
+        if first is not None and first.failure is None:
+            self._dropped += 1
+            return None
+        update = checked(update, expected)
+        if first is not None and update.failure is not None:
+            self._dropped += 1
+            return None
+        update = replace(update, download_bytes=self._downloads[expected.client])
         if update.out_of_memory_bytes:
-            update = self._lowered(update)
-        reason = refusal(self._shapes[update.client], update)
-        if reason is not None:
-            update = replace(update, payload=b"", losses=None, failure=reason)
+            update = self._with_prediction(update)
         self.spool.add(update)
         return update
 
-    def close(self) -> tuple[dict[int, Job], list[Update]]:
-        """Return the round's jobs by client, and its updates; drop the parts of earlier rounds."""
-        self.store.keep({part.digest for job in self._jobs.values() for part in job.parts})
-        return self._jobs, [update for _, update in sorted(self.spool.updates.items())]
+    def close(self) -> tuple[dict[int, Job], list[Update], int]:
+        """End the round: return its jobs by client, its updates, and how much was dropped.
 
-    def _lowered(self, update: Update) -> Update:
-        """Lower the client's limits, and add the predicted bytes to the failure's text."""
+        The parts of earlier rounds are deleted, and clients whose memory ran out get less from now
+        on.
+        """
+        updates = [update for _, update in sorted(self.spool.updates.items())]
+        for update in updates:
+            if update.out_of_memory_bytes:
+                self._setbacks.lower(self._jobs[update.client], self._reports[update.client])
+        if self._jobs:  # else the method still needs what it stored before
+            self.store.keep({part.digest for job in self._jobs.values() for part in job.parts})
+        dropped, self._dropped = self._dropped, 0
+        if dropped:
+            log.warning("dropped %d messages that belong to no client of the round", dropped)
+        return self._jobs, updates, dropped
+
+    def _with_prediction(self, update: Update) -> Update:
+        """Predict the peak of a job in which memory ran out, and add it to the failure's text."""
         job = self._jobs[update.client]
         if self.limits is not None:
             job = self._jobs[update.client] = with_peak(job, self.limits)
-        self._setbacks.lower(job, self._reports[update.client])
         predicted = f"{job.predicted_bytes:,} bytes were predicted"
         return replace(update, failure=f"{update.failure}; {predicted}")
 
@@ -79,3 +133,15 @@ class Server:
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.holdings.load_state(state["holdings"])
         self._setbacks.load_state(state["setbacks"])
+
+
+def _expected(model: nn.Module, job: Job, examples: int) -> Expected:
+    return Expected(
+        round=job.round,
+        client=job.client,
+        layers=job.block,
+        scored=job.block if job.tuned is None else (),
+        examples=examples,
+        steps=job_steps(job, examples),
+        shapes=expected_shapes(model, job),
+    )

@@ -10,7 +10,7 @@ from small_rounds import TRAINING, random_examples, recipe, with_settings
 from tiny_models import LAYERS, tiny
 
 from leff.capacity.footprint import footprint
-from leff.capacity.job_cost import job_steps, payload_bytes, setup_parts, step_flops
+from leff.capacity.job_cost import job_steps, setup_parts, step_flops
 from leff.capacity.sizes import model_sizes
 from leff.client.steps import batches
 from leff.methods.checks import expected_shapes
@@ -18,6 +18,7 @@ from leff.methods.method import RoundContext
 from leff.methods.registry import spec_of
 from leff.methods.setup import ClientSetup, block_layouts, job_layout
 from leff.methods.stand_ins import make_context
+from leff.wire.headers import packed_bytes
 from leff.wire.messages import Capacity, Step
 from leff.wire.tensors import pack
 
@@ -71,7 +72,7 @@ def test_an_update_has_the_predicted_size(name, store):
     model = tiny("gpt2", KIND)
     for job in planned(name, store, model):
         shapes = expected_shapes(model, job)
-        assert payload_bytes(shapes) == len(pack({n: torch.zeros(s) for n, s in shapes.items()}))
+        assert packed_bytes(shapes) == len(pack({n: torch.zeros(s) for n, s in shapes.items()}))
 
 
 @given(st.integers(1, 40), st.floats(0.05, 3.0), st.integers(1, 9))

@@ -34,6 +34,7 @@ CELLS += [  # adapters of the same rank, or as many sparse values
     for method in ("slora", "flora", "flexlora")
 ]
 TINY = GPT2Config(n_embd=16, n_layer=6, n_head=2, vocab_size=40, n_positions=8)
+DENSE = 6 * 4 * 16 * (48 + 16 + 64)  # bytes of the weights that get adapters in TINY
 BATCH = {"step": Step(batch_size=2), "length": 3}
 
 
@@ -54,6 +55,14 @@ def tiny_path(tmp_path_factory):
 @pytest.mark.parametrize(("model", "method", "count"), CELLS)
 def test_table_5(model, method, count):
     assert plan(*load_config(model), method).footprint.trainable_parameters == count
+
+
+@pytest.mark.parametrize("clients", [1, 2, 3, 9])
+def test_flora_sends_the_adapters_of_all_clients_or_the_weights_if_these_are_less(clients):
+    one = 6 * 4 * 4 * ((16 + 48) + (16 + 16) + (16 + 64))  # rank 4
+    found = plan(TINY, "generation", "flora", rank=4, clients=clients).footprint
+    assert found.upload_bytes == one
+    assert found.download_bytes == min(clients * one, DENSE)
 
 
 def test_llama_has_no_biases():
@@ -92,8 +101,9 @@ def test_bytes_add_up(method, context, embedding_bits, tiny_path):
         assert f.setup_bytes + f.download_bytes == w.total  # after the first round it is all there
     else:  # what trains comes beside the model as it was
         assert f.setup_bytes == w.total - w.adapters
-        copies = 8 if method == "flora" else 1  # no tail trains here but bitfit's biases
-        assert f.download_bytes == copies * f.upload_bytes
+        # no tail trains here but bitfit's biases
+        sent = min(8 * f.upload_bytes, DENSE) if method == "flora" else f.upload_bytes
+        assert f.download_bytes == sent
     run = {f"context.{name}": value for name, value in options.items()}
     config = run_config(None, {**run, "context.embedding_bits": embedding_bits})
     values = json.loads(json.dumps(planned(tiny_path, method, config, layers=2)))

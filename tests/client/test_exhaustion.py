@@ -155,7 +155,9 @@ def test_a_budget_falls_below_what_failed_and_survives_a_restart(store, server, 
     assert [record["failures"] for record in records] == [1, 0]
     resumed, reports = server_of(store, tmp_path), fleet.report([0, 1])
     resumed.load_state(json.loads(json.dumps(server.state())))
-    assert resumed.believed(reports) == server.believed(reports) != reports
+    lowered, unfit = server.believed([0, 1], reports, LAYERS)
+    assert resumed.believed([0, 1], reports, LAYERS) == (lowered, unfit)
+    assert lowered != reports and not unfit
     assert resumed.state() == server.state()
 
 
@@ -185,4 +187,5 @@ def test_another_failure_lowers_nothing(store, server, monkeypatch):
     server.open(model, [job], reports)
     (update,) = (server.receive(each) for each in fleet.train([job]))
     assert update.failure == "IndexError: no row 12" and not update.out_of_memory_bytes
-    assert server.believed(fleet.report([3])) == reports
+    server.close()
+    assert server.believed([3], fleet.report([3]), LAYERS) == (reports, {})

@@ -49,6 +49,23 @@ def test_values_are_those_sent_or_drawn_in_the_order_of_names(store):
     assert not found["a.sparse"].any()
 
 
+def test_merged_weights_take_the_place_of_the_models_and_products_come_on_top(store):
+    model, other = tiny("gpt2", "generation"), tiny("gpt2", "generation")
+    modules = [f"transformer.h.{layer}.attn.c_attn" for layer in (1, 2)]
+    sent = {module: torch.randn(32, 96) for module in modules}
+    parts = [store.put({f"{module}.weight": weight}) for module, weight in sent.items()]
+    held = {part: dict(store.get(part)) for part in parts}  # a cache: nobody may change it
+    b, a = torch.randn(96, 2), torch.randn(2, 32)
+    parts.append(store.put(lora.named({modules[1]: (b, a)})))
+    tune(model, Tuned({}, merged=tuple(parts)), lambda part: held.get(part) or store.get(part))
+    assert torch.equal(model.get_submodule(modules[0]).weight, sent[modules[0]])
+    assert torch.equal(model.get_submodule(modules[1]).weight, sent[modules[1]] + (b @ a).t())
+    for part, module in zip(parts, modules, strict=False):
+        assert torch.equal(held[part][f"{module}.weight"], sent[module])
+    rest = "transformer.h.0.attn.c_attn"
+    assert torch.equal(model.get_submodule(rest).weight, other.get_submodule(rest).weight)
+
+
 def test_merged_products_are_in_the_weights_in_order_and_others_keep_theirs(store):
     model, other = tiny("gpt2", "generation"), tiny("gpt2", "generation")
     module = "transformer.h.1.attn.c_attn"

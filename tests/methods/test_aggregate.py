@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from leff.methods.aggregate import Merge, merge_layers
-from leff.methods.checks import refusal
 from leff.methods.sums import add_up, weighted_sums
 from leff.wire.messages import Update
 from leff.wire.tensors import pack, unpack
@@ -120,21 +119,6 @@ def test_merge_refuses_a_tensor_that_the_model_does_not_have():
         tensors = {"weight": torch.zeros(2, 2), "elsewhere": torch.zeros(1)}
         merge_layers(model, add_up([update(0, 1, tensors)]))
     assert torch.equal(model.weight, before)
-
-
-def test_refusal_names_what_is_wrong():
-    shapes = {"weight": (1, 2), "bias": (1,)}
-
-    def said(**tensors):
-        tensors = {"bias": torch.ones(1), **tensors}
-        return refusal(shapes, Update(0, 0, (), 1, pack(tensors)))
-
-    assert said(weight=torch.ones(1, 2)) is None
-    assert said() == "the update lacks weight"
-    assert "weight in the update is not finite" in said(weight=torch.tensor([[1.0, torch.nan]]))
-    assert "weight (2, 1), which the job did not" in said(weight=torch.ones(2, 1))
-    assert "heads (1,), which the job did not" in said(heads=torch.ones(1))
-    assert refusal(shapes, Update(0, 0, (), 1, failure="gone")) == "gone"
 
 
 # A limited step

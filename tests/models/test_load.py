@@ -1,6 +1,5 @@
 """Loading from a folder: what fits loads quietly and exactly, the rest is refused by name."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -8,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_folders import edit_config, save
 from tiny_models import tiny
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig
 
 from leff.errors import ModelError
 from leff.models import (
@@ -25,23 +24,6 @@ from leff.models import (
     run_blocks,
     tail_state,
 )
-
-
-def save(folder: Path, name="bert", kind="classification", tokens=40) -> Path:
-    """Save a tiny model with a tokenizer that splits at spaces."""
-    tiny(name, kind).save_pretrained(folder)
-    vocabulary = {"[PAD]": 0, "[UNK]": 1, **{f"w{i}": i for i in range(2, tokens)}}
-    splitter = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    splitter.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=splitter, pad_token="[PAD]", unk_token="[UNK]"
-    ).save_pretrained(folder)
-    return folder
-
-
-def edit_config(folder: Path, **values):
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Parts by content: equal tensors are stored once, changed bytes are refused."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from leff.errors import RunError
 from leff.wire.messages import Part
+from leff.wire.parts import PartStore
 from leff.wire.tensors import pack, part_of
 
 
@@ -72,6 +74,40 @@ def test_changed_bytes_are_refused(store):
 def test_a_part_that_is_not_here(store):
     with pytest.raises(RunError, match="missing"):
         store.get(Part("0" * 64, 1))
+
+
+class Untouched:
+    """A folder in which nobody may look for a file."""
+
+    def __truediv__(self, name):
+        raise AssertionError("a path was made")
+
+
+@pytest.mark.parametrize(
+    "digest",
+    [
+        *("../../../../dev/zero", "/dev/zero", "/etc/hostname", "~", ".", "", "0" * 63, "0" * 65),
+        *("A" * 64, "g" * 64, "0" * 64 + "\n", "x" * 10**6, "\x1b[2J", None, 5, b"0" * 64, ["0"]),
+    ],
+    ids=lambda digest: repr(digest)[:20],
+)
+def test_a_digest_that_is_none_is_refused_before_any_file_is_opened(digest):
+    with pytest.raises(RunError, match="64 lowercase hexadecimal digits, got") as error:
+        PartStore(Untouched()).get(Part(digest, 1))
+    assert len(str(error.value)) < 200 and str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("size", [0, -1, True, 8.0, "8", None, float("nan")])
+def test_a_size_that_is_none_is_refused_before_any_file_is_opened(size):
+    with pytest.raises(RunError, match="must be a whole number, got"):
+        PartStore(Untouched()).get(Part("0" * 64, size))
+
+
+def test_a_file_of_another_size_is_not_read(store, monkeypatch):
+    part = store.put({"w": torch.ones(4)})
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="was changed"):
+        patch.setattr(hashlib, "file_digest", None)
+        store.get(Part(part.digest, part.size_bytes + 1))
 
 
 def test_a_half_written_part_is_written_again(store):

@@ -1,5 +1,6 @@
 """Updates wait on disk and come out in the order of client ids."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +43,14 @@ def test_a_second_update_of_a_client_replaces_the_first(tmp_path):
     spool.add(update(1, failure="x"))
     spool.add(update(1))
     assert list(spool.accepted()) == [update(1)]
+
+
+@pytest.mark.parametrize("client", ["../../x", None, 1.0, [1]])
+def test_an_id_that_is_no_number_makes_no_file(tmp_path, client):
+    spool = Spool(tmp_path / "a" / "updates")
+    with pytest.raises((ValueError, TypeError)):
+        spool.add(Update(0, client, (0,), 5, b"x"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_clear_and_a_new_spool_forget_everything(tmp_path):

@@ -7,7 +7,7 @@ footprint(sizes, block_layout(context, range(3, 5), layers=8), ClientSetup()).st
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from leff.capacity.job_cost import adapter_values, step_flops
+from leff.capacity.job_cost import adapted_values, adapter_values, step_flops
 from leff.capacity.sizes import FP32_BYTES, Sizes, count
 from leff.methods.setup import ClientSetup, Layout
 
@@ -62,7 +62,8 @@ def footprint(
     """Return the footprint of a client with this layout.
 
     `setup` gives the step, the length of texts and the number of clients.  A whole model is sent
-    to a client once; each round sends what trains, with `all_adapters` the adapters of all clients.
+    to a client once; each round sends what trains.  With `all_adapters` these are the adapters of
+    all clients, or the weights beside them, if that is less.
     """
     tuned, adapters = layout.tuned, adapter_values(layout) * FP32_BYTES
     own = [s for s in layout.segments if s.trains or tuned is not None]
@@ -82,7 +83,9 @@ def footprint(
         trained = count(dict(tuned))
         setup_bytes = weights.total - weights.adapters
         download_bytes = trained * FP32_BYTES
-        download_bytes += (setup.clients - 1) * adapters if all_adapters else 0
+        if all_adapters:
+            dense = adapted_values(layout) * FP32_BYTES
+            download_bytes += min(setup.clients * adapters, dense) - adapters
     return Footprint(
         trainable_parameters=trained,
         weights=weights,

@@ -1,14 +1,11 @@
-"""The cost of a client's job: operations of a step, bytes of the update, parts sent only once.
+"""The cost of a client's job: operations of a step, parts sent only once.
 
 step_flops(job_layout(job, 32), model_sizes(model, job.kind), job.training.step, length=96)
 """
 
-import json
-import math
-
-from leff.capacity.sizes import FP32_BYTES, Sizes, count
+from leff.capacity.sizes import Sizes, count
 from leff.client.steps import step_count
-from leff.methods.setup import Layout, Shapes
+from leff.methods.setup import Layout
 from leff.models import lora, sparse
 from leff.wire.messages import Job, Step
 
@@ -36,6 +33,13 @@ def adapter_values(layout: Layout) -> int:
     return count({name: shape for name, shape in layout.tuned or () if lora.is_adapter(name)})
 
 
+def adapted_values(layout: Layout) -> int:
+    """Return the number of values in the weights that a client's adapters are beside."""
+    tuned = dict(layout.tuned or ())
+    modules = [name.removesuffix(f".{lora.A}") for name in tuned if name.endswith(f".{lora.A}")]
+    return sum(tuned[f"{m}.{lora.B}"][0] * tuned[f"{m}.{lora.A}"][1] for m in modules)
+
+
 def job_steps(job: Job, examples: int) -> int:
     """Return the number of steps in the job's epochs on `examples` examples."""
     return step_count(job.training.epochs, job.training.step.batch_size, examples)
@@ -50,17 +54,3 @@ def setup_parts(job: Job) -> set[str]:
     if job.tuned is not None:
         parts += [job.tail, *(part for segment in job.segments for part in segment.parts)]
     return {part.digest for part in parts}
-
-
-def payload_bytes(shapes: Shapes) -> int:
-    """Return the bytes of an update with fp32 tensors of these shapes, as `tensors.pack` writes it.
-
-    Safetensors has 8 bytes, a JSON header padded to a multiple of 8 bytes, and the values.
-    """
-    offset, header = 0, dict[str, object]()
-    for name in sorted(shapes):
-        end = offset + FP32_BYTES * math.prod(shapes[name])
-        header[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    return 8 + math.ceil(len(text) / 8) * 8 + offset

@@ -28,7 +28,8 @@ class ClientPlan:
 
     A block may be at any place.  Bytes are those of the place with the most state bytes; operations
     are the mean over all places.  Sent bytes leave out safetensors' headers, some 100 bytes a
-    tensor.  A new `flora` client also gets all earlier stacks once; they are left out.
+    tensor.  Two things of `flora` are left out.  A fold adds at most the bytes of the weights that
+    get adapters to its round.  A new client gets at most twice these bytes of earlier rounds.
     """
 
     config: PretrainedConfig

@@ -155,7 +155,7 @@ def _job(store: PartStore) -> tuple[Job, int]:
         bos_token_id=0,
         eos_token_id=0,
     )
-    model: Any = model_class(config, "generation").from_config(config)
+    model: Any = model_class(config, "generation").from_config(config, trust_remote_code=False)
     context = make_context("quantise", bits=8)
     layout = block_layout(context, range(BLOCK, BLOCK + 1), LAYERS)
     training = LocalTraining(1.0, 1e-4, 0.01, 1.0, step=Step(BATCH))

@@ -24,13 +24,14 @@ from torch import nn
 
 from leff.capacity.clock import Needs, Seconds, round_seconds, steps_within
 from leff.capacity.deadline import least_steps
-from leff.capacity.job_cost import job_steps, payload_bytes, setup_parts, step_flops
+from leff.capacity.job_cost import job_steps, setup_parts, step_flops
 from leff.capacity.leaner_steps import first_that_fits, smallest
 from leff.capacity.peak import predict_job
 from leff.capacity.sizes import Sizes
 from leff.methods.checks import expected_shapes
 from leff.methods.method import Plan
 from leff.methods.setup import ClientSetup, job_layout
+from leff.wire.headers import packed_bytes
 from leff.wire.messages import Capacity, Device, Job, Part, Step, Update
 
 Missing = Callable[[Job], Mapping[str, Part]]  # the parts of a job that its client does not hold
@@ -154,7 +155,7 @@ def _time(
     layout = job_layout(job, setup.embedding_bits)
     needs = Needs(
         sum(part.size_bytes for digest, part in missing.items() if digest not in once),
-        payload_bytes(expected_shapes(model, job)),
+        packed_bytes(expected_shapes(model, job)),
         step_flops(layout, limits.sizes, job.training.step, setup.length),
     )
     return Timed(

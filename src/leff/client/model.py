@@ -117,12 +117,22 @@ def tune(model: nn.Module, tuned: Tuned, fetch: Fetch) -> dict[str, nn.Parameter
 
 
 def _merge(model: nn.Module, tuned: Tuned, fetch: Fetch) -> None:
-    """Add earlier rounds' products to copies of the weights; others may hold the originals."""
-    for index, part in enumerate(tuned.merged):
-        products = lora.products(fetch(part))
-        for module in products if index == 0 else ():
+    """Put in the weights that were sent, and add the products that were sent, in their order.
+
+    Products are added to copies of weights, since others may hold the originals.
+    """
+    copied: set[str] = set()
+    for part in tuned.merged:
+        tensors = fetch(part)
+        products = lora.products(tensors)
+        for name in tensors:
+            if not lora.is_adapter(name):
+                weight = model.get_parameter(name)
+                weight.data = tensors[name].to(weight)
+        for module in products.keys() - copied:
             weight = model.get_submodule(module).get_parameter("weight")
             weight.data = weight.data.clone()
+            copied.add(module)
         lora.add_products(model, products)
 
 

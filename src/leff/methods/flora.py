@@ -7,6 +7,11 @@ Wang et al., "Federated fine-tuning LLMs with heterogeneous low-rank adaptations
 The stacks B = [p_1 s_1 B_1, …] (out, Σ R_i) and A = [A_1; …] (Σ R_i, in) have exactly this product
 for any ranks.  Clients get the stack, add it to their weights, and start the next round with a
 fresh adapter.  The stack and the download grow with the number of clients that take part.
+
+Stacks add up over the rounds.  As soon as they have more bytes than the weights that they are added
+to, the server folds them: clients get these weights as they are now, and no earlier stack.  So a
+round costs the same however many came before.  Folding is ours.  It changes no bit, since clients
+add the same stacks in the same order as the server did.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +28,7 @@ from leff.wire.messages import Capacity, Tuned, Update
 
 
 class FLora:
-    """Trains adapters of rank `ranks[client]` on each client; keeps every round's stack."""
+    """Trains adapters of rank `ranks[client]` on each client; keeps the stacks since a fold."""
 
     name = "flora"
 
@@ -32,7 +37,8 @@ class FLora:
     ) -> None:
         self._base, self._ranks, self._alpha, self._seed = base, ranks, alpha, seed
         self._targets = lora.target_shapes(model)
-        self._stacks: list[dict[str, torch.Tensor]] = []
+        self._folded: dict[str, torch.Tensor] = {}  # weights at the last fold, by name
+        self._stacks: list[dict[str, torch.Tensor]] = []  # of the rounds since
 
     def begin(self, model: Any) -> None:
         self._base.put(model)
@@ -40,7 +46,8 @@ class FLora:
     def plan(self, model: Any, context: RoundContext, reports: Sequence[Capacity]) -> Plan:
         own, store = own_parameters(model), self._base.store
         part = store.put(own) if own else None
-        merged = tuple(store.put(stack) for stack in self._stacks)
+        folded = ({name: tensor} for name, tensor in self._folded.items())  # one in memory at once
+        merged = tuple(store.put(tensors) for tensors in (*folded, *self._stacks))
         tuned = {
             report.client: Tuned(
                 {
@@ -64,17 +71,25 @@ class FLora:
         lora.add_products(model, stack)
         put_parameters(model, tail)
         self._stacks.append(lora.named(stack))
+        self._fold(model)
+
+    def _fold(self, model: Any) -> None:
+        """Keep the weights in place of the stacks, if these have more bytes."""
+        names = [f"{module}.weight" for module in self._targets]
+        weights = {name: model.get_parameter(name).detach() for name in names}
+        added = sum(tensor.nbytes for stack in self._stacks for tensor in stack.values())
+        if added > sum(tensor.nbytes for tensor in weights.values()):
+            self._folded = {name: tensor.clone() for name, tensor in weights.items()}
+            self._stacks = []
 
     def state(self) -> dict[str, torch.Tensor]:
-        return {
-            f"{number}/{name}": tensor
-            for number, stack in enumerate(self._stacks)
-            for name, tensor in stack.items()
-        }
+        kept = {"folded": self._folded, **dict(enumerate(self._stacks))}
+        return {f"{key}/{name}": t for key, tensors in kept.items() for name, t in tensors.items()}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        count = len({name.partition("/")[0] for name in state})
-        self._stacks = [{} for _ in range(count)]
+        kept: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in state.items():
-            number, _, own = name.partition("/")
-            self._stacks[int(number)][own] = tensor
+            key, _, own = name.partition("/")
+            kept.setdefault(key, {})[own] = tensor
+        self._folded = kept.pop("folded", {})
+        self._stacks = [kept[str(number)] for number in range(len(kept))]

@@ -7,8 +7,10 @@ the hub.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -20,7 +22,8 @@ from transformers import (
     PretrainedConfig,
 )
 
-from leff.errors import ModelError
+from leff.errors import LeffError, ModelError
+from leff.models.folders import check_config, check_files
 from leff.models.kinds import KINDS, fits
 from leff.models.quiet import quiet
 
@@ -116,10 +119,26 @@ def read_config(name: str | Path) -> PretrainedConfig:
         raise ModelError(f"there is no model at {name}; give a folder or a hub id")
     if path.is_dir() and not (path / "config.json").is_file():
         raise ModelError(f"the folder {name} has no config.json, so it holds no model")
+    if path.is_dir():
+        check_files(path)
+    with reading(name):
+        values, _ = PretrainedConfig.get_config_dict(str(name))  # pyright: ignore[reportUnknownMemberType]  # untyped
+        check_config(values, name)
+        return AutoConfig.from_pretrained(str(name), trust_remote_code=False)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped
+
+
+@contextmanager
+def reading(name: str | Path) -> Generator[None]:
+    """Turn whatever the library raises in the body into a ModelError of one line.
+
+    Damaged and hostile files make it raise errors of any type.
+    """
     try:
         with quiet():
-            return AutoConfig.from_pretrained(str(name))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+            yield
+    except LeffError:
+        raise
+    except Exception as error:
         raise ModelError(cannot_read(name, error)) from error
 
 
@@ -131,7 +150,13 @@ def looks_like_a_path(name: str | Path) -> bool:
 
 def cannot_read(name: str | Path, error: Exception) -> str:
     """Return the message for a model that the library could not read."""
-    reason = " ".join(str(error).split("\n")[:2])
+    reason = " ".join(" ".join(str(error).split("\n")[:2]).split())[:300] or type(error).__name__
+    if "trust_remote_code" in str(error):
+        return f"{name} needs code of its own, which LEFF never runs; take a model without it"
+    if isinstance(error, UnpicklingError):
+        return (
+            f"the weights of {name} are a pickle with more than tensors; save them as safetensors"
+        )
     if Path(name).exists():
         return f"cannot read the model at {name}: {reason}"
     return (

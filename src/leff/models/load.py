@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from leff.errors import ModelError
 from leff.models.class_names import class_names, fit_head, has_classes, set_names
 from leff.models.detect import family_of
+from leff.models.folders import check_room
 from leff.models.kinds import LANGUAGE_KINDS, model_class, name_loss
-from leff.models.known import cannot_read, read_config
+from leff.models.known import cannot_read, read_config, reading
+from leff.models.meta import empty_model
 from leff.models.quiet import quiet
 from leff.seeds import forked
 
@@ -36,10 +37,10 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a model in fp32, in eval mode, and its tokenizer, from a folder or the hub.
 
-    A head that the checkpoint lacks is initialised from `seed`.  A classifier
-    gets the classes `labels`, or keeps its own; `by_row` is as in `class_names.fit_head`.  A
-    regression has one output.  ModelError if the model is missing, has no tokenizer,
-    cannot do this kind of task, or has an incomplete checkpoint.
+    A head that the checkpoint lacks is initialised from `seed`.  A classifier gets the classes
+    `labels`, or keeps its own; `by_row` is as in `class_names.fit_head`.  A regression has one
+    output.  ModelError if the model is missing, has no tokenizer, cannot do this kind of task, has
+    an incomplete or damaged checkpoint, or needs code of its own.
     """
     config = read_config(name)
     auto = model_class(config, kind)
@@ -56,23 +57,25 @@ def load_model(
         set_names(config, ("score",))
         config.problem_type = "regression"
     tokenizer = _load_tokenizer(name, config)
-    try:
-        with quiet(), forked(seed):
-            model, loading = auto.from_pretrained(
-                str(name),
-                config=config,
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=kind not in LANGUAGE_KINDS,
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise ModelError(cannot_read(name, error)) from error
+    with reading(name), forked(seed):
+        if Path(name).is_dir():
+            empty = empty_model(config, kind)
+            check_room(Path(name), sum(parameter.numel() for parameter in empty.parameters()))
+        model, loading = auto.from_pretrained(
+            str(name),
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=kind not in LANGUAGE_KINDS,
+            trust_remote_code=False,
+        )
     _check_new_weights(name, kind, model, loading)
     if kind == "classification" and labels and has_classes(config):
         fit_head(model, labels, own, by_row=by_row, seed=seed)
     name_loss(model, kind)
     for tensor in itertools.chain(model.parameters(), model.buffers()):
         tensor.data = tensor.data.clone()  # the file's bytes may be aligned differently: see LOG.md
+    _check_finite(name, model)
     if tokenizer.pad_token_id is not None:
         model.config.pad_token_id = tokenizer.pad_token_id
         if getattr(model, "generation_config", None) is not None:
@@ -85,18 +88,31 @@ def _load_tokenizer(name: str | Path, config: PretrainedConfig) -> PreTrainedTok
     remedy = "put the tokenizer's files (tokenizer.json and tokenizer_config.json) beside it"
     try:
         with quiet():
-            loaded = AutoTokenizer.from_pretrained(str(name))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise ModelError(f"{name} has no tokenizer that can be read; {remedy} ({error})") from error
+            loaded = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped
+    except Exception as error:  # damaged files make the library raise errors of any type
+        if "trust_remote_code" in str(error):
+            raise ModelError(cannot_read(name, error)) from error
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{name} has no tokenizer that can be read; {remedy} ({reason})"
+        ) from error
     tokenizer = cast("PreTrainedTokenizerBase", loaded)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelError(f"{name} has no tokenizer; {remedy}")
-    if len(tokenizer) > config.vocab_size:
+    count = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))  # ids may have gaps
+    if count > config.vocab_size:
         raise ModelError(
-            f"the tokenizer of {name} has {len(tokenizer)} tokens, the model only "
+            f"the tokenizer of {name} has {count} tokens, the model only "
             f"{config.vocab_size}; they do not belong together, so {remedy}"
         )
     return tokenizer
+
+
+def _check_finite(name: str | Path, model: nn.Module) -> None:
+    """Refuse weights with a NaN or an infinity: nothing can be learnt from them."""
+    for key, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ModelError(f"{key} of {name} is not finite; take a sound checkpoint")
 
 
 def _check_new_weights(

@@ -36,7 +36,9 @@ def empty_model(
 
     The config is copied.  ModelError if the architecture cannot do this kind of task.
     """
-    options = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if attn_implementation:
+        options["attn_implementation"] = attn_implementation
     auto = model_class(config, kind)
     with _EmptyOnMeta():
         model = auto.from_config(copy.deepcopy(config), dtype=torch.float32, **options)

@@ -80,8 +80,8 @@ class Tuned:
     - ``MODULE.sparse`` (n,): added to the weight at n positions, which `seed` determines.
 
     Their values are in `part`; where a name is not there, A is drawn with `seed` and the others
-    are zero.  The parts in `merged` hold A and B whose products are added to the weights, in that
-    order, before anything trains.
+    are zero.  The parts in `merged` come first, in that order: whole weights that take the place of
+    the model's, under their full names, and A and B whose products are added to the weights.
     """
 
     shapes: Mapping[str, tuple[int, ...]]

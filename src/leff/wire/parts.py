@@ -4,16 +4,18 @@
     part = store.put({"weight": tensor})     # Part(digest, size_bytes)
     store.get(part)["weight"]                # equal to the bit
 
-The parts are on disk, so memory does not grow with the number of different client models.
+The parts are on disk, so memory does not grow with the number of different client models.  A
+digest may come from outside, and it becomes a file's name.  So it is looked at first.
 """
 
 import hashlib
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
 
-from leff.errors import RunError
+from leff.errors import RunError, shown
 from leff.wire.messages import Part
 from leff.wire.tensors import pack, part_of, unpack_file
 
@@ -39,20 +41,35 @@ class PartStore:
     def get(self, part: Part) -> dict[str, torch.Tensor]:
         """Return a part's tensors, on the CPU.
 
-        RunError if the file is missing or was changed.
+        RunError if the part's digest or size cannot be one, or if the file is missing or was
+        changed.
         """
-        path = self.folder / part.digest
-        try:
+        path = self.folder / checked_digest(part)
+        if not path.is_file():
+            raise RunError(f"part {path} is missing; resume the run to make it again")
+        if path.stat().st_size == part.size_bytes:
             with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except FileNotFoundError:
-            raise RunError(f"part {path} is missing; resume the run to make it again") from None
-        if Part(digest, path.stat().st_size) != part:
-            raise RunError(f"part {path} was changed on disk; remove it and resume the run")
-        return unpack_file(path)
+                if hashlib.file_digest(file, "sha256").hexdigest() == part.digest:
+                    return unpack_file(path)
+        raise RunError(f"part {path} was changed on disk; remove it and resume the run")
 
     def keep(self, digests: Collection[str]) -> None:
         """Delete every part whose digest is not among these."""
         for path in list(self.folder.glob("*")):
             if path.name not in digests:
                 path.unlink()
+
+
+def checked_digest(part: Part) -> str:
+    """Return a part's digest.
+
+    RunError unless it is 64 lowercase hexadecimal digits and the size is a whole number from 1 up.
+    """
+    digest, size = part.digest, part.size_bytes
+    if type(digest) is not str or not re.fullmatch("[0-9a-f]{64}", digest):
+        raise RunError(
+            f"a part's digest must be 64 lowercase hexadecimal digits, got {shown(digest)}"
+        )
+    if type(size) is not int or size < 1:
+        raise RunError(f"the size of part {digest} must be a whole number, got {shown(size)}")
+    return digest

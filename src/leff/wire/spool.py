@@ -44,4 +44,4 @@ class Spool:
                 yield replace(update, payload=self._path(client).read_bytes())
 
     def _path(self, client: int) -> Path:
-        return self.folder / f"client-{client}.safetensors"
+        return self.folder / f"client-{client:d}.safetensors"

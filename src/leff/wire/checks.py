@@ -1,0 +1,176 @@
+"""The checks of what clients send: the one door for reports and updates, under every engine.
+
+report_fault(report, layers=12)         # None, or the reason why the client cannot take part
+checked(update, expected)               # the update with the server's own numbers, or refused
+
+A client's word is never trusted.  Each field has a type and a range.  The header of the tensors is
+checked before any of them is made (`headers`).  What the server knows, it takes from itself: the
+layers, the number of examples, and the bytes that came.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from safetensors import SafetensorError
+
+from leff.errors import shown
+from leff.wire.headers import Shapes, header_fault, most_bytes
+from leff.wire.messages import Capacity, Device, Update
+from leff.wire.tensors import unpack
+
+MOST_TEXT = 200  # characters of a client's own words
+MOST_EXAMPLES = 10**8  # D_i; no device has more texts
+MOST = 2**60  # of bytes and operations; larger numbers are no measurements
+MOST_SECONDS = 1e9
+MOST_LOSS = 1e30  # nats, or a squared error
+MOST_SCORE = 1e12  # I_l is around 1e-4; larger ones would decide every draw of a block
+RATES = (1e-6, 1e24)  # per second, of a device
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the server knows of a client's update before it comes.
+
+    `scored` are the layers whose importance the client may send.  `shapes` has the name and the
+    shape of each tensor that it must send, all in fp32.
+    """
+
+    round: int
+    client: int
+    layers: tuple[int, ...]
+    scored: tuple[int, ...]
+    examples: int  # D_i, as the client reported before it saw the job
+    steps: int  # at most
+    shapes: Shapes
+
+    @property
+    def most_bytes(self) -> int:
+        """The most bytes that the payload may have; more need not be read."""
+        return most_bytes(self.shapes)
+
+
+def report_fault(report: Capacity, layers: int) -> str | None:
+    """Return the reason why a report for a model of `layers` layers cannot be used, or None.
+
+    `failed_bytes` is not looked at, since the server sets it.
+    """
+    limits: list[tuple[str, object, int, int]] = [
+        ("layers", report.layers, 1, layers),
+        ("examples", report.examples, 1, MOST_EXAMPLES),
+    ]
+    for name in ("memory_bytes", "step_flops"):
+        value = getattr(report, name)
+        if value is not None:
+            limits.append((name, value, 0, MOST))
+    for name, value, low, high in limits:
+        if not _is_whole(value, low, high):
+            return f"it reports {_wrong(name, value, low, high)}"
+    return None if report.device is None else _device_fault(report.device)
+
+
+def _device_fault(device: Device) -> str | None:
+    if type(device) is not Device:
+        return "it reports a device that is none"
+    name = device.name
+    if type(name) is not str or cleaned(name) != name:
+        return f"it reports a device with the name {shown(name)}"
+    if not _is_whole(device.memory_bytes, 0, MOST):
+        return f"it reports {_wrong('memory_bytes', device.memory_bytes, 0, MOST)}"
+    for name in ("flops_per_second", "down_bytes_per_second", "up_bytes_per_second"):
+        rate = getattr(device, name)
+        if not _is_number(rate, *RATES):
+            return f"it reports {name} = {shown(rate)}, which is no speed"
+    return None
+
+
+def checked(update: Update, expected: Expected) -> Update:
+    """Return an update of this client and round as the server takes it.
+
+    It has the server's layers, number of examples and uploaded bytes.  If it cannot be merged, it
+    has a `failure` and no tensors, and if a field was wrong, no number of the client's.  A client's
+    own failure is cut and cleaned (`cleaned`).
+    """
+    sent = len(update.payload) if type(update.payload) is bytes else 0
+    fault = _field_fault(update, expected)
+    if fault is not None:
+        own = Update(expected.round, expected.client, expected.layers, expected.examples)
+        return replace(own, upload_bytes=sent, failure=cleaned(fault))
+    update = replace(update, layers=expected.layers, examples=expected.examples, upload_bytes=sent)
+    fault = update.failure
+    if fault is None:
+        fault = payload_fault(update.payload, expected.shapes)
+    if fault is None:
+        return update
+    return replace(update, payload=b"", losses=None, failure=cleaned(fault) or "without a reason")
+
+
+def _field_fault(update: Update, expected: Expected) -> str | None:
+    """Return what is wrong with an update's fields, beside its tensors, or None."""
+    if type(update.payload) is not bytes:
+        return f"payload must be bytes, got {shown(update.payload)}"
+    if type(update.layers) is not tuple or update.layers != expected.layers:
+        return "the update is not of the layers that the job asked for"
+    if not _is_whole(update.examples, 1, MOST_EXAMPLES) or update.examples != expected.examples:
+        own = f"{expected.examples:,} were reported"
+        return f"the update says that it is of {shown(update.examples)} examples, {own}"
+    wholes = {"steps": expected.steps, "state_bytes": MOST, "out_of_memory_bytes": MOST}
+    wholes |= {"download_bytes": MOST, "upload_bytes": MOST}
+    for name, high in wholes.items():
+        if not _is_whole(getattr(update, name), 0, high):
+            return _wrong(name, getattr(update, name), 0, high)
+    if not _is_number(update.train_seconds, 0, MOST_SECONDS):
+        return f"train_seconds = {shown(update.train_seconds)} is no time"
+    if not _are_numbers(update.layer_scores, (0, len(expected.scored)), 0, MOST_SCORE):
+        return "layer_scores must have one number, from 0 up, for each layer, or none"
+    if update.losses is not None and not _are_numbers(update.losses, (2,), -MOST_LOSS, MOST_LOSS):
+        return "losses must be two finite numbers"
+    if update.failure is not None and type(update.failure) is not str:
+        return f"failure must be a text, got {shown(update.failure)}"
+    if update.out_of_memory_bytes and update.failure is None:
+        return "the client's memory ran out, and yet it sent an update"
+    return None
+
+
+def payload_fault(payload: bytes, shapes: Shapes) -> str | None:
+    """Return the reason why a payload cannot be merged, or None.
+
+    It must hold exactly the fp32 tensors of these names and shapes, and all must be finite.
+    """
+    fault = header_fault(payload, shapes)
+    if fault is not None:
+        return fault
+    try:
+        tensors = unpack(payload)
+    except SafetensorError as error:
+        return f"the update cannot be read: {error}"
+    wrong = (name for name, tensor in tensors.items() if not torch.isfinite(tensor).all())
+    name = next(wrong, None)
+    return None if name is None else f"{name} in the update is not finite"
+
+
+def cleaned(text: str) -> str:
+    """Return a text as one line of at most `MOST_TEXT` printable characters."""
+    line = " ".join(text[: 4 * MOST_TEXT].split())
+    return "".join(c if c.isprintable() else "?" for c in line)[:MOST_TEXT]
+
+
+def _wrong(name: str, value: object, low: int, high: int) -> str:
+    return f"{name} = {shown(value)}, which must be a whole number from {low} to {high}"
+
+
+def _is_whole(value: object, low: int, high: int) -> bool:
+    return type(value) is int and low <= value <= high
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    """Return whether a value is a number in this range; NaN is in none."""
+    return isinstance(value, int | float) and type(value) is not bool and low <= value <= high
+
+
+def _are_numbers(values: object, counts: Sequence[int], low: float, high: float) -> bool:
+    if not isinstance(values, tuple):
+        return False
+    own = cast("tuple[object, ...]", values)
+    return len(own) in counts and all(_is_number(value, low, high) for value in own)
