@@ -15,9 +15,10 @@ from leff.methods.registry import spec_of
 from leff.models.hardware import pinned_threads, torch_device
 from leff.runs import federation
 from leff.runs.budgets import client_layers, client_reports
+from leff.runs.checkpoints import Checkpoint
 from leff.runs.config import load_config
 from leff.runs.federation import Federation
-from leff.runs.folder import Checkpoint, RunFolder
+from leff.runs.folder import RunFolder
 from leff.runs.prepare import prepare
 from leff.runs.sources import model_source
 from leff.runs.trained import restore
@@ -184,6 +185,7 @@ def test_the_environment_says_what_the_run_depended_on(tmp_path, tiny_gpt2):
     prepared = prepare(config, RunFolder(tmp_path / "other"))
     assert prepared.split.digest == environment["split_digest"]
     split = json.loads((run.folder / "split.json").read_text())
+    split = split["clients"]
     assert sum(client["examples"] for client in split) == 40
     assert all(sum(c["values"].values()) == c["examples"] for c in split)
 

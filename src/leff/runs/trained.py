@@ -9,26 +9,32 @@ from typing import Any
 from torch import nn
 
 from leff.errors import CheckpointError
+from leff.files import whole_folder
 from leff.models import FROZEN_HEAD, freeze_head, full_state, load_model
 from leff.models.hardware import pinned_threads, torch_device
 from leff.models.known import load_config
 from leff.models.quiet import quiet
-from leff.runs.folder import Checkpoint, RunFolder
+from leff.runs.checkpoints import Checkpoint
+from leff.runs.folder import RunFolder
 from leff.runs.sources import evaluator_for, load_start, model_source, task_of
 
 
 def read_trained(name: str | Path) -> tuple[Any, Any]:
     """Return model and tokenizer of a run; of its newest checkpoint if it is not finished.
 
-    A name that is no run is a model's folder or hub id.  Raises ModelError, CheckpointError.
+    A name that is no run is a model's folder or hub id.  A finished run's model is read only if
+    it is what the run wrote.  Raises ModelError, CheckpointError.
     """
     path = Path(name)
+    if _in_run(path):
+        RunFolder(path.parent).check_model()
     if not (path / "config.toml").exists():
         source = model_source(str(name))
         return load_model(source, load_config(source)[1])
     folder, config = RunFolder.open(path)
     kind = folder.environment()["kind"]
     if folder.result() is not None:
+        folder.check_model()
         return load_model(str(path / "model"), kind)
     checkpoint = folder.load_checkpoint(folder.digest())
     if checkpoint is None:
@@ -40,8 +46,13 @@ def read_trained(name: str | Path) -> tuple[Any, Any]:
 
 def is_generation_run(path: Path) -> bool:
     """Return whether a folder is a run of a generation task, or such a run's model."""
-    run = path.parent if path.name == "model" else path
+    run = path.parent if _in_run(path) else path
     return (run / "config.toml").exists() and RunFolder(run).environment()["kind"] == "generation"
+
+
+def _in_run(path: Path) -> bool:
+    """Return whether a folder is the one that a run writes its model to."""
+    return path.name == "model" and (path.parent / "config.toml").exists()
 
 
 def restore(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -68,15 +79,15 @@ def measure(path: Path, examples: int | None, beams: int | None) -> dict[str, An
 
 
 def save_model(model: Any, tokenizer: Any, path: Path) -> None:
-    """Write a folder that `from_pretrained` reads.
+    """Write a folder that `from_pretrained` reads; it is on the disk when this returns.
 
     The mark of a frozen head is not written, so later training of the model is free of it.
     """
     frozen = model.config.__dict__.pop(FROZEN_HEAD, False)
     try:
-        with quiet():
-            model.save_pretrained(path)
-            tokenizer.save_pretrained(path)
+        with quiet(), whole_folder(path) as unfinished:
+            model.save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
     finally:
         if frozen:
             freeze_head(model)
