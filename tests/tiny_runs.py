@@ -74,6 +74,23 @@ def options(model: Path, **changes: Any) -> dict[str, Any]:
     return {**OPTIONS, "model.name": str(model), **changed}
 
 
+def least(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Return the options of a run of a third of a second, with its model and data in `folder`."""
+    table = write_table(folder / "train.jsonl", "text")
+    small = {
+        "data__task": "table",
+        "data__train": str(table),
+        "data__train_examples": 8,
+        "clients__partition": "iid",
+        "clients__count": 2,
+        "method__name": "fedavg",
+        "training__rounds": 2,
+        "evaluation__examples": 2,
+        "evaluation__final_examples": 2,
+    }
+    return options(save_tiny(folder / "model", "text"), **{**small, **changes})
+
+
 def flags(values: dict[str, Any]) -> list[str]:
     """Return options as command line arguments."""
     return [part for k, v in values.items() for part in ("--set", f"{k}={_toml(v)}")]

@@ -373,13 +373,15 @@ def test_lost_records(copied, whole):
     path = copied / "rounds.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[1:]))
-    with pytest.raises(CheckpointError, match="line 1 is damaged .it is of round 1, not 0"):
+    with pytest.raises(CheckpointError, match=r"line 1 is damaged .it is of round 1, not 0"):
         leff.resume(copied)
     path.write_text("".join(lines[:3]))
     with pytest.raises(CheckpointError, match="lacks records of rounds 0 to 3"):
         leff.resume(copied)
     path.write_text(lines[0][:20] + "\n" + "".join(lines[1:]))
-    with pytest.raises(CheckpointError, match="line 1 is damaged .* remove the folder checkpoints"):
+    with pytest.raises(
+        CheckpointError, match=r"line 1 is damaged .* remove the folder checkpoints"
+    ):
         leff.resume(copied)
     shutil.rmtree(copied / "checkpoints")
     leff.resume(copied)

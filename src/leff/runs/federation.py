@@ -126,7 +126,7 @@ class Federation:
         if checkpoint is not None:
             self._restore(checkpoint)
         dropped = self.folder.cut_back(-1 if checkpoint is None else checkpoint.round)
-        if dropped > 1:  # a kill leaves one record at most that its checkpoint lacks
+        if dropped > (2 if checkpoint is None else 1):  # more than a kill leaves
             log.warning(
                 "%s has lost checkpoints; it goes on after round %d, and %d records are made anew",
                 self.folder.path,
