@@ -159,6 +159,31 @@ def test_a_damaged_model_is_not_used(finished):
     assert leff.resume(finished).result
 
 
+def test_a_finished_run_on_a_disk_that_cannot_be_written(finished, cli, monkeypatch):
+    """The result is printed; the picture is all that is missing."""
+    (finished / "rounds.png").unlink()
+    result = leff.api.Run(finished, RunFolder(finished).result()).result
+
+    def refused(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("leff.report.picture.draw_run", refused)
+    monkeypatch.setattr("pathlib.Path.mkdir", refused)
+    monkeypatch.setattr("leff.files.write_synced", refused)
+    status, printed, _ = cli("resume", finished, "--json")
+    assert status == 0 and json.loads(printed)["after"] == result["after"]
+
+
+def test_a_picture_that_cannot_be_written_is_a_note(finished, monkeypatch, caplog):
+    def refused(*_):
+        raise OSError(30, "Read-only file system")
+
+    (finished / "rounds.png").unlink()
+    monkeypatch.setattr("leff.report.picture.draw_run", refused)
+    assert leff.resume(finished).result
+    assert "rounds.png was not written ([Errno 30] Read-only file system)" in caplog.text
+
+
 def test_the_remedy_for_a_damaged_model_helps(finished, wanted):
     shutil.rmtree(finished / "model")
     with pytest.raises(CheckpointError, match=r"remove .*result\.json and resume, which makes"):
