@@ -120,10 +120,21 @@ def test_lost_lines_at_the_end(name, runs, tmp_path):
         leff.resume(folder)
 
 
-def test_lost_decisions(stopped):
+def test_lost_decisions(stopped, wanted):
     (stopped / "decisions.json").unlink()
     with pytest.raises(CheckpointError, match=r"lost its decisions\.json; remove the folder check"):
         leff.resume(stopped)
+    shutil.rmtree(stopped / "checkpoints")
+    leff.resume(stopped)
+    assert outcome(stopped) == wanted
+
+
+def test_lost_checkpoints_are_told(runs, tmp_path, wanted, caplog):
+    folder = shutil.copytree(runs / RUNS[1], tmp_path / "run")
+    shutil.rmtree(folder / "checkpoints")
+    leff.resume(folder)
+    assert "has lost checkpoints; it goes on after round 0, and 3 records are" in caplog.text
+    assert outcome(folder) == wanted
 
 
 def test_a_damaged_split_is_written_anew(runs, stopped, wanted, caplog):

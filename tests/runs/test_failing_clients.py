@@ -49,6 +49,7 @@ def test_a_round_in_which_some_fail_goes_on(broken, tmp_path, failing):
     assert done.result["failures"] == 2 * len(broken)
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_once_is_asked_for_less(tmp_path, failing, caplog):
     failing(MemoryError(), {0, 1}, last=0)
     done = run(tmp_path)
@@ -56,6 +57,7 @@ def test_memory_that_runs_out_once_is_asked_for_less(tmp_path, failing, caplog):
     assert "round 1 changes nothing" in caplog.text
 
 
+@pytest.mark.slow
 def test_memory_that_always_runs_out_ends_the_run(tmp_path, failing):
     """There are few ways to need less; then every client sits out."""
     failing(MemoryError(), {0, 1})
@@ -74,6 +76,7 @@ def test_memory_and_another_failure_end_the_run(tmp_path, monkeypatch):
         run(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_round_of_clients_that_sit_out_waits_for_others(tmp_path, failing):
     """Client 0 runs out of memory until it sits out; a round draws one of the two."""
     failing(MemoryError(), {0})

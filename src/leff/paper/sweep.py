@@ -72,7 +72,8 @@ def sweep(
 
     if jobs == 1:
         work = ((run, functools.partial(one, run, in_this_process)) for run in runs)
-        return _failures(work, len(runs), say)
+        with terminable():
+            return _failures(work, len(runs), say)
     with terminable(), ThreadPoolExecutor(jobs) as pool:
         processes = Processes(gpus, jobs)
         futures = {pool.submit(one, run, processes.start): run for run in runs}

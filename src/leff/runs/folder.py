@@ -131,18 +131,14 @@ class RunFolder:
         run.check_config()
         return run, config
 
-    def check_config(self) -> dict[str, Any]:
-        """Return the values of `config.toml`.
-
-        Raises ConfigError if they are not those that the run was started with.
-        """
+    def check_config(self) -> None:
+        """Raise ConfigError if `config.toml` is not what the run was started with."""
         written = (self.path / "config.toml").read_text(encoding="utf-8")
         if self.digest() != _digest_values(written):
             raise ConfigError(
                 f"{self.path}/config.toml is not the configuration that this run was started "
                 "with; undo the edit, or start a new run from it with `leff run`"
             )
-        return tomllib.loads(written)
 
     def digest(self) -> str:
         """Return the digest of the configuration that the run was started with."""
@@ -174,7 +170,7 @@ class RunFolder:
 
     def write_result(self, values: Mapping[str, Any]) -> None:
         """Write the result, with the digests of `model/`, which is on the disk already."""
-        files = {str(p.relative_to(self.path)): file_digest(p) for p in self._model_files()}
+        files = {name: file_digest(path) for name, path in self._model_files().items()}
         write_json(self.path / "result.json", {**values, "files": files})
 
     def result(self) -> dict[str, Any] | None:
@@ -184,14 +180,15 @@ class RunFolder:
     def check_model(self) -> None:
         """Raise CheckpointError if a finished run's `model/` is not what the run wrote."""
         wanted = (self.result() or {}).get("files", {})
-        found = {str(path.relative_to(self.path)): path for path in self._model_files()}
+        found = self._model_files()
         for name, digest in wanted.items():
             if name not in found or file_digest(found[name]) != digest:
                 state = "damaged" if name in found else "missing"
                 raise CheckpointError(f"{self.path / name} is {state}; {self._again()}")
 
-    def _model_files(self) -> list[Path]:
-        return sorted(path for path in (self.path / "model").rglob("*") if path.is_file())
+    def _model_files(self) -> dict[str, Path]:
+        paths = sorted(path for path in (self.path / "model").rglob("*") if path.is_file())
+        return {path.relative_to(self.path).as_posix(): path for path in paths}
 
     def _again(self) -> str:
         """Return the remedy for a damaged result or model."""
@@ -220,7 +217,8 @@ class RunFolder:
 
         Raises CheckpointError for a damaged line, or if a round of a finished run is missing.
         """
-        records, result = self._read(self._lines()), self.result()
+        result = self.result()  # before the lines, as another process may add the last one now
+        records = self._read(self._lines())
         if result is not None and len(records) - 1 != result.get("rounds"):
             raise CheckpointError(
                 f"{self.path / 'rounds.jsonl'} lacks records of the last rounds; {self._anew()}"
