@@ -112,7 +112,7 @@ def one_run(context: str, rounds: int, rate: float, seed: int, keep: Path | None
         "seed": seed,
     }
     config = load_config(None, options)
-    kept = read_json(keep) if keep else None
+    kept = read_json(keep, "remove it") if keep else None
     key, kept = config_digest(config)[:16], kept or {}
     if key not in kept:
         kept[key] = {"context": context, "rounds": rounds, "seed": seed} | _measured(config)

@@ -7,7 +7,6 @@ import pytest
 from tiny_runs import options, write_table
 
 import leff
-from leff.api import new_folder
 from leff.errors import ConfigError, ModelError
 from leff.runs.config import load_config
 from leff.runs.options import RunConfig
@@ -96,15 +95,6 @@ def test_a_file_and_a_configuration(tmp_path, tiny_gpt2):
     a = leff.run(config, out=tmp_path / "a")
     b = leff.run(tmp_path / "c.toml", out=tmp_path / "b")
     assert a.result == b.result
-
-
-def test_new_folders(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("time.strftime", lambda _: "now")
-    first = new_folder(RunConfig())
-    assert str(first) == "runs/now-sample-leff"
-    first.mkdir(parents=True)
-    assert str(new_folder(RunConfig())) == "runs/now-sample-leff-1"
 
 
 def test_folders_that_are_no_runs(tmp_path):

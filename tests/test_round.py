@@ -24,10 +24,12 @@ from small_rounds import (
 from tiny_models import tiny
 
 from leff.engines.local import LocalFleet
+from leff.errors import RunError
 from leff.models import layer_prefix, shell_state, tail_state, trainable_names
 from leff.round import choose_clients
 from leff.seeds import derive_seed, numpy_rng
 from leff.tasks.encode import Example, collate
+from leff.units import share_of
 from leff.wire.parts import PartStore
 
 GPT2 = ("gpt2", "generation")
@@ -316,9 +318,14 @@ def test_only_those_that_answer_take_part(tmp_path):
 @given(st.integers(1, 300), st.floats(0.001, 1), st.integers(0, 99))
 def test_chosen_clients_are_a_share_at_least_one_and_distinct(size, share, seed):
     chosen = choose_clients(range(size), share, np.random.default_rng(seed))
-    assert len(chosen) == max(1, round(size * share))
+    assert len(chosen) == share_of(size, share)
     assert chosen == sorted(set(chosen)) and chosen[0] >= 0 and chosen[-1] < size
     assert chosen == choose_clients(range(size), share, np.random.default_rng(seed))
+
+
+def test_without_clients_there_is_no_round():
+    with pytest.raises(RunError, match=r"no client can be reached, .* see clients\.count"):
+        choose_clients([], 0.5, np.random.default_rng(0))
 
 
 def test_everybody_is_chosen_in_time_and_by_everybody_alike():

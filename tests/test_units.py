@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leff.errors import ConfigError
-from leff.units import BYTES, FLOPS, parse_amount, parse_link, parse_seconds, parse_speed
+from leff.units import BYTES, FLOPS, parse_amount, parse_link, parse_seconds, parse_speed, share_of
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,21 @@ def test_speeds_links_and_times(parse, text, value):
 def test_speeds_links_and_times_that_are_wrong(parse, text, message):
     with pytest.raises(ConfigError, match=message):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "wanted"),
+    [
+        *((3, 0.5, 2), (5, 0.5, 3), (7, 0.5, 4), (10, 0.25, 3), (50, 0.29, 15)),  # halves go up
+        *((4, 0.5, 2), (10, 0.24, 2), (10, 0.26, 3), (8, 1.0, 8), (3, 0.01, 1), (1, 0.4, 1)),
+    ],
+)
+def test_a_share_is_rounded_half_up_and_at_least_one(count, share, wanted):
+    assert share_of(count, share) == wanted
+
+
+@given(st.integers(1, 10**6), st.floats(0.001, 1))
+def test_a_share_is_the_nearest_number(count, share):
+    found = share_of(count, share)
+    assert 1 <= found <= count
+    assert found == 1 or abs(found - count * share) <= 0.5 + 1e-6

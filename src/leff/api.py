@@ -6,8 +6,10 @@ run.after["BLEU"], run.folder
 model = run.load_model()
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,9 @@ from leff.runs.options import RunConfig
 if TYPE_CHECKING:
     from leff.record import RoundRecord
     from leff.runs.federation import Progress
+    from leff.runs.folder import RunFolder
+
+log = logging.getLogger("leff")
 
 
 @dataclass(frozen=True)
@@ -87,37 +92,48 @@ def run(
     else:
         checked = load_config(Path(config) if config is not None else None, overrides)
     folder = RunFolder.new(Path(out) if out is not None else new_folder(checked), checked)
-    return _finish(folder, checked, progress)
+    with folder.lock(made=out is None):
+        RunFolder.new(folder.path, checked)  # another process may have begun one meanwhile
+        return _finish(folder, checked, progress)
 
 
 def resume(folder: str | Path, *, progress: "Progress | None" = None) -> Run:
     """Continue an interrupted run to the same result; return at once if it is finished.
 
-    Raises ConfigError if `folder` is no run, CheckpointError if no checkpoint can be read.
+    A finished run is only read, and checked.  Raises ConfigError if `folder` is no run or its
+    configuration was edited, CheckpointError if it is damaged so that it cannot go on.
     """
     from leff.runs.folder import RunFolder
 
-    opened, config = RunFolder.open(Path(folder))
-    result = opened.result()
-    if result is None:
-        return _finish(opened, config, progress)
-    return _drawn(Run(opened.path, result))
+    opened, _ = RunFolder.open(Path(folder))
+    if opened.result() is None:
+        with opened.lock():
+            opened, config = RunFolder.open(opened.path)
+            if opened.result() is None:  # another process may have finished it meanwhile
+                return _finish(opened, config, progress)
+    opened.check_model()
+    return _drawn(opened, opened.result() or {})
 
 
-def _finish(folder: Any, config: RunConfig, progress: "Progress | None") -> Run:
+def _finish(folder: "RunFolder", config: RunConfig, progress: "Progress | None") -> Run:
     from leff.runs.prepare import prepare
 
-    federation = prepare(config, folder)
-    with folder.lock():
-        return _drawn(Run(folder.path, federation.run(progress)))
+    return _drawn(folder, prepare(config, folder).run(progress))
 
 
-def _drawn(run: Run) -> Run:
-    """Draw the run's picture if there is none yet."""
+def _drawn(folder: "RunFolder", result: Mapping[str, Any]) -> Run:
+    """Return a finished run; draw its picture if there is none yet.
+
+    Nothing relies on the picture, so a disk that cannot be written costs a warning.
+    """
     from leff.report.picture import draw_run
 
+    run, records = Run(folder.path, result), folder.records()
     if not run.picture.exists():
-        draw_run(run.records(), run.result["metric"], run.picture)
+        try:
+            draw_run(records, result["metric"], run.picture)
+        except OSError as error:
+            log.warning("the picture %s was not written (%s)", run.picture, error)
     return run
 
 
@@ -213,11 +229,11 @@ def mmlu(
 
 
 def new_folder(config: RunConfig) -> Path:
-    """Return a new folder's path in ``runs/``, named by time, task and method."""
+    """Make and return a new folder in ``runs/``, named by time, task and method."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = f"{stamp}-{config.data.task}-{config.method.name}"
-    tries = (Path("runs") / (name + (f"-{i}" if i else "")) for i in range(1000))
-    unused = next((path for path in tries if not path.exists()), None)
-    if unused is None:
-        raise RunError(f"runs/{name} and its like exist; give --out")
-    return unused
+    for path in (Path("runs") / (name + (f"-{i}" if i else "")) for i in range(1000)):
+        with suppress(FileExistsError):  # another run may start in the same second
+            path.mkdir(parents=True)
+            return path
+    raise RunError(f"runs/{name} and its like exist; give --out")

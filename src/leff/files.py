@@ -1,18 +1,27 @@
-"""Files that a crash cannot leave half written, and JSON that every reader accepts.
+"""Files that neither a crash nor a power cut can halve, and JSON whose damage is noticed.
 
-write_json(Path("result.json"), {"loss": float("nan")})      # {"loss": null}
+    write_json(Path("result.json"), {"loss": float("nan")})      # {"loss": null, "sha256": ...}
+    with whole_folder(Path("model")) as unfinished:
+        model.save_pretrained(unfinished)                        # all of it, or no folder
+
+What a function here wrote is on the disk when the function returns: the content, and the name in
+its folder.  JSON is sealed: its key ``sha256`` is the digest of all other keys.
 """
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 from leff.errors import CheckpointError
 
 Json = Mapping[str, Any] | Sequence[Any] | float | None  # a text is a sequence, an int a float
+SEAL = "sha256"
 
 
 def finite(value: Json) -> Any:
@@ -24,8 +33,41 @@ def finite(value: Json) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` as JSON will have them, and their digest under ``sha256``."""
+    plain = json.loads(json.dumps(finite(values), allow_nan=False))
+    return {**plain, SEAL: _digest(plain)}
+
+
+def unsealed(text: str | bytes) -> dict[str, Any]:
+    """Return what was sealed, without the seal.  ValueError if it is not what was written."""
+    try:
+        read: Any = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(read, dict):
+        raise ValueError("it is not what was written")
+    values = cast("dict[str, Any]", read)
+    seal = values.pop(SEAL, None)
+    if seal is None:
+        raise ValueError(f"it has no {SEAL}")
+    if seal != _digest(values):
+        raise ValueError(f"its {SEAL} is not that of what it holds")
+    return values
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes.  OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_synced(path: Path, payload: bytes) -> None:
-    """Write a file and wait until it is on the disk."""
+    """Write a file and wait until its content is on the disk; its name may not be yet."""
     with path.open("wb") as file:
         file.write(payload)
         file.flush()
@@ -40,18 +82,59 @@ def write_atomically(path: Path, payload: bytes) -> None:
     sync_folder(path.parent)
 
 
-def write_json(path: Path, values: Json) -> None:
-    """Write a value as JSON, atomically, with null for every NaN and infinity."""
-    text = json.dumps(finite(values), indent=1, ensure_ascii=False, allow_nan=False)
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write values as sealed JSON, atomically, with null for every NaN and infinity."""
+    text = json.dumps(sealed(values), indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(path, f"{text}\n".encode())
 
 
-def read_json(path: Path) -> Any:
-    """Return a JSON file's value, or None without the file; CheckpointError if it is damaged."""
+def read_json(path: Path, remedy: str) -> dict[str, Any] | None:
+    """Return the values of sealed JSON, or None without the file.
+
+    Raises CheckpointError, with the remedy, if it is damaged.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return unsealed(path.read_bytes()) if path.exists() else None
     except ValueError as error:
-        raise CheckpointError(f"{path} is damaged ({error}); remove it and resume") from None
+        raise CheckpointError(f"{path} is damaged ({error}); {remedy}") from None
+
+
+def append_synced(path: Path, payload: bytes) -> None:
+    """Append to a file, which need not exist yet."""
+    new = not path.exists()
+    with path.open("ab") as file:
+        file.write(payload)
+        file.flush()
+        os.fsync(file.fileno())
+    if new:
+        sync_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents, unless they exist."""
+    if not path.parent.is_dir():
+        make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Generator[Path]:
+    """Give the body a new folder to fill, and put it in the place of `path` when it is full."""
+    unfinished = path.with_name(f".{path.name}.new")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    yield unfinished
+    for inner in [*unfinished.rglob("*"), unfinished]:
+        (sync_folder if inner.is_dir() else _sync_file)(inner)
+    shutil.rmtree(path, ignore_errors=True)
+    unfinished.replace(path)
+    sync_folder(path.parent)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -10,7 +10,8 @@ reaches the clients (`leff.engines`).
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -18,11 +19,13 @@ import numpy as np
 from torch import nn
 
 from leff.capacity.schedule import schedule_jobs
+from leff.errors import RunError
 from leff.methods.method import Method, Plan, RoundContext, merge_round
 from leff.models import blocks
 from leff.record import RoundRecord, round_record
 from leff.seeds import numpy_rng
 from leff.server import Server
+from leff.units import share_of
 from leff.wire.messages import Capacity, Job, Update
 from leff.wire.spool import Spool
 
@@ -38,8 +41,11 @@ class Fleet(Protocol):
         """Return the capacities of the clients that answer, in the order of ids."""
         ...
 
-    def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
-        """Run the jobs on the clients and yield the updates, one at a time, in any order."""
+    def train(self, jobs: Sequence[Job]) -> Generator[Update]:
+        """Run the jobs on the clients and yield the updates, one at a time, in any order.
+
+        Closing it stops the clients that are still at work.
+        """
         ...
 
 
@@ -82,10 +88,11 @@ def run_round(
     times.append(time.perf_counter())
     watcher.planned(plan)
     server.open(model, plan.jobs, reports)
-    for update in fleet.train(plan.jobs):  # 3
-        received = server.receive(update)
-        if received is not None:
-            watcher.trained(received)
+    with closing(fleet.train(plan.jobs)) as updates:  # 3
+        for update in updates:
+            received = server.receive(update)
+            if received is not None:
+                watcher.trained(received)
     times.append(time.perf_counter())
     observed = watcher.observe(plan, server.spool)
     times.append(time.perf_counter())
@@ -98,7 +105,12 @@ def run_round(
 
 
 def choose_clients(clients: Sequence[int], share: float, rng: np.random.Generator) -> list[int]:
-    """Return a share of the clients, at least one, in order."""
-    count = max(1, round(len(clients) * share))
+    """Return a share of the clients, at least one, in order; half a client counts as one.
+
+    Raises RunError if there are no clients.
+    """
+    if not clients:
+        raise RunError("no client can be reached, so there is no round; see clients.count")
+    count = share_of(len(clients), share)
     places = rng.choice(len(clients), count, replace=False)
     return sorted(clients[int(place)] for place in places)

@@ -4,6 +4,7 @@ parse_amount("64MB", BYTES)      # 64_000_000
 parse_link("20Mbit/s")           # 2_500_000.0 bytes a second
 """
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -35,6 +36,11 @@ def amount_text(value: object) -> str:
     if abs(value) > LARGEST:
         raise ConfigError(f"must be at most 10^18, got {shown(value)}")
     return str(value)
+
+
+def share_of(count: int, share: float) -> int:
+    """Return a share of `count` things, at least one; half a thing counts as one."""
+    return max(1, math.floor(round(count * share, 9) + 0.5))  # 0.29 · 50 is below 14.5
 
 
 def parse_amount(text: str, units: Mapping[str, int]) -> int:

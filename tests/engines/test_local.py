@@ -23,6 +23,7 @@ from leff.client import train as client
 from leff.engines import local
 from leff.engines.local import worker_count
 from leff.errors import RunError
+from leff.models.hardware import pinned_threads
 from leff.server import Server
 from leff.wire.messages import Capacity
 from leff.wire.spool import Spool
@@ -144,6 +145,43 @@ def test_a_client_that_raises_is_a_refused_update(store, monkeypatch, caplog):
     assert broken.examples == 5 and broken.layers == (1, 2)
     assert whole.failure is None
     assert "client 0 failed in round 1" in caplog.text
+
+
+def count_threads(part):
+    raise ValueError(f"{torch.get_num_threads()} threads")
+
+
+@pytest.mark.slow
+def test_workers_have_the_threads_of_the_main_process(store, monkeypatch):
+    """Their number changes the last bits, and a worker would take it from its environment."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    model, fleet = tiny(*GPT2), fleet_with(store, workers=2)
+    job = job_of(model, "generation", store, range(1, 3))
+    monkeypatch.setattr(store, "get", count_threads)
+    with pinned_threads(3):
+        updates = fleet.train([replace(job, client=client) for client in (0, 1)])
+        assert [update.failure for update in updates] == ["ValueError: 3 threads"] * 2
+
+
+def test_a_round_that_breaks_stops_its_clients(tmp_path, store, monkeypatch):
+    fleet, closed = fleet_with(store), []
+    original = fleet.train
+
+    def train(jobs):
+        try:
+            yield from original(jobs)
+        finally:
+            closed.append(True)
+
+    def broken(self, update):
+        assert not closed
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fleet, "train", train)
+    monkeypatch.setattr(Server, "receive", broken)
+    with pytest.raises(KeyboardInterrupt) as error:  # which holds the frames, as it does in a run
+        run_rounds(tiny(*GPT2), make_method("fedavg", "generation", store), fleet, tmp_path, 1)
+    assert closed and error
 
 
 def die(*_):

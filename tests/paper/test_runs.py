@@ -196,10 +196,12 @@ def test_an_edited_result_is_refused(copied):
     values = json.loads(path.read_text())
     values["after"]["metrics"]["BLEU"] = 0.99
     path.write_text(json.dumps(values))
-    with pytest.raises(DataError, match=f"{path} was edited.*delete it and run again"):
+    with pytest.raises(
+        DataError, match=f"{path} is no result file, or was edited.*delete it and run again"
+    ):
         Study.open("table1", ONE, copied)
     path.write_text("{}")
-    with pytest.raises(DataError, match="is no result file"):
+    with pytest.raises(DataError, match="is no result file, or was edited"):
         Study.open("table1", ONE, copied)
 
 

@@ -7,8 +7,10 @@ import torch
 
 from leff import files as durable
 from leff.errors import CheckpointError
+from leff.files import sealed, unsealed
+from leff.runs.checkpoints import Checkpoint
 from leff.runs.decisions import Decisions
-from leff.runs.folder import Checkpoint, RunFolder
+from leff.runs.folder import RunFolder
 
 
 @pytest.fixture
@@ -17,7 +19,7 @@ def run(tmp_path):
 
 
 def stored(run):
-    return json.loads((run.path / "decisions.json").read_text())
+    return unsealed((run.path / "decisions.json").read_text())
 
 
 def save(run, round_):
@@ -87,10 +89,19 @@ def test_a_checkpoint_without_decisions_writes_none(run):
     assert not (run.path / "decisions.json").exists()
 
 
-@pytest.mark.parametrize("content", ["{", "", "[]", '{"0": 1}', '{"x": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "", "[]", "{}", '{"0": {"steps": 2}}'),
+        *(json.dumps(sealed(values)) for values in ({"0": 1}, {"x": {}})),
+        json.dumps(sealed({"0": {"steps": 2}})).replace("2", "3", 1),
+    ],
+)
 def test_a_damaged_file(run, content):
     (run.path / "decisions.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"decisions\.json is damaged .*remove it and resume"):
+    with pytest.raises(
+        CheckpointError, match=r"decisions\.json is damaged .*remove it and the folder"
+    ):
         run.decisions(0)
     (run.path / "decisions.json").unlink()
     assert dict(Decisions(run.path / "decisions.json", 0)) == {}

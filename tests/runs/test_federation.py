@@ -15,9 +15,10 @@ from leff.methods.registry import spec_of
 from leff.models.hardware import pinned_threads, torch_device
 from leff.runs import federation
 from leff.runs.budgets import client_layers, client_reports
+from leff.runs.checkpoints import Checkpoint
 from leff.runs.config import load_config
 from leff.runs.federation import Federation
-from leff.runs.folder import Checkpoint, RunFolder
+from leff.runs.folder import RunFolder
 from leff.runs.prepare import prepare
 from leff.runs.sources import model_source
 from leff.runs.trained import restore

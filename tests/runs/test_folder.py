@@ -7,21 +7,23 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_runs import Killed, flags, options, outcome, raises, write_table
+from tiny_runs import Killed, flags, options, outcome, raises, reseal, write_table
 
 import leff
 from leff import api
 from leff.errors import CheckpointError, ConfigError, DataError, RunError
-from leff.files import finite, write_json
+from leff.files import sealed, unsealed, write_json
 from leff.methods.stand_ins import distil
 from leff.record import RoundRecord
 from leff.report import picture
 from leff.runs import federation
-from leff.runs.folder import Checkpoint, RunFolder, config_digest, list_runs
+from leff.runs.checkpoints import Checkpoint
+from leff.runs.folder import RunFolder, config_digest, list_runs
 from leff.runs.options import RunConfig
 from leff.runs.toml import commented_toml
 
@@ -111,28 +113,23 @@ def kill_in(monkeypatch, target, name, at=1, after=False):
 
 def half_checkpoint(monkeypatch, at):
     """Die when a checkpoint's folder has only its first file."""
-    from leff.runs import folder as runs
-
-    original, calls = runs.write_synced, []
+    original, calls = Path.write_bytes, []
 
     def dying(path, payload):
-        calls.append(path)
-        if path.name == "method.safetensors":
-            dying.left -= 1
-            if dying.left == 0:
-                path.write_bytes(payload[:5])
-                raise Killed
-        original(path, payload)
+        calls.append(path.name)
+        if path.name == "method.safetensors" and calls.count(path.name) == at:
+            original(path, payload[:5])
+            raise Killed
+        return original(path, payload)
 
-    dying.left = at
-    monkeypatch.setattr(runs, "write_synced", dying)
+    monkeypatch.setattr(Path, "write_bytes", dying)
 
 
 def half_record(monkeypatch, at):
     """Die when only a part of a round's line is on the disk."""
 
     def dying(folder, record):
-        text = json.dumps(finite(record.to_dict())) + "\n"
+        text = json.dumps(sealed(record.to_dict())) + "\n"
         whole = record.round != at
         with (folder.path / "rounds.jsonl").open("a") as file:
             file.write(text if whole else text[: len(text) // 2])
@@ -251,9 +248,8 @@ def test_what_the_clock_decided_is_done_again(settings, tmp_path, monkeypatch):
         leff.run(
             **options, **{"context.seconds": 5.0}, out=tmp_path / "run", progress=Kill("planned", 1)
         )
-    assert json.loads((tmp_path / "run" / "decisions.json").read_text()) == {
-        "0": {"distil_steps": 2}
-    }
+    stored = (tmp_path / "run" / "decisions.json").read_text()
+    assert unsealed(stored) == {"0": {"distil_steps": 2}}
     again = []
     original = distil.Student.step
     monkeypatch.setattr(
@@ -347,9 +343,7 @@ def test_all_checkpoints_damaged(copied, whole):
 
 
 def test_a_checkpoint_of_another_run(copied):
-    path = copied / "checkpoints" / "round-0003" / "state.json"
-    state = json.loads(path.read_text())
-    path.write_text(json.dumps(state | {"config_digest": "0" * 64}))
+    reseal(copied / "checkpoints" / "round-0003" / "state.json", config_digest="0" * 64)
     with pytest.raises(ConfigError, match="belongs to a run with another configuration; remove"):
         leff.resume(copied)
 
@@ -375,22 +369,30 @@ def test_a_comment_in_the_configuration_is_no_edit(copied, whole):
     assert outcome(copied) == outcome(whole["leff"])
 
 
-def test_lost_records(copied):
+def test_lost_records(copied, whole):
     path = copied / "rounds.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[1:]))
+    with pytest.raises(CheckpointError, match=r"line 1 is damaged .it is of round 1, not 0"):
+        leff.resume(copied)
+    path.write_text("".join(lines[:3]))
     with pytest.raises(CheckpointError, match="lacks records of rounds 0 to 3"):
         leff.resume(copied)
     path.write_text(lines[0][:20] + "\n" + "".join(lines[1:]))
-    with pytest.raises(CheckpointError, match="line 1 is damaged"):
+    with pytest.raises(
+        CheckpointError, match=r"line 1 is damaged .* remove the folder checkpoints"
+    ):
         leff.resume(copied)
+    shutil.rmtree(copied / "checkpoints")
+    leff.resume(copied)
+    assert outcome(copied) == outcome(whole["leff"])
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}"])
 def test_lost_environment(copied, content):
     path = copied / "environment.json"
     path.unlink() if content is None else path.write_text(content)
-    with pytest.raises(CheckpointError, match=r"lost its environment\.json"):
+    with pytest.raises(CheckpointError, match=r"environment\.json.* start again with `leff run"):
         leff.resume(copied)
 
 
@@ -414,8 +416,7 @@ def test_changed_proxy_data_and_another_device_are_noticed(settings, tmp_path, c
     with pytest.raises(DataError, match="proxy_digest differs"):
         leff.resume(tmp_path / "run")
     proxy.write_text(before)
-    path = tmp_path / "run" / "environment.json"
-    path.write_text(path.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    reseal(tmp_path / "run" / "environment.json", device="cuda")
     leff.resume(tmp_path / "run")
     assert "device was cuda at the start and is cpu now" in caplog.text
 
@@ -434,6 +435,7 @@ def test_what_a_run_leaves(whole, settings):
             ".lock",
             "checkpoints",
             "config.toml",
+            "decisions.json",
             "environment.json",
             "model",
             "result.json",
@@ -445,7 +447,7 @@ def test_what_a_run_leaves(whole, settings):
         split = json.loads((folder / "split.json").read_text())
         assert len(environment["split_digest"]) == 64
         assert environment["config_digest"] == config_digest(RunFolder.open(folder)[1])
-        assert sum(client["examples"] for client in split) == settings[name]["data.train_examples"]
+        assert sum(c["examples"] for c in split) == settings[name]["data.train_examples"]
         assert len(list((folder / "checkpoints").iterdir())) == 2
 
 
@@ -453,7 +455,7 @@ def test_records_are_what_the_lines_say(whole):
     for folder in whole.values():
         lines = (folder / "rounds.jsonl").read_text().splitlines()
         records = RunFolder(folder).records()
-        assert [record.to_dict() for record in records] == [json.loads(line) for line in lines]
+        assert [record.to_dict() for record in records] == [unsealed(line) for line in lines]
         for record, line in zip(records, map(json.loads, lines), strict=True):
             assert record.round == line["round"] and record.loss == line.get("loss")
             assert [c.client for c in record.clients] == [
@@ -481,6 +483,10 @@ def test_records(whole):
     assert any(record["context_error"] for record in rounds)
 
 
+def environment(config):
+    return {"config_digest": config_digest(config), "kind": "generation"}
+
+
 def test_a_new_run_needs_a_folder_of_its_own(tmp_path):
     config = RunConfig()
     (tmp_path / "mine.txt").touch()
@@ -489,7 +495,7 @@ def test_a_new_run_needs_a_folder_of_its_own(tmp_path):
     with pytest.raises(ConfigError, match="choose another --out"):
         RunFolder.new(tmp_path / "mine.txt", config)
     folder = tmp_path / "run"
-    RunFolder.new(folder, config).start(config, {"config_digest": config_digest(config)}, [])
+    RunFolder.new(folder, config).start(config, environment(config), {})
     with pytest.raises(ConfigError, match=f"this very run; `leff resume {folder}` goes on"):
         RunFolder.new(folder, config)
     with pytest.raises(ConfigError, match="another configuration; choose another --out"):
@@ -515,13 +521,13 @@ def test_checkpoints_round_trip(tmp_path):
 
 def test_numbers_that_json_has_not(tmp_path):
     run = RunFolder(tmp_path)
-    run.append(RoundRecord(1, loss=float("nan"), facts={"losses": (1.0, float("inf"))}))
+    run.append(RoundRecord(0, loss=float("nan"), facts={"losses": (1.0, float("inf"))}))
     (line,) = (tmp_path / "rounds.jsonl").read_text().splitlines()
     values = json.loads(line, parse_constant=raises)
-    assert values["round"] == 1 and values["loss"] is None and values["losses"] == [1.0, None]
-    assert run.records() == [RoundRecord(1, loss=None, facts={"losses": [1.0, None]})]
+    assert values["round"] == 0 and values["loss"] is None and values["losses"] == [1.0, None]
+    assert run.records() == [RoundRecord(0, loss=None, facts={"losses": [1.0, None]})]
     write_json(tmp_path / "x.json", {"a": float("nan")})
-    assert json.loads((tmp_path / "x.json").read_text(), parse_constant=raises) == {"a": None}
+    assert json.loads((tmp_path / "x.json").read_text(), parse_constant=raises)["a"] is None
 
 
 def test_list(whole, copied, tmp_path):
@@ -535,7 +541,7 @@ def test_list(whole, copied, tmp_path):
     damaged = shutil.copytree(whole["fedavg"], root / "damaged")
     (damaged / "result.json").write_text("{")
     new = RunFolder(root / "new")
-    new.start(RunConfig(), {"config_digest": config_digest(RunConfig())}, [])
+    new.start(RunConfig(), environment(RunConfig()), {})
     (copied / "rounds.jsonl").write_text(
         "".join((copied / "rounds.jsonl").read_text().splitlines(keepends=True)[:2])
     )

@@ -169,15 +169,18 @@ def config(
 
 def _show(work: "Callable[[LiveTable], Run]", as_json: bool) -> None:
     """Call `work(progress)`, show its progress, and print the run's result."""
+    from leff.engines.processes import terminable
     from leff.report.live import LiveTable, print_result
 
     console = errors if as_json else out
-    with LiveTable(console) as table:
+    with terminable(), LiveTable(console) as table:
         try:
             finished = work(table)
         except KeyboardInterrupt:
             if table.folder is None:
-                raise
+                raise RunError(
+                    "interrupted before the first round; give the same command again"
+                ) from None
             raise RunError(
                 f"interrupted; `leff resume {table.folder}` goes on from the last round"
             ) from None

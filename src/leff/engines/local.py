@@ -5,19 +5,22 @@
 
 With one worker, clients run one after another in this process.  With more workers, each is a
 process with the same number of torch threads, and updates arrive in any order.  The result is the
-same.  Each worker has one client model in memory.
+same.  Each worker has one client model in memory.  Workers end with this process, and when `train`
+is closed before its last update.
 """
 
 import itertools
 import logging
+import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import torch
 
 from leff.client.train import train_or_fail
+from leff.engines.processes import end_with
 from leff.errors import RunError
 from leff.tasks.encode import Example
 from leff.wire.messages import Capacity, Job, Update
@@ -48,7 +51,7 @@ class LocalFleet:
     def report(self, clients: Sequence[int]) -> list[Capacity]:
         return [self._capacities[client] for client in clients]
 
-    def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
+    def train(self, jobs: Sequence[Job]) -> Generator[Update]:
         """Yield the jobs' updates as they finish.  RunError if a worker process is killed."""
         fetch, device = self._store.get, self._device
         work = ((job, fetch, self._examples[job.client], device) for job in jobs)
@@ -59,8 +62,15 @@ class LocalFleet:
 
         # joblib restarts a worker whose memory has grown, and warns each time
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
+        # and when it is closed early
+        warnings.filterwarnings("ignore", message=".*You could benefit from adjusting the input")
         threads = torch.get_num_threads()
-        parallel = Parallel(n_jobs=self._workers, return_as="generator_unordered")
+        parallel = Parallel(
+            n_jobs=self._workers,
+            return_as="generator_unordered",
+            initializer=end_with,
+            initargs=(os.getpid(),),
+        )
         try:
             yield from parallel(delayed(_train_pinned)(threads, *arguments) for arguments in work)
         except BrokenProcessPool:

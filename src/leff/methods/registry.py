@@ -37,6 +37,7 @@ from leff.methods.slora import SLora
 from leff.methods.stand_ins import EXACT, Bank, Batch, Distillation
 from leff.methods.whole import WholeModel, own_parameters, shapes_of
 from leff.models import bitfit_names, blocks, lora, sparse
+from leff.units import share_of
 
 GROUP = "leff.methods"  # the group of entry points
 ADAPTERS = ("method.rank", "method.lora_alpha")
@@ -156,7 +157,7 @@ def _leff(given: Ingredients) -> Method:
 def _slora(given: Ingredients) -> Method:
     if given.rounds < 2:
         raise ConfigError("slora has two stages, so training.rounds must be at least 2, got 1")
-    sparse_rounds = min(max(1, round(given.sparse_share * given.rounds)), given.rounds - 1)
+    sparse_rounds = min(share_of(given.rounds, given.sparse_share), given.rounds - 1)
     base = WholeModel(given.writer)
     rank, alpha = given.ranks[0], given.lora_alpha
     return SLora(base, given.model, rank, alpha, sparse_rounds, given.seed)

@@ -7,8 +7,6 @@ A file is named by its run's key.  It holds a digest of its content, so an edite
 It also holds every option, so a file made with other options is refused.
 """
 
-import hashlib
-import json
 import os
 import platform
 import time
@@ -18,13 +16,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from leff.errors import DataError
-from leff.files import finite, write_json
+from leff.files import unsealed, write_json
 from leff.paper.cells import PaperRun
 from leff.paper.keys import portable
 from leff.runs.options import RunConfig
 
 Result = dict[str, Any]
-DIGEST = "sha256"
 
 
 @dataclass(frozen=True)
@@ -70,9 +67,8 @@ class ResultStore:
     def write(self, run: PaperRun, values: Mapping[str, Any]) -> None:
         """Write a run's result, with its options, its command and its digest."""
         head = {"key": run.key, "command": run.command, "options": options_of(run.config)}
-        content = finite(head | dict(values))
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.path(run.key), content | {DIGEST: _digest(content)})
+        write_json(self.path(run.key), head | dict(values))
 
     def all(self) -> list[Result]:
         """Return every undamaged result, of any table."""
@@ -94,14 +90,11 @@ def _checked(path: Path) -> Result:
     """Return a result file's values.  DataError if it was edited or is of another key."""
     remedy = "; delete it and run again"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        written = values.pop(DIGEST)
-    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise DataError(f"{path} is no result file ({error!r}){remedy}") from None
-    if written != _digest(values):
-        raise DataError(f"{path} was edited: its digest is not that of what it holds{remedy}")
-    if values["key"] != path.stem:
-        raise DataError(f"{path} is the result of another run, {values['key']}{remedy}")
+        values = unsealed(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no result file, or was edited ({error}){remedy}") from None
+    if values.get("key") != path.stem:
+        raise DataError(f"{path} is the result of another run, {values.get('key')}{remedy}")
     return values
 
 
@@ -123,10 +116,6 @@ def flat(options: Mapping[str, Any]) -> dict[str, Any]:
         own = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {"": value}
         by_key |= {f"{name}.{key}" if key else name: entry for key, entry in own.items()}
     return by_key
-
-
-def _digest(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def collect(folder: Path, wall_seconds: float | None) -> Result:

@@ -6,27 +6,26 @@ An interrupted run is resumed.  A run that fails does not stop the others.  Keyb
 a request to terminate stop all.
 """
 
-import contextlib
 import functools
 import logging
 import os
 import queue
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from leff.engines.processes import terminable
 from leff.errors import ConfigError, LeffError, RunError
 from leff.files import write_atomically
 from leff.paper.cells import PaperRun
 from leff.paper.results import options_of
 from leff.runs.config import load_config
+from leff.runs.folder import RunFolder
 from leff.runs.options import RunConfig
 from leff.runs.toml import commented_toml
 
@@ -73,7 +72,8 @@ def sweep(
 
     if jobs == 1:
         work = ((run, functools.partial(one, run, in_this_process)) for run in runs)
-        return _failures(work, len(runs), say)
+        with terminable():
+            return _failures(work, len(runs), say)
     with terminable(), ThreadPoolExecutor(jobs) as pool:
         processes = Processes(gpus, jobs)
         futures = {pool.submit(one, run, processes.start): run for run in runs}
@@ -123,7 +123,8 @@ def _to_its_end(
             f"{folder} was started with other options than {run.label} has now; delete the folder "
             "and run again"
         )
-    start(run, folder)
+    if RunFolder(folder).result() is None:  # a finished run's model may be gone
+        start(run, folder)
     seconds = time.perf_counter() - started
     finish(run, folder, seconds if fresh and timed else None)
     if not workshop.keep:
@@ -219,16 +220,3 @@ def _sharing(config: RunConfig, jobs: int) -> RunConfig:
     workers = max(1, cpu_count() // (jobs * config.engine.threads))
     engine = config.engine.model_copy(update={"workers": min(4, workers)})
     return config.model_copy(update={"engine": engine})
-
-
-@contextlib.contextmanager
-def terminable() -> Generator[None]:
-    """Treat SIGTERM as Ctrl-C, so that the processes of runs end too."""
-    if threading.current_thread() is not threading.main_thread():  # it alone may set handlers
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -27,7 +27,7 @@ from leff.methods.setup import ClientSetup
 from leff.methods.stand_ins import EXACT
 from leff.runs.options import ClientsConfig, ContextConfig, RunConfig
 from leff.tasks.load import own_files
-from leff.units import BYTES, FLOPS, parse_amount, parse_seconds
+from leff.units import BYTES, FLOPS, parse_amount, parse_seconds, share_of
 from leff.wire.messages import Capacity, Device
 
 log = logging.getLogger("leff")
@@ -42,7 +42,7 @@ def setup_of(config: RunConfig, spec: MethodSpec, **numbers: int) -> ClientSetup
     return ClientSetup(
         **{"rank": config.method.rank, "base_bits": config.method.base_bits, **numbers},
         context=EXACT if context.name == "auto" else fixed_setting(context).context,
-        clients=max(1, round(clients.count * clients.per_round)),
+        clients=share_of(clients.count, clients.per_round),
         embedding_bits=context.embedding_bits if spec.trains_blocks else 32,
         step=config.training.step,
         length=config.data.max_length,

@@ -7,13 +7,14 @@
 
 Time budgets and deadlines are not deterministic.  Their decisions (numbers of steps, who took
 part) are written to disk at once, and read again when the run is resumed.  The file is
-``{round: {name: value}}``, rounds from 0.  One process writes it, from one thread.
+``{round: {name: value}}``, rounds from 0, and empty if no clock decides.  One process writes it,
+from one thread.
 """
 
 import json
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from leff.errors import CheckpointError
 from leff.files import read_json, write_json
@@ -60,13 +61,11 @@ def forget_decisions(path: Path, before: int) -> None:
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    content: Any = read_json(path)
-    if content is None:
-        return {}
-    rounds = cast("dict[str, Any]", content if isinstance(content, dict) else {"": None})
+    remedy = (
+        "remove it and the folder checkpoints, and resume, which starts again from the first "
+        "round with new decisions"
+    )
+    rounds = read_json(path, remedy) or {}
     if not all(index.isdecimal() and isinstance(own, dict) for index, own in rounds.items()):
-        raise CheckpointError(
-            f"{path} is damaged (it is not decisions by round); remove it and resume, and the "
-            "round's clocks decide anew"
-        )
+        raise CheckpointError(f"{path} is damaged (it is not decisions by round); {remedy}")
     return rounds

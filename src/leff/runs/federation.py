@@ -16,14 +16,15 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from leff.errors import DataError, RunError
+from leff.errors import CheckpointError, DataError, RunError
 from leff.methods.method import Method, Plan, RoundContext
 from leff.models import full_state
 from leff.models.hardware import pinned_threads, torch_device
 from leff.record import RoundRecord
 from leff.round import Fleet, Watcher, run_round
 from leff.runs.card import model_card
-from leff.runs.folder import Checkpoint, RunFolder, config_digest
+from leff.runs.checkpoints import Checkpoint
+from leff.runs.folder import RunFolder, config_digest
 from leff.runs.gap import measure_clients
 from leff.runs.options import RunConfig
 from leff.runs.trained import restore, save_model
@@ -79,9 +80,12 @@ class Federation:
         """Do the rounds that are left, write the result and the model, and return the result."""
         progress = progress or Silent()
         facts = environment(self.config, self.task.kind, self.split, self.digests)
-        names = self.task.labels if self.split.by == "label" else ()
-        self.folder.start(self.config, facts, self.split.report(names))
+        split = self.split.report(self.task.labels if self.split.by == "label" else ())
+        self.folder.start(self.config, facts, split)
         self._check_data(facts)
+        if self.folder.split() != split:
+            log.warning("%s/split.json was lost or damaged; it is written anew", self.folder.path)
+            self.folder.write_split(split)
         with pinned_threads(self.config.engine.threads):
             self._recover()
             progress.started(self)
@@ -100,19 +104,19 @@ class Federation:
         """
         recorded = self.folder.environment()
         for name in ("split_digest", *self.digests):
-            if recorded[name] != facts[name]:
+            if recorded.get(name) != facts[name]:
                 raise DataError(
                     "the data, the start model or the fleet is not what "
                     f"{self.folder.path} was started with ({name} differs); put the files back, "
                     "or start a new run"
                 )
         for name in ("device", "versions"):
-            if recorded[name] != facts[name]:
+            if recorded.get(name) != facts[name]:
                 log.warning(
                     "%s: %s was %s at the start and is %s now, so last bits may differ",
                     self.folder.path,
                     name,
-                    recorded[name],
+                    recorded.get(name),
                     facts[name],
                 )
 
@@ -120,13 +124,28 @@ class Federation:
         self.folder.clear_scratch()
         self.method.begin(self.model)
         checkpoint = self.folder.load_checkpoint(self.folder.digest())
-        if checkpoint is None:
-            self.folder.cut_back(-1)
-            return
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        dropped = self.folder.cut_back(-1 if checkpoint is None else checkpoint.round)
+        if dropped > (2 if checkpoint is None else 1):  # more than a kill leaves
+            log.warning(
+                "%s has lost checkpoints; it goes on after round %d, and %d records are made anew",
+                self.folder.path,
+                self.done,
+                dropped,
+            )
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
         restore(self.model, checkpoint)
-        self.method.load_state(checkpoint.method)
-        self.server.load_state(checkpoint.server)
-        self.folder.cut_back(checkpoint.round)
+        try:
+            self.method.load_state(checkpoint.method)
+            self.server.load_state(checkpoint.server)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"the checkpoint of round {checkpoint.round} in {self.folder.path} was written by "
+                f"another version ({error!r}); remove the folder checkpoints and resume, which "
+                "starts again from the first round"
+            ) from None
         self.done = checkpoint.round
 
     def _measure_before(self, progress: Progress) -> None:
@@ -155,7 +174,7 @@ class Federation:
             self.config.clients.per_round,
             _Watch(self, index, progress),
         )
-        _check_failures(record)
+        _check_failures(record, len(self.fleet.clients()))
         if last or (index + 1) % evaluation.every == 0:
             record = self._measured(record)
         record = replace(record, seconds=time.perf_counter() - started)
@@ -207,9 +226,8 @@ class Federation:
         }
         if self.task.labels:
             result["labels"] = list(self.task.labels)
-        save_model(self.model, self.tokenizer, self.folder.path / "model")
         card = model_card(self.config, self.task, self.evaluator.form, result)
-        (self.folder.path / "model" / "README.md").write_text(card, encoding="utf-8")
+        save_model(self.model, self.tokenizer, card, self.folder.path / "model")
         self.folder.clear_scratch()
         self.folder.write_result(result)
         return self.folder.result() or {}
@@ -231,20 +249,33 @@ class _Watch(Watcher):
         return self._federation.observe(self._index, plan, spool)
 
 
-def _check_failures(record: RoundRecord) -> None:
-    """Log who failed or sat out.  Raises RunError if no update could be used."""
+def _check_failures(record: RoundRecord, clients: int) -> None:
+    """Log who of all `clients` failed or sat out.
+
+    Raises RunError if no update could be used.  Two rounds without an update go on, since the
+    next one asks for something else: clients that all ran out of memory are asked for less, and
+    if all sat out, a round that draws other clients may do better.
+    """
     failed = [client for client in record.clients if client.failure is not None]
-    ran_out = sum(client.out_of_memory_bytes is not None for client in failed)
-    if len(failed) == len(record.clients) > 1 and len(failed) > ran_out:
+    sat_out = record.sat_out or {}
+    for client, reason in sat_out.items():
+        log.info("round %d: client %s sits out: %s", record.round, client, reason)
+    if failed:
+        first = failed[0].failure
+        log.warning("round %d: refused %d updates (%s)", record.round, len(failed), first)
+    if len(failed) < len(record.clients):
+        return
+    if len(sat_out) == clients:
+        raise RunError(
+            f"round {record.round}: every client sat out (the first: "
+            f"{next(iter(sat_out.values()), 'no reason')}); give clients more memory or time"
+        )
+    if any(client.out_of_memory_bytes is None for client in failed):
         raise RunError(
             f"round {record.round}: no client's update could be used (the first: "
             f"{failed[0].failure}); if it is the loss, lower training.learning_rate"
         )
-    if failed:
-        first = failed[0].failure
-        log.warning("round %d: refused %d updates (%s)", record.round, len(failed), first)
-    for client, reason in (record.sat_out or {}).items():
-        log.info("round %d: client %s sits out: %s", record.round, client, reason)
+    log.warning("round %d changes nothing: no update could be used", record.round)
 
 
 def environment(

@@ -3,55 +3,53 @@
     run/config.toml        every option
         environment.json   versions, the machine's size, digests of config and split
         split.json         how the examples were divided over the clients
-        rounds.jsonl       one record a round; round 0 is the model before the first
-        checkpoints/       round-0003/: model, method state, server state, SHA-256 of each
         decisions.json     what clocks decided since the oldest checkpoint (`decisions`)
+        rounds.jsonl       one record a round; round 0 is the model before the first
+        checkpoints/       round-0003/: model, method state, server state (`checkpoints`)
         rounds.png         loss and metric, layers trained, importance
-        result.json        metrics before and after, texts; written last
         model/             loads with `from_pretrained`
+        result.json        metrics before and after, texts, SHA-256 of model/; written last
 
 A record is appended before its checkpoint is made, and a checkpoint gets its final name when it is
 complete.  After a kill at any moment, `rounds.jsonl` is cut back to the newest good checkpoint.
+Each file is on the disk before one that relies on it.  Each JSON file and each line is sealed (`leff.files`), and the seal is checked when it is read.
+`split.json` is compared with the split itself.  The configuration's digest is in
+`environment.json`.  `rounds.png` and the scratch folders need no check: nothing reads them again.
 """
 
 import fcntl
 import hashlib
 import json
-import logging
 import os
-import re
 import shutil
 import tomllib
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from leff.errors import CheckpointError, ConfigError, LeffError, RunError
-from leff.files import finite, read_json, sync_folder, write_atomically, write_json, write_synced
+from leff.files import (
+    append_synced,
+    file_digest,
+    make_folder,
+    read_json,
+    sealed,
+    unsealed,
+    write_atomically,
+    write_json,
+)
 from leff.record import RoundRecord
+from leff.runs import checkpoints
+from leff.runs.checkpoints import Checkpoint
 from leff.runs.config import load_config
 from leff.runs.decisions import Decisions, forget_decisions
 from leff.runs.options import RunConfig
 from leff.runs.toml import commented_toml
 
-if TYPE_CHECKING:
-    import torch
-
-log = logging.getLogger("leff.runs.folder")
-STARTING = {".lock", "environment.json", "split.json"}  # what is written before config.toml
+BEFORE = ("environment.json", "split.json", "decisions.json")  # written before config.toml
+STARTING = {".lock", *BEFORE, *(f".{name}.new" for name in (*BEFORE, "config.toml"))}
 SCRATCH = ("parts", "updates")  # a round makes these, and a resumed run makes them again
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The run after `round` rounds."""
-
-    round: int
-    model: "dict[str, torch.Tensor]"
-    method: "dict[str, torch.Tensor]"
-    server: dict[str, Any]
 
 
 class RunFolder:
@@ -67,7 +65,7 @@ class RunFolder:
         Raises ConfigError if the folder holds a run already, or anything else.
         """
         if (path / "config.toml").exists():
-            same = load_config(path / "config.toml") == config
+            same = _same(load_config(path / "config.toml"), config)
             remedy = f"`leff resume {path}` goes on with it" if same else "choose another --out"
             whose = "this very run" if same else "a run with another configuration"
             raise ConfigError(f"{path} holds {whose}; {remedy}")
@@ -75,34 +73,51 @@ class RunFolder:
             raise ConfigError(f"{path} is not empty and is no run folder; choose another --out")
         return cls(path)
 
-    def start(self, config: RunConfig, environment: Mapping[str, Any], split: Any) -> None:
+    def start(
+        self, config: RunConfig, environment: Mapping[str, Any], split: Sequence[Mapping[str, Any]]
+    ) -> None:
         """Write what is known before the first round, unless the run was started already."""
         if (self.path / "config.toml").exists():
             return
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         write_json(self.path / "environment.json", environment)
-        write_json(self.path / "split.json", split)
+        self.write_split(split)
+        write_json(self.path / "decisions.json", {})
         write_atomically(self.path / "config.toml", commented_toml(config).encode())
 
     @contextmanager
-    def lock(self) -> Generator[None]:
+    def lock(self, made: bool = False) -> Generator[None]:
         """Keep other processes out while the body runs; the lock goes with the process.
 
-        Raises RunError if another process has the run.
+        If the body wrote nothing, the lock's file is removed, and the folder too if it was `made`
+        for this.  Raises RunError if another process has the run.
         """
+        path, made = self.path / ".lock", made or not self.path.exists()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / ".lock").open("w")
+            make_folder(self.path)
+            file = path.open("a")
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be written ({error}); see --out") from None
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(
-                    f"{self.path} is being run by another process; wait for it"
-                ) from None
-            yield
+                here = os.path.samestat(os.fstat(file.fileno()), path.stat())
+            except (BlockingIOError, FileNotFoundError):
+                here = False
+            if not here:  # another has it, or had it and removed its file
+                raise RunError(f"{self.path} is being run by another process; wait for it")
+            try:
+                yield
+            finally:
+                self._discard(made)
+
+    def _discard(self, made: bool) -> None:
+        """Remove the lock's file if nothing else is there, and the folder if it was `made`."""
+        with suppress(OSError):
+            if [each.name for each in self.path.iterdir()] == [".lock"]:
+                (self.path / ".lock").unlink()
+                if made:
+                    self.path.rmdir()
 
     @classmethod
     def open(cls, path: Path) -> tuple["RunFolder", RunConfig]:
@@ -113,82 +128,141 @@ class RunFolder:
         if not (path / "config.toml").exists():
             raise ConfigError(f"{path} is no run folder: it has no config.toml; see `leff list`")
         run, config = cls(path), load_config(path / "config.toml")
-        written = (path / "config.toml").read_text(encoding="utf-8")
-        if run.digest() != _digest_values(written):
-            raise ConfigError(
-                f"{path}/config.toml is not the configuration that this run was started with; "
-                "undo the edit, or start a new run from it with `leff run`"
-            )
+        run.check_config()
         return run, config
+
+    def check_config(self) -> None:
+        """Raise ConfigError if `config.toml` is not what the run was started with."""
+        written = (self.path / "config.toml").read_text(encoding="utf-8")
+        if self.digest() != _digest_values(written):
+            raise ConfigError(
+                f"{self.path}/config.toml is not the configuration that this run was started "
+                "with; undo the edit, or start a new run from it with `leff run`"
+            )
 
     def digest(self) -> str:
         """Return the digest of the configuration that the run was started with."""
         return self.environment()["config_digest"]
 
     def environment(self) -> dict[str, Any]:
-        """Return what `start` recorded.  Raises CheckpointError if it is lost."""
-        try:
-            content: Any = read_json(self.path / "environment.json")
-        except CheckpointError:
-            content = None
-        values = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
-        if "config_digest" not in values:
-            raise CheckpointError(
-                f"{self.path} has lost its environment.json, so it cannot go on; "
-                f"start again with `leff run {self.path}/config.toml`"
-            )
+        """Return what `start` recorded.  Raises CheckpointError if it is lost or damaged."""
+        remedy = f"the run cannot go on; start again with `leff run {self.path}/config.toml`"
+        values = read_json(self.path / "environment.json", remedy)
+        if values is None or not {"config_digest", "kind"} <= values.keys():
+            raise CheckpointError(f"{self.path} has lost its environment.json; {remedy}")
         return values
+
+    def write_split(self, split: Sequence[Mapping[str, Any]]) -> None:
+        """Write how the examples were divided: a record a client."""
+        text = json.dumps(split, indent=1, ensure_ascii=False)
+        write_atomically(self.path / "split.json", f"{text}\n".encode())
+
+    def split(self) -> Any:
+        """Return what `split.json` holds, or None if that is lost or damaged."""
+        with suppress(OSError, ValueError, RecursionError):
+            return json.loads((self.path / "split.json").read_bytes())
+        return None
 
     def clear_scratch(self) -> None:
         """Remove the files that only a running round needs."""
         for name in SCRATCH:
             shutil.rmtree(self.path / name, ignore_errors=True)
 
+    # The end
+
     def write_result(self, values: Mapping[str, Any]) -> None:
-        write_json(self.path / "result.json", values)
+        """Write the result, with the digests of `model/`, which is on the disk already."""
+        files = {name: file_digest(path) for name, path in self._model_files().items()}
+        write_json(self.path / "result.json", {**values, "files": files})
 
     def result(self) -> dict[str, Any] | None:
         """Return the result, or None while the run is not finished."""
-        return read_json(self.path / "result.json")
+        return read_json(self.path / "result.json", self._again())
+
+    def check_model(self) -> None:
+        """Raise CheckpointError if a finished run's `model/` is not what the run wrote."""
+        wanted = (self.result() or {}).get("files", {})
+        found = self._model_files()
+        for name, digest in wanted.items():
+            if name not in found or file_digest(found[name]) != digest:
+                state = "damaged" if name in found else "missing"
+                raise CheckpointError(f"{self.path / name} is {state}; {self._again()}")
+
+    def _model_files(self) -> dict[str, Path]:
+        paths = sorted(path for path in (self.path / "model").rglob("*") if path.is_file())
+        return {path.relative_to(self.path).as_posix(): path for path in paths}
+
+    def _again(self) -> str:
+        """Return the remedy for a damaged result or model."""
+        return (
+            f"remove {self.path / 'result.json'} and resume, which makes both result and model "
+            "again from the newest checkpoint"
+        )
+
+    def _anew(self) -> str:
+        """Return the remedy for lost records."""
+        finished = " and result.json" if (self.path / "result.json").exists() else ""
+        return (
+            f"remove the folder checkpoints{finished} and resume, which starts again from the "
+            "first round"
+        )
 
     # Rounds
 
     def append(self, record: RoundRecord) -> None:
         """Append a round's record; it is on disk when this returns."""
-        with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(record.to_dict()), allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        line = json.dumps(sealed(record.to_dict()), allow_nan=False) + "\n"
+        append_synced(self.path / "rounds.jsonl", line.encode())
 
     def records(self) -> list[RoundRecord]:
-        """Return the records of complete lines, in order.  CheckpointError for a damaged line."""
+        """Return the records of complete lines: rounds 0, 1 and so on.
+
+        Raises CheckpointError for a damaged line, or if a round of a finished run is missing.
+        """
+        result = self.result()  # before the lines, as another process may add the last one now
+        records = self._read(self._lines())
+        if result is not None and len(records) - 1 != result.get("rounds"):
+            raise CheckpointError(
+                f"{self.path / 'rounds.jsonl'} lacks records of the last rounds; {self._anew()}"
+            )
+        return records
+
+    def _read(self, lines: Sequence[bytes]) -> list[RoundRecord]:
+        """Return the records of lines that begin with round 0; CheckpointError for a wrong one."""
         records: list[RoundRecord] = []
-        for number, line in enumerate(self._lines(), start=1):
+        for index, line in enumerate(lines):
             try:
-                records.append(RoundRecord.from_dict(json.loads(line)))
-            except (ValueError, LookupError, TypeError, AttributeError):
+                record = RoundRecord.from_dict(unsealed(line))
+                if record.round != index:
+                    raise ValueError(f"it is of round {record.round}, not {index}")
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise CheckpointError(
-                    f"{self.path / 'rounds.jsonl'}, line {number} is damaged; cut the file before "
-                    "that line and resume from a checkpoint as early, or start the run again"
+                    f"{self.path / 'rounds.jsonl'}, line {index + 1} is damaged ({error}); "
+                    f"{self._anew()}"
                 ) from None
+            records.append(record)
         return records
 
     def _lines(self) -> list[bytes]:
         path = self.path / "rounds.jsonl"
         return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 
-    def cut_back(self, rounds: int) -> None:
-        """Keep the records up to round `rounds`.  Raises CheckpointError if some are missing."""
-        pairs = zip(self._lines(), self.records(), strict=True)
-        kept = [(record.round, line) for line, record in pairs if record.round <= rounds]
-        if rounds >= 0 and [number for number, _ in kept] != list(range(rounds + 1)):
+    def cut_back(self, rounds: int) -> int:
+        """Keep the records up to round `rounds`, or none if it is -1; return how many are dropped.
+
+        Raises CheckpointError if some are missing.
+        """
+        found = self._lines()
+        lines = found[: rounds + 1]
+        if len(self._read(lines)) <= rounds:
             raise CheckpointError(
                 f"{self.path / 'rounds.jsonl'} lacks records of rounds 0 to {rounds}, which the "
-                "checkpoint has done; remove the folder checkpoints and resume, which starts "
-                "again from the first round"
+                f"checkpoint has done; {self._anew()}"
             )
-        lines = b"".join(line + b"\n" for _, line in kept)
-        write_atomically(self.path / "rounds.jsonl", lines)
+        if rounds >= 0 and not (self.path / "decisions.json").exists():
+            raise CheckpointError(f"{self.path} has lost its decisions.json; {self._anew()}")
+        write_atomically(self.path / "rounds.jsonl", b"".join(line + b"\n" for line in lines))
+        return len(found) - len(lines)
 
     def decisions(self, round_index: int) -> Decisions:
         """Return what clocks decided in round `round_index` (from 0); more can be set in it.
@@ -201,90 +275,13 @@ class RunFolder:
 
     def save_checkpoint(self, checkpoint: Checkpoint, digest: str, keep: int) -> None:
         """Write a checkpoint of the run with config `digest`; keep only the newest `keep`."""
-        from leff.wire.tensors import pack
-
-        folder = self.path / "checkpoints"
-        unfinished = folder / f".round-{checkpoint.round:04d}"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        payloads = {
-            "model.safetensors": pack(checkpoint.model),
-            "method.safetensors": pack(checkpoint.method),
-            "server.json": json.dumps(checkpoint.server).encode(),
-        }
-        for name, payload in payloads.items():
-            write_synced(unfinished / name, payload)
-        state = {
-            "round": checkpoint.round,
-            "config_digest": digest,
-            "sha256": {name: _sha256(payload) for name, payload in payloads.items()},
-        }
-        write_synced(unfinished / "state.json", json.dumps(state).encode())
-        final = folder / f"round-{checkpoint.round:04d}"
-        shutil.rmtree(final, ignore_errors=True)
-        unfinished.replace(final)
-        sync_folder(folder)
-        folders = self._checkpoints()
-        for old in folders[keep:]:
-            shutil.rmtree(old)
+        oldest = checkpoints.save(self.path / "checkpoints", checkpoint, digest, keep)
         # rounds since the oldest checkpoint may run again, if the newer ones are damaged
-        forget_decisions(self.path / "decisions.json", _round_of(folders[:keep][-1]))
+        forget_decisions(self.path / "decisions.json", oldest)
 
     def load_checkpoint(self, digest: str) -> Checkpoint | None:
-        """Return the newest good checkpoint, or None if none was made yet.
-
-        A damaged one is skipped with a warning.  Raises CheckpointError if all are damaged,
-        ConfigError if one belongs to a run with another config digest.
-        """
-        folders = self._checkpoints()
-        for path in folders:
-            try:
-                checkpoint, belongs_to = _read_checkpoint(path)
-            except (OSError, ValueError, KeyError) as error:
-                log.warning("checkpoint %s is damaged (%s); looking for an older", path, error)
-                continue
-            if belongs_to != digest:
-                raise ConfigError(
-                    f"checkpoint {path} belongs to a run with another configuration; "
-                    "remove it, or resume the run it came from"
-                )
-            return checkpoint
-        if folders:
-            raise CheckpointError(
-                f"every checkpoint in {self.path / 'checkpoints'} is damaged; remove that folder "
-                "and resume, which starts again from the first round"
-            )
-        return None
-
-    def _checkpoints(self) -> list[Path]:
-        """Return the folders of complete checkpoints, newest first."""
-        paths = (self.path / "checkpoints").glob("round-*")
-        named = [path for path in paths if re.fullmatch(r"round-\d+", path.name)]
-        return sorted(named, key=_round_of, reverse=True)
-
-
-def _round_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("round-"))
-
-
-def _read_checkpoint(path: Path) -> tuple[Checkpoint, str]:
-    from leff.wire.tensors import unpack
-
-    read: Any = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    if not isinstance(read, dict):
-        raise ValueError("state.json is not what was written")
-    state = cast("dict[str, Any]", read)
-    payloads = {name: (path / name).read_bytes() for name in state["sha256"]}
-    for name, wanted in state["sha256"].items():
-        if _sha256(payloads[name]) != wanted:
-            raise ValueError(f"{name} is not what was written")
-    checkpoint = Checkpoint(
-        state["round"],
-        unpack(payloads["model.safetensors"]),
-        unpack(payloads["method.safetensors"]),
-        json.loads(payloads["server.json"]),
-    )
-    return checkpoint, state["config_digest"]
+        """Return the newest good checkpoint, or None if none was made yet; see `checkpoints`."""
+        return checkpoints.load(self.path / "checkpoints", digest)
 
 
 def config_digest(config: RunConfig) -> str:
@@ -293,6 +290,15 @@ def config_digest(config: RunConfig) -> str:
     Comments do not count, nor do options that a later version adds to an old file.
     """
     return _digest_values(commented_toml(config))
+
+
+def _same(stored: RunConfig, config: RunConfig) -> bool:
+    """Return whether a run was started with this configuration; its chosen values are stored."""
+    chosen = {"learning_rate": stored.training.learning_rate}
+    if config.training.learning_rate is None:
+        training = config.training.model_copy(update=chosen)
+        config = config.model_copy(update={"training": training})
+    return stored == config
 
 
 def _digest_values(toml: str) -> str:
@@ -311,6 +317,7 @@ def _summary(run: RunFolder) -> dict[str, Any]:
         values = tomllib.loads((run.path / "config.toml").read_text(encoding="utf-8"))
         summary |= {"task": values["data"]["task"], "method": values["method"]["name"]}
         summary["of"] = values["training"]["rounds"]
+        run.check_config()
         records, result = run.records(), run.result()
         summary["rounds"] = records[-1].round if records else 0
         if result is not None:
@@ -324,8 +331,7 @@ def _summary(run: RunFolder) -> dict[str, Any]:
 
 def _foreign(path: Path) -> list[str]:
     """Return the names in a folder that are not left by a run killed while it started."""
-    unfinished = {f".{name}.new" for name in ("environment.json", "split.json", "config.toml")}
-    return [p.name for p in path.iterdir() if p.name not in STARTING | unfinished]
+    return [p.name for p in path.iterdir() if p.name not in STARTING]
 
 
 def _sha256(payload: bytes) -> str:

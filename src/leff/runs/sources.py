@@ -13,6 +13,7 @@ from typing import Any
 from leff.errors import ConfigError
 from leff.models import freeze_head, load_model
 from leff.models.kinds import LANGUAGE_KINDS
+from leff.runs.folder import RunFolder
 from leff.runs.options import DataConfig, ProxyConfig, RunConfig
 from leff.tasks.encode import ensure_padding
 from leff.tasks.evaluator import Evaluator
@@ -135,12 +136,14 @@ def model_source(name: str) -> str:
 
 
 def _model_of(run: Path) -> Path:
-    """Return the folder of a finished run's model; ConfigError without one."""
-    if not (run / "model" / "config.json").exists():
+    """Return the folder of a finished run's model; ConfigError if the run is not finished."""
+    folder = RunFolder.open(run)[0]
+    if folder.result() is None:
         raise ConfigError(
             f"{run} is a run that has no model yet, as it is not finished; `leff resume {run}` "
             "finishes it"
         )
+    folder.check_model()
     return run / "model"
 
 

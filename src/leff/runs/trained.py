@@ -10,11 +10,13 @@ from typing import Any
 from torch import nn
 
 from leff.errors import CheckpointError
+from leff.files import whole_folder
 from leff.models import FROZEN_HEAD, freeze_head, full_state, load_model
 from leff.models.hardware import pinned_threads, torch_device
 from leff.models.known import load_config
 from leff.models.quiet import quiet
-from leff.runs.folder import Checkpoint, RunFolder
+from leff.runs.checkpoints import Checkpoint
+from leff.runs.folder import RunFolder
 from leff.runs.sources import evaluator_for, load_start, model_source, task_of
 from leff.tasks.text_form import AS_IT_IS, TextForm, form_of
 
@@ -22,15 +24,19 @@ from leff.tasks.text_form import AS_IT_IS, TextForm, form_of
 def read_trained(name: str | Path) -> tuple[Any, Any]:
     """Return model and tokenizer of a run; of its newest checkpoint if it is not finished.
 
-    A name that is no run is a model's folder or hub id.  Raises ModelError, CheckpointError.
+    A name that is no run is a model's folder or hub id.  A finished run's model is read only if
+    it is what the run wrote.  Raises ModelError, CheckpointError.
     """
     path = Path(name)
+    if _in_run(path):
+        RunFolder(path.parent).check_model()
     if not (path / "config.toml").exists():
         source = model_source(str(name))
         return load_model(source, load_config(source)[1])
     folder, config = RunFolder.open(path)
     kind = folder.environment()["kind"]
     if folder.result() is not None:
+        folder.check_model()
         return load_model(str(path / "model"), kind)
     checkpoint = folder.load_checkpoint(folder.digest())
     if checkpoint is None:
@@ -49,6 +55,11 @@ def trained_form(name: str | Path, tokenizer: Any) -> TextForm:
     if (path / "config.toml").exists():
         return replace(form, special_tokens=RunFolder.open(path)[1].data.special_tokens)
     return form
+
+
+def _in_run(path: Path) -> bool:
+    """Return whether a folder is the one that a run writes its model to."""
+    return path.name == "model" and (path.parent / "config.toml").exists()
 
 
 def restore(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -74,16 +85,17 @@ def measure(path: Path, examples: int | None, beams: int | None) -> dict[str, An
         return evaluator.full(model, examples, beams or config.evaluation.beams)
 
 
-def save_model(model: Any, tokenizer: Any, path: Path) -> None:
-    """Write a folder that `from_pretrained` reads.
+def save_model(model: Any, tokenizer: Any, card: str, path: Path) -> None:
+    """Write a folder that `from_pretrained` reads, with a model card; it is on the disk then.
 
     The mark of a frozen head is not written, so later training of the model is free of it.
     """
     frozen = model.config.__dict__.pop(FROZEN_HEAD, False)
     try:
-        with quiet():
-            model.save_pretrained(path)
-            tokenizer.save_pretrained(path)
+        with quiet(), whole_folder(path) as unfinished:
+            model.save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
+            (unfinished / "README.md").write_text(card, encoding="utf-8")
     finally:
         if frozen:
             freeze_head(model)
