@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import ttest_rel
 from transformers import AutoConfig
 
-from benchmarks import convergence, deadline, device, fidelity, server
+from benchmarks import convergence, deadline, device, fidelity, flora, server
 from leff.methods.setup import ClientSetup
 from leff.models import short_config
 from leff.runs.config import load_config
@@ -102,6 +102,16 @@ def test_the_bank_and_per_client_distillation_serve_the_same_spans(monkeypatch):
 
 
 REAL_SPANS = server.client_spans
+
+
+def test_flora_has_a_row_for_each_round(monkeypatch):
+    monkeypatch.setattr(flora, "LAYERS", 1)
+    monkeypatch.setattr(flora, "WIDTH", 32)
+    second, third = flora.measure([2, 3])
+    assert (second["round"], third["round"]) == (2, 3)
+    for row in (second, third):
+        assert row["seconds"] > 0 and row["download_bytes"] > 0
+        assert row["checkpoint_bytes"] >= 4 * 32 * (96 + 32 + 128)  # folded in every round
 
 
 def test_every_client_trains_one_layer_of_twelve():

@@ -94,7 +94,7 @@ class MethodSpec:
     options: tuple[str, ...] = ()
     trains_blocks: bool = False  # a client trains as many layers as it can afford, among stand-ins
     ranks_by_client: bool = False  # each client's adapters have their own rank
-    gets_all_adapters: bool = False  # every client gets all clients' adapters
+    gets_all_adapters: bool = False  # clients get all adapters, or the weights if these are less
     clients: str = "every client holds the whole model, whatever its capacity"
 
 

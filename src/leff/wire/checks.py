@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from leff.errors import shown
-from leff.wire.headers import Shapes, header_fault, most_bytes
+from leff.wire.headers import Shapes, header_fault
 from leff.wire.messages import Capacity, Device, Update
 from leff.wire.tensors import unpack
 
@@ -34,7 +34,7 @@ class Expected:
     """What the server knows of a client's update before it comes.
 
     `scored` are the layers whose importance the client may send.  `shapes` has the name and the
-    shape of each tensor that it must send, all in fp32.
+    shape of each tensor that it must send, all in fp32; `headers.most_bytes` bounds them all.
     """
 
     round: int
@@ -44,11 +44,6 @@ class Expected:
     examples: int  # D_i, as the client reported before it saw the job
     steps: int  # at most
     shapes: Shapes
-
-    @property
-    def most_bytes(self) -> int:
-        """The most bytes that the payload may have; more need not be read."""
-        return most_bytes(self.shapes)
 
 
 def report_fault(report: Capacity, layers: int) -> str | None:

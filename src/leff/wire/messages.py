@@ -166,7 +166,8 @@ class Update:
 
     `failure` says why there is nothing to merge; `payload` is then empty.  `losses` has the mean
     training loss of the first and of the last quarter of the steps.  `download_bytes` is what the
-    job's parts took that the client did not hold already; the engine fills it in.  `layer_scores`
+    job's parts took that the client did not hold already, and `upload_bytes` what came back; the
+    server fills them in.  `examples` is D_i, as in the client's report.  `layer_scores`
     is the importance of each of `layers`, as measured while training; `state_bytes` what weights,
     gradients and optimizer state took on the client.  `out_of_memory_bytes` is what it held and
     asked for when its memory ran out, 0 if it did not.
