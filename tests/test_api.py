@@ -3,13 +3,15 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from tiny_runs import options, write_table
 
 import leff
 from leff.errors import ConfigError, ModelError
 from leff.runs.config import load_config
-from leff.runs.options import RunConfig
+from leff.runs.options import MethodConfig, RunConfig
 
 
 @pytest.fixture(autouse=True)
@@ -128,3 +130,78 @@ def test_names_at_the_top():
     assert all(getattr(leff, name) is not None for name in leff.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         leff.nothing  # noqa: B018
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """Return the configuration that `leff.run` would start with."""
+    monkeypatch.setattr("leff.api._finish", lambda folder, config, progress: config)
+    return lambda **options: leff.run(out=tmp_path / "asked", **options)
+
+
+def test_values_as_python_has_them(asked, tmp_path):
+    config = asked(
+        rounds=np.int64(3),
+        epochs=np.float32(0.5),
+        checkpointing=np.bool_(True),
+        layers=np.array([1, 2]),
+        memory=("64MB", 10**8),
+        **{"data.folder": tmp_path, "clients.alpha": torch.tensor(2.0)},
+    )
+    assert config.training.rounds == 3 and config.training.epochs == 0.5
+    assert config.training.checkpointing and config.clients.layers == [1, 2]
+    assert config.clients.memory == ["64MB", "100000000"] and config.data.folder == tmp_path
+    assert config.clients.alpha == 2.0
+
+
+def test_sections_as_python_has_them(asked):
+    training = {"rounds": 3}
+    config = asked(training=training, **{"training.epochs": 2.0})
+    assert (config.training.rounds, config.training.epochs) == (3, 2.0)
+    assert training == {"rounds": 3}  # ours is a copy
+    config = asked(preset="paper", method=MethodConfig(rank=4))
+    assert (config.method.rank, config.method.scale) == (4, "literal")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rounds": True}, "training.rounds must be a whole number, got True"),
+        ({"rounds": "3"}, "training.rounds must be a whole number, got '3'"),
+        ({"rounds": np.array([3])}, "training.rounds must be a whole number, got [3]"),
+        ({"rounds": np.float64(3)}, "training.rounds must be a whole number, got 3.0"),
+        ({"epochs": np.float64("nan")}, "training.epochs must be a finite number, got nan"),
+        ({"model": b"gpt2"}, "model is a section, got b'gpt2'; did you mean model.name?"),
+        ({"model": object}, "model is a section, got <class 'object'>"),
+        ({"data.columns": {1: "a"}}, "data.columns.1.'[key]' must be text, got 1"),
+        ({"data.folder": b"x"}, "data.folder must be a path, got b'x'"),
+    ],
+)
+def test_values_that_python_should_not_have(options, message, asked):
+    with pytest.raises(ConfigError) as caught:
+        asked(**options)
+    assert message in str(caught.value)
+
+
+def test_a_table_within_itself(asked):
+    columns = {}
+    columns["input"] = columns
+    with pytest.raises(ConfigError, match="nested in 20 levels, no more"):
+        asked(**{"data.columns": columns})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: leff.generate("x", ["a"], beams=0), "beams must be a whole number from 1 to 128"),
+        (lambda: leff.generate("x", ["a"], beams=10**6), "beams must be a whole number from 1"),
+        (lambda: leff.generate("x", ["a"], max_new_tokens=2.5), "max_new_tokens must be a whole"),
+        (lambda: leff.generate("x", "a text"), "inputs must be a list of texts, got the text"),
+        (lambda: leff.evaluate("x", examples=-1), "examples must be a whole number from 1"),
+        (lambda: leff.evaluate("x", beams=True), "beams must be a whole number from 1"),
+        (lambda: leff.mmlu("x", batch_size=0), "batch_size must be a whole number from 1"),
+    ],
+)
+def test_numbers_that_no_function_takes(call, message):
+    with pytest.raises(ConfigError, match=message):
+        call()

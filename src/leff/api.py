@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leff.errors import ConfigError, RunError
+from leff.errors import ConfigError, RunError, shown
+from leff.files import expanded
 from leff.runs.config import full_key, load_config
-from leff.runs.options import RunConfig
+from leff.runs.options import LARGEST, MOST_BEAMS, RunConfig
 
 if TYPE_CHECKING:
     from leff.record import RoundRecord
@@ -90,11 +92,17 @@ def run(
             raise ConfigError("give options, or a RunConfig that has them, not both")
         checked = config
     else:
+<<<<<<< HEAD
         checked = load_config(Path(config) if config is not None else None, overrides)
     folder = RunFolder.new(Path(out) if out is not None else new_folder(checked), checked)
     with folder.lock(made=out is None):
         RunFolder.new(folder.path, checked)  # another process may have begun one meanwhile
         return _finish(folder, checked, progress)
+=======
+        checked = load_config(expanded(config) if config is not None else None, overrides)
+    folder = RunFolder.new(expanded(out) if out is not None else new_folder(checked), checked)
+    return _finish(folder, checked, progress)
+>>>>>>> options
 
 
 def resume(folder: str | Path, *, progress: "Progress | None" = None) -> Run:
@@ -144,7 +152,10 @@ def evaluate(
 
     `examples` is the number of test examples, by default all; `beams` is the beam width, by
     default the run's.  The keys are those of `leff.tasks.evaluator.Evaluator.full`.
+
+    Raises ConfigError for a number below 1.
     """
+    _check_counts(examples=examples, beams=beams)
     from leff.runs.trained import measure
 
     return measure(Path(folder), examples, beams)
@@ -164,9 +175,18 @@ def generate(
     of the model's chat template, which for a run's model is the one that it was trained with.
     Without a template they stay as they are.
 
+<<<<<<< HEAD
     Raises ConfigError for a model that classifies, and for a prompt without ``{input}``.
     """
     from leff.runs.trained import read_trained, trained_form
+=======
+    Raises ConfigError for a model that classifies, and for a number below 1.
+    """
+    _check_counts(beams=beams, max_new_tokens=max_new_tokens)
+    if isinstance(inputs, str):
+        raise ConfigError(f"inputs must be a list of texts, got the text {shown(inputs)}")
+    from leff.runs.trained import is_generation_run, read_trained
+>>>>>>> options
     from leff.tasks import generation
     from leff.tasks.text_form import TextForm
 
@@ -203,9 +223,7 @@ def mmlu(
     """
     if not 0 <= shots <= 5:
         raise ConfigError(f"shots must be 0 to 5, got {shots}")
-    for name, value in (("examples", examples), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
+    _check_counts(examples=examples, batch_size=batch_size)
     from leff.models.hardware import torch_device
     from leff.runs.trained import read_trained
     from leff.tasks.metrics.mmlu import score
@@ -226,6 +244,15 @@ def mmlu(
         progress=progress,
     )
     return {**asdict(scores), "shots": shots}
+
+
+def _check_counts(**counts: Any) -> None:
+    """Raise ConfigError for a number that is given and is no whole number in its range."""
+    for name, value in counts.items():
+        most = MOST_BEAMS if name == "beams" else LARGEST
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if value is not None and not (whole and 1 <= value <= most):
+            raise ConfigError(f"{name} must be a whole number from 1 to {most}, got {shown(value)}")
 
 
 def new_folder(config: RunConfig) -> Path:

@@ -128,6 +128,14 @@ def test_number_of_workers():
     assert worker_count(0, CPU, 10_000) == 1
 
 
+def test_more_workers_than_the_machine_can_bear_are_lowered(store, monkeypatch, caplog):
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    assert worker_count(8, CPU, 1) == 8 and not caplog.records
+    assert worker_count(1024, CPU, 1) == 8
+    assert "engine.workers = 1024 is too many for 2 cores: 8" in caplog.text
+    assert fleet_with(store, workers=8)._workers == 2  # it has two clients
+
+
 def test_a_client_that_raises_is_a_refused_update(store, monkeypatch, caplog):
     model, fleet = tiny(*GPT2), fleet_with(store)
     job = job_of(model, "generation", store, range(1, 3))

@@ -125,6 +125,10 @@ def test_paths_are_absolute_from_where_the_file_is_loaded(tmp_path, monkeypatch)
             "training.accumulation = 5 does not divide training.batch_size = 12; these do: 1, 2, "
             "3, 4, 6, 12",
         ),
+        (
+            {"training.batch_size": 4096, "data.max_length": 1024, "training.accumulation": 2},
+            "is 2097152 tokens at once, the most is 1048576; lower one, or raise",
+        ),
         ({"training.accumulation": 0}, "training.accumulation must be at least 1, got 0"),
         ({"training.optimizer": "adam8"}, "training.optimizer cannot be 'adam8'"),
         ({"model": "gpt2"}, "model is a section, got 'gpt2'; did you mean model.name?"),

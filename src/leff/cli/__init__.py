@@ -76,8 +76,12 @@ def main() -> None:
         _fail(str(error), error.exit_status)
     except OSError as error:  # such as a full disk: a traceback would not help
         _fail(str(error), RunError.exit_status)
-    except MemoryError as error:
-        _fail(f"out of memory: {error}" if str(error) else "out of memory", RunError.exit_status)
+    except (MemoryError, RuntimeError) as error:
+        from leff.client.memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        _fail(f"out of memory: {error}".rstrip(": "), RunError.exit_status)
 
 
 def _check_arguments(arguments: Sequence[str]) -> None:

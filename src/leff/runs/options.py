@@ -35,6 +35,8 @@ from leff.wire.messages import LocalTraining, Optimizer, Precision, Step
 
 Picked = TypeVar("Picked")
 LONGEST_TEXT, MOST_ENTRIES = 4096, 10_000  # of an option; a run's config.toml stays readable
+MOST_TOKENS = 2**20  # of a part of a batch: more fit no device, nor the plan of its memory
+MOST_BEAMS = 128  # each has the memory of a whole text
 LARGEST = 10**12  # of any number; a JSON reader keeps it exact
 
 
@@ -46,7 +48,7 @@ def _amount_text(value: Any) -> str:
 
 
 Positive = Annotated[int, Field(ge=1, le=10**9)]  # what there is of the counted limits it further
-BatchSize = Annotated[int, Field(ge=1, le=65_536)]
+BatchSize = Annotated[int, Field(ge=1, le=4096)]
 AboveZero = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -221,7 +223,7 @@ class DataConfig(Section):
         default={},
         description="for task table: our column = yours, such as {input = 'mr', target = 'ref'}",
     )
-    max_length: Annotated[int, Field(ge=8, le=2**20)] = Field(
+    max_length: Annotated[int, Field(ge=8, le=2**17)] = Field(
         default=96, description="most tokens of an example"
     )
     prompt: str | None = Field(
@@ -504,10 +506,10 @@ class EvaluationConfig(Section):
     gradient_error: bool = Field(
         default=False, description="also measure Δ² of Assumption 4 for these clients"
     )
-    beams: Annotated[int, Field(ge=1, le=128)] = Field(
+    beams: Annotated[int, Field(ge=1, le=MOST_BEAMS)] = Field(
         default=1, description="beam width of the final texts; 1 is greedy"
     )
-    max_new_tokens: Annotated[int, Field(ge=1, le=2**20)] = Field(
+    max_new_tokens: Annotated[int, Field(ge=1, le=2**17)] = Field(
         default=64, description="most tokens of a generated text"
     )
 
@@ -590,6 +592,13 @@ class RunConfig(Section):
             raise ValueError(
                 f"training.accumulation = {parts} does not divide training.batch_size = {size}; "
                 f"these do: {', '.join(divisors)}"
+            )
+        tokens = size // parts * self.data.max_length
+        if tokens > MOST_TOKENS:
+            raise ValueError(
+                f"training.batch_size · data.max_length = {size} · {self.data.max_length} in "
+                f"{parts} part{'s' if parts > 1 else ''} is {tokens} tokens at once, the most is "
+                f"{MOST_TOKENS}; lower one, or raise training.accumulation"
             )
 
     def _check_fleet(self) -> None:
