@@ -1,6 +1,8 @@
 """The scripts that pretrain models."""
 
+import ast
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -93,3 +95,66 @@ def test_data_that_is_not_there_is_named(tmp_path):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert str(tmp_path) in done.stderr
+
+
+MUTATED = """
+'A docstring.'
+def half(number: int = 1) -> float:
+    if number > 0:
+        return number / 2
+    raise ValueError(f"{number + 1} is small")
+"""
+
+
+def test_mutants_are_single_changes_of_what_runs():
+    script = runpy.run_path(str(SCRIPTS / "mutants.py"))
+    found = list(script["mutants"](MUTATED))
+    plain = ast.unparse(ast.parse(MUTATED))
+    assert len({mutant.source for mutant in found} | {plain}) == len(found) + 1
+    assert {(mutant.line, mutant.change) for mutant in found} == {
+        (3, "1  ->  2"),
+        (4, "if number > 0:  ->  if not number > 0:"),
+        (4, "Gt  ->  GtE"),
+        (4, "0  ->  1"),
+        (5, "return number / 2  ->  return None"),
+        (5, "Div  ->  Mult"),
+        (5, "2  ->  3"),
+        (6, "raise ValueError(f'{number + 1} is small')  ->  pass"),
+    }
+
+
+def test_every_mutated_module_and_its_tests_are_there():
+    for module, tests in runpy.run_path(str(SCRIPTS / "mutants.py"))["COVERED"].items():
+        for path in (f"src/leff/{module}", *(f"tests/{test}" for test in tests)):
+            assert (SCRIPTS.parent / path).exists(), path
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")
+def test_mutants_that_no_test_notices_are_printed(tmp_path):
+    files = {
+        "src/leff/__init__.py": "",
+        "src/leff/half.py": MUTATED,
+        "tests/test_half.py": "from leff.half import half\n\n"
+        "def test_half():\n    assert half(2) == 1 and half() == 0.5",
+        "pyproject.toml": "[tool.pytest.ini_options]\nmarkers = ['slow']",
+        "scripts/mutants.py": (SCRIPTS / "mutants.py").read_text(),
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    code = (
+        "import runpy\nmain = runpy.run_path('scripts/mutants.py')['main']\n"
+        "covered = main.__globals__['COVERED']\ncovered.clear()\n"
+        "covered['half.py'] = ['test_half.py']\nmain()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    *survivors, module, score = done.stdout.splitlines()
+    assert survivors == [
+        "src/leff/half.py:4  Gt  ->  GtE",
+        "src/leff/half.py:6  raise ValueError(f'{number + 1} is small')  ->  pass",
+    ]
+    assert module == "half.py: 6 of 8 noticed"
+    assert score == "score: 6 of 8 noticed, 75.0%"
