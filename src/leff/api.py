@@ -92,17 +92,11 @@ def run(
             raise ConfigError("give options, or a RunConfig that has them, not both")
         checked = config
     else:
-<<<<<<< HEAD
-        checked = load_config(Path(config) if config is not None else None, overrides)
-    folder = RunFolder.new(Path(out) if out is not None else new_folder(checked), checked)
+        checked = load_config(expanded(config) if config is not None else None, overrides)
+    folder = RunFolder.new(expanded(out) if out is not None else new_folder(checked), checked)
     with folder.lock(made=out is None):
         RunFolder.new(folder.path, checked)  # another process may have begun one meanwhile
         return _finish(folder, checked, progress)
-=======
-        checked = load_config(expanded(config) if config is not None else None, overrides)
-    folder = RunFolder.new(expanded(out) if out is not None else new_folder(checked), checked)
-    return _finish(folder, checked, progress)
->>>>>>> options
 
 
 def resume(folder: str | Path, *, progress: "Progress | None" = None) -> Run:
@@ -175,18 +169,13 @@ def generate(
     of the model's chat template, which for a run's model is the one that it was trained with.
     Without a template they stay as they are.
 
-<<<<<<< HEAD
-    Raises ConfigError for a model that classifies, and for a prompt without ``{input}``.
-    """
-    from leff.runs.trained import read_trained, trained_form
-=======
-    Raises ConfigError for a model that classifies, and for a number below 1.
+    Raises ConfigError for a model that classifies, for a prompt without ``{input}``, and for a
+    number below 1.
     """
     _check_counts(beams=beams, max_new_tokens=max_new_tokens)
     if isinstance(inputs, str):
         raise ConfigError(f"inputs must be a list of texts, got the text {shown(inputs)}")
-    from leff.runs.trained import is_generation_run, read_trained
->>>>>>> options
+    from leff.runs.trained import read_trained, trained_form
     from leff.tasks import generation
     from leff.tasks.text_form import TextForm
 
