@@ -14,7 +14,8 @@ A record is appended before its checkpoint is made, and a checkpoint gets its fi
 complete.  After a kill at any moment, `rounds.jsonl` is cut back to the newest good checkpoint.
 Each file is on the disk before one that relies on it.  Each JSON file and each line is sealed
 (`leff.files`), and the seal is checked when it is read.  `split.json` is compared with the split
-itself.  The configuration's digest is in `environment.json`.  `rounds.png` and the scratch folders need no check: nothing reads them again.
+itself.  The configuration's digest is in `environment.json`.  `rounds.png` and the scratch folders
+need no check: nothing reads them again.
 """
 
 import fcntl
