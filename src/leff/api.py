@@ -140,9 +140,15 @@ def _drawn(folder: "RunFolder", result: Mapping[str, Any]) -> Run:
 
 
 def evaluate(
-    folder: str | Path, *, examples: int | None = None, beams: int | None = None
+    folder: str | Path,
+    *,
+    examples: int | None = None,
+    beams: int | None = None,
+    data: str | Path | None = None,
 ) -> dict[str, Any]:
     """Return every metric of a run's model, or of its newest checkpoint, on the test split.
+
+    `data` is a table of your own to measure on instead, with the columns that the run trained on.
 
     `examples` is the number of test examples, by default all; `beams` is the beam width, by
     default the run's.  The keys are those of `leff.tasks.evaluator.Evaluator.full`.
@@ -152,7 +158,26 @@ def evaluate(
     _check_counts(examples=examples, beams=beams)
     from leff.runs.trained import measure
 
-    return measure(Path(folder), examples, beams)
+    return measure(Path(folder), examples, beams, None if data is None else expanded(data))
+
+
+def predict(
+    folder: str | Path, texts: Sequence[str], pairs: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Return what a classifier says of every text, or of every text and its pair.
+
+    `folder` is a run's, or any folder with a classifier.  Each answer has ``label`` and
+    ``probability``, or ``score`` for a regression.
+
+    Raises ConfigError for a model that generates text, and if there is not one pair for each text.
+    """
+    from leff.runs.predict import predict as answers
+
+    if isinstance(texts, str):
+        raise ConfigError(f"texts must be a list of texts, got the text {shown(texts)}")
+    if pairs is not None and len(pairs) != len(texts):
+        raise ConfigError(f"there must be a pair for each text, got {len(pairs)} and {len(texts)}")
+    return answers(folder, {"text": texts} | ({} if pairs is None else {"text_pair": pairs}))
 
 
 def generate(

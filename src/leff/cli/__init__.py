@@ -16,8 +16,9 @@ import typer
 
 from leff.cli.paper import figure, table
 from leff.cli.plans import plan, profile
-from leff.cli.runs import config, evaluate, generate, list_runs, resume, run
+from leff.cli.runs import config, list_runs, resume, run
 from leff.cli.scores import mmlu, score
+from leff.cli.trained import evaluate, generate, predict
 from leff.errors import ConfigError, LeffError, RunError, one_line, shown
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(resume)
 app.command()(evaluate)
+app.command()(predict)
 app.command()(generate)
 app.command("list")(list_runs)
 app.command()(config)

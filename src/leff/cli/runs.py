@@ -1,11 +1,10 @@
-"""`leff run`, `resume`, `evaluate`, `generate`, `list` and `config`."""
+"""`leff run`, `resume`, `list` and `config`."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from leff.cli.console import Json, errors, out, print_json
 from leff.errors import ConfigError, RunError, shown
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from leff.report.live import LiveTable
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
-Beams = Annotated[int, typer.Option(min=1, help="Beam width; 1 is greedy.")]
 
 
 def run(
@@ -73,63 +71,6 @@ def resume(run: RunPath, as_json: Json = False) -> None:
         return api.resume(run, progress=progress)
 
     _show(work, as_json)
-
-
-def evaluate(
-    run: RunPath,
-    examples: Annotated[
-        int | None, typer.Option(min=1, help="Number of test examples; by default all.")
-    ] = None,
-    beams: Annotated[
-        int | None, typer.Option(min=1, help="Beam width; by default the run's.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure a run's model with every metric of its task."""
-    from leff import api
-    from leff.report.live import print_rows
-
-    measured = api.evaluate(run, examples=examples, beams=beams)
-    if as_json:
-        return print_json({key: value for key, value in measured.items() if key != "texts"})
-    metrics = {"loss": measured["loss"], **measured["metrics"]}
-    print_rows(out, [{measured["split"]: name, "value": value} for name, value in metrics.items()])
-    for name, note in measured["notes"].items():
-        out.print(Text(f"{name}: {note}", style="dim"))
-    return None
-
-
-def generate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's or a model's folder.")],
-    inputs: Annotated[list[str] | None, typer.Argument(help="Inputs; each gets a text.")] = None,
-    file: Annotated[Path | None, typer.Option(help="A file with an input on each line.")] = None,
-    beams: Beams = 1,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    prompt: Annotated[
-        str | None,
-        typer.Option(help="The prompt, with {input} in it; by default the model's own."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Generate texts with a run's model."""
-    from leff import api
-    from leff.errors import DataError
-
-    wanted = list(inputs or [])
-    if file is not None:
-        try:
-            with file.open(encoding="utf-8") as lines:
-                wanted += [line.rstrip("\n") for line in lines]
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{file} cannot be read: {error}") from None
-    if not wanted:
-        raise ConfigError("there is nothing to generate from; give inputs, or --file")
-    texts = api.generate(run, wanted, beams=beams, max_new_tokens=max_new_tokens, prompt=prompt)
-    if as_json:
-        return print_json([{"input": i, "output": o} for i, o in zip(wanted, texts, strict=True)])
-    for text in texts:
-        typer.echo(text)
-    return None
 
 
 def list_runs(

@@ -24,7 +24,8 @@ log = logging.getLogger("leff.models")
 
 def class_names(config: Any) -> dict[int, str]:
     """Return the names of a configuration's classes by row; {} if it has only ``LABEL_0``, ..."""
-    names = {int(row): str(name) for row, name in (config.id2label or {}).items()}
+    own: Mapping[Any, Any] = config.id2label or {}
+    names = {int(row): str(name) for row, name in own.items()}
     return {} if all(re.fullmatch(r"LABEL_\d+", name) for name in names.values()) else names
 
 

@@ -275,8 +275,11 @@ def print_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     for name in names:
         table.add_column(str(name), overflow="fold")
     for row in rows:
-        cells = (
-            (row[n], f"{row[n]:.4f}" if isinstance(row[n], float) else str(row[n])) for n in names
-        )
-        table.add_row(*(Text("" if value is None else text) for value, text in cells))
+        table.add_row(*(Text(_cell(row[name])) for name in names))
     console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}" if not 0 < abs(value) < 1e-3 else f"{value:.3g}"
+    return "" if value is None else str(value)

@@ -212,7 +212,7 @@ class Federation:
             raise RunError(f"no client's update could be used in any round ({reason})")
         before = records[0].before
         after = self.evaluator.full(self.model, settings.final_examples, settings.beams)
-        result = {
+        result: dict[str, Any] = {
             "task": self.task.name,
             "method": self.config.method.name,
             "rounds": self.config.training.rounds,

@@ -312,15 +312,19 @@ def list_runs(root: Path) -> list[dict[str, Any]]:
 
 
 def _summary(run: RunFolder) -> dict[str, Any]:
-    names = ("task", "method", "rounds", "of", "metric", "before", "after", "finished", "problem")
+    names = ("task", "method", "seed", "rate", "rounds", "of", "metric", "before", "after")
+    names += ("seconds", "finished", "problem")
     summary: dict[str, Any] = {"run": str(run.path), **dict.fromkeys(names), "finished": False}
     try:
         values = tomllib.loads((run.path / "config.toml").read_text(encoding="utf-8"))
         summary |= {"task": values["data"]["task"], "method": values["method"]["name"]}
-        summary["of"] = values["training"]["rounds"]
+        training = values["training"]
+        summary |= {"of": training["rounds"], "rate": training["learning_rate"]}
+        summary["seed"] = values["seed"]
         run.check_config()
         records, result = run.records(), run.result()
         summary["rounds"] = records[-1].round if records else 0
+        summary["seconds"] = round(sum(record.seconds or 0.0 for record in records), 1)
         if result is not None:
             metric = summary["metric"] = result["metric"]
             summary |= {when: result[when]["metrics"][metric] for when in ("before", "after")}

@@ -246,9 +246,10 @@ class DataConfig(Section):
     @classmethod
     def _all_of_own_data(cls, values: Any) -> Any:
         """Take all rows of the user's own data, unless a number is given."""
-        if isinstance(values, Mapping) and values.get("task") in OWN:
-            return {"train_examples": "all", **values}
-        return values
+        if not isinstance(values, Mapping):
+            return values
+        given = cast("Mapping[str, Any]", values)
+        return {"train_examples": "all", **given} if given.get("task") in OWN else given
 
     @field_validator("prompt")
     @classmethod

@@ -12,12 +12,14 @@ from torch import nn
 from leff.errors import CheckpointError
 from leff.files import whole_folder
 from leff.models import FROZEN_HEAD, freeze_head, full_state, load_model
+from leff.models.class_names import class_names
 from leff.models.hardware import pinned_threads, torch_device
 from leff.models.known import load_config
 from leff.models.quiet import quiet
 from leff.runs.checkpoints import Checkpoint
 from leff.runs.folder import RunFolder
 from leff.runs.sources import evaluator_for, load_start, model_source, task_of
+from leff.tasks.sources.table import load_test
 from leff.tasks.text_form import AS_IT_IS, TextForm, form_of
 
 
@@ -75,12 +77,24 @@ def restore(model: nn.Module, checkpoint: Checkpoint) -> None:
     model.load_state_dict(checkpoint.model, strict=False)  # the checkpoint lacks tied duplicates
 
 
-def measure(path: Path, examples: int | None, beams: int | None) -> dict[str, Any]:
-    """Return `Evaluator.full` of a run's model, with the run's own settings."""
-    _, config = RunFolder.open(path)
+def measure(
+    path: Path, examples: int | None, beams: int | None, data: Path | None = None
+) -> dict[str, Any]:
+    """Return `Evaluator.full` of a run's model, with the run's own settings.
+
+    `data` is a table to measure on in place of the run's own test split.
+    """
+    folder, config = RunFolder.open(path)
     model, tokenizer = read_trained(path)
+    if data is None:
+        task = task_of(config)
+    else:
+        kind = folder.environment()["kind"]
+        names = class_names(model.config) if kind == "classification" else {}
+        columns = config.data.columns
+        task = load_test(data, kind, columns=columns, names=tuple(names.values()))
     model = model.to(torch_device(config.engine.device))
-    evaluator = evaluator_for(config, task_of(config), tokenizer)
+    evaluator = evaluator_for(config, task, tokenizer)
     with pinned_threads(config.engine.threads):
         return evaluator.full(model, examples, beams or config.evaluation.beams)
 

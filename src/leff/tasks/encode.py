@@ -184,8 +184,10 @@ def _mention_special(
 ) -> None:
     """Log how many rows hold special tokens as text, and how these are read."""
     marks = special_texts(tokenizer)
+    if marks is None:
+        return
     texts = [columns[name] for name in ("input", "target", "text", "text_pair") if name in columns]
-    rows = [row for row in zip(*texts, strict=True) if marks and any(map(marks.search, row))]
+    rows = [row for row in zip(*texts, strict=True) if any(map(marks.search, row))]
     if rows:
         log.warning(
             "%d rows hold special tokens such as %s, read as %s (data.special_tokens)",

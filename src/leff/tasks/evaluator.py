@@ -10,7 +10,6 @@ measured by the accuracy of the likeliest answer after them; no text is generate
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +18,7 @@ from torch import nn
 
 from leff.tasks.encode import Example, encode, ensure_padding
 from leff.tasks.generation import generate
-from leff.tasks.held_out import eval_mode, held_out_batches, held_out_loss
+from leff.tasks.held_out import held_out_logits, held_out_loss
 from leff.tasks.metrics import glue, mmlu, nlg
 from leff.tasks.task import Task, draw_rows
 from leff.tasks.text_form import USUAL, TextForm
@@ -162,7 +161,8 @@ class Evaluator:
             loss = self._loss(model, split, rows)
             return loss, {"perplexity": math.exp(min(loss, 700.0))}
         examples = self._encoded(split, rows)
-        logits = self._logits(model, examples)
+        pad_id = ensure_padding(self.tokenizer)
+        logits = held_out_logits(model, examples, batch_size=self.batch_size, pad_id=pad_id)
         labels = [example.label for example in examples if example.label is not None]
         if not torch.isfinite(logits).all():  # a diverged model is recorded, not an error
             return math.nan, {self.metric: math.nan}
@@ -177,15 +177,3 @@ class Evaluator:
             return loss, glue.score(self.task.name, values, labels)
         kind = "regression" if self.task.kind == "regression" else "classification"
         return loss, glue.score_labels(kind, values, labels)
-
-    def _logits(self, model: nn.Module, examples: Sequence[Example]) -> torch.Tensor:
-        """Return the model's logits for every example, (n, labels), on the CPU."""
-        logits: list[torch.Tensor] = []
-        order: list[int] = []
-        with eval_mode(model) as device:
-            pad_id = ensure_padding(self.tokenizer)
-            for rows, batch in held_out_batches(examples, self.batch_size, pad_id, device):
-                inputs = {name: value for name, value in batch.items() if name != "labels"}
-                logits.append(model(**inputs).logits.float().cpu())
-                order += rows
-        return torch.cat(logits)[torch.argsort(torch.tensor(order))]

@@ -38,6 +38,20 @@ def eval_mode(model: nn.Module) -> Generator[torch.device]:
         model.train(was_training)
 
 
+def held_out_logits(
+    model: nn.Module, examples: Sequence[Example], *, batch_size: int, pad_id: int
+) -> torch.Tensor:
+    """Return a classifier's logits for every example, (n, labels), fp32, on the CPU."""
+    logits: list[torch.Tensor] = []
+    order: list[int] = []
+    with eval_mode(model) as device:
+        for rows, batch in held_out_batches(examples, batch_size, pad_id, device):
+            inputs = {name: value for name, value in batch.items() if name != "labels"}
+            logits.append(model(**inputs).logits.float().cpu())
+            order += rows
+    return torch.cat(logits)[torch.argsort(torch.tensor(order))]
+
+
 def held_out_loss(
     model: nn.Module, examples: Sequence[Example], *, batch_size: int, pad_id: int
 ) -> float:

@@ -77,7 +77,7 @@ def special_texts(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str] | Non
     """Return the pattern of the tokenizer's special tokens as text; None if it has none."""
     added: Any = getattr(tokenizer, "added_tokens_decoder", {})
     names = {str(token) for token in added.values() if token.special}
-    names |= set(cast("list[str]", tokenizer.all_special_tokens))
+    names |= set(tokenizer.all_special_tokens)
     longest = sorted(filter(None, names), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest))) if longest else None
 
@@ -111,8 +111,8 @@ def as_plain(tokenizer: "PreTrainedTokenizerBase", text: str, marks: re.Pattern[
     if not marks.search(text):
         return text
     (ids,) = _ids(tokenizer, [text], split_special_tokens=True)
-    special = set(cast("list[int]", tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
-    if special.isdisjoint(ids):
+    unknown = cast("int | None", tokenizer.unk_token_id)
+    if not any(token in tokenizer.all_special_ids and token != unknown for token in ids):
         return text
     return marks.sub(lambda mark: f"{mark.group()[0]} {mark.group()[1:]}", text)
 
@@ -167,10 +167,8 @@ def form_of(tokenizer: "PreTrainedTokenizerBase") -> TextForm | None:
         return None
     question = [{"role": "user", "content": INPUT}]
     try:
-        rendered: Any = tokenizer.apply_chat_template(
-            question, tokenize=False, add_generation_prompt=True
-        )
-        return TextForm(rendered)
+        render: Any = cast(Any, tokenizer).apply_chat_template
+        return TextForm(render(question, tokenize=False, add_generation_prompt=True))
     except Exception as error:  # a template is a program of its own
         reason = " ".join(str(error).split())[:200]
         raise ModelError(

@@ -64,6 +64,40 @@ def load(
     return _labelled(rows, task_kind, pairs, names)
 
 
+def load_test(
+    path: Path, kind: Kind, *, columns: Mapping[str, str], names: tuple[str, ...] = ()
+) -> Task:
+    """Load a table to measure a trained model on; all its rows are the test split.
+
+    `names` are the model's classes, in its order.  Raises DataError for a file, column, row or
+    label that cannot be used.
+    """
+    rows = _read([path], columns)
+    if not len(rows):
+        raise DataError(f"{path} has no rows")
+    for name in NEEDED[kind]:
+        rows.column(name)
+    if kind in ("classification", "regression"):
+        rows = _with_labels(rows, names)
+    splits = {split: rows for split in ("train", "validation", "test")}  # noqa: C420  any key
+    if kind == "generation":
+        return _generation(splits)
+    return _labelled(splits, kind, "text_pair" in rows.columns, names)
+
+
+def read_texts(path: Path, columns: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the columns ``text`` and, if there is one, ``text_pair`` of a table without labels.
+
+    Raises DataError for a file, column or row that cannot be used.
+    """
+    own = {name: theirs for name, theirs in columns.items() if name in ("text", "text_pair")}
+    rows = _renamed(read_rows(path), own)
+    texts = {"text": rows.filled("text")}
+    if not texts["text"]:
+        raise DataError(f"{path} has no rows")
+    return texts | ({"text_pair": rows.text("text_pair")} if "text_pair" in rows.columns else {})
+
+
 def _check(
     files: Mapping[str, Sequence[Path]], columns: Mapping[str, str], kind: str | None
 ) -> None:

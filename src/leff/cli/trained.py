@@ -1,0 +1,113 @@
+"""`leff evaluate`, `predict` and `generate`: what a trained model can do."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from leff.cli.console import Json, out, print_json
+from leff.errors import ConfigError
+
+Beams = Annotated[int, typer.Option(min=1, help="Beam width; 1 is greedy.")]
+AnyModel = Annotated[str, typer.Argument(metavar="RUN", help="A run's or a model's folder.")]
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="Number of test examples; by default all.")
+    ] = None,
+    beams: Annotated[
+        int | None, typer.Option(min=1, help="Beam width; by default the run's.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A table to measure on, in place of the test split.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a run's model with every metric of its task."""
+    from leff import api
+    from leff.report.live import print_rows
+
+    measured = api.evaluate(run, examples=examples, beams=beams, data=data)
+    if as_json:
+        return print_json({key: value for key, value in measured.items() if key != "texts"})
+    metrics = {"loss": measured["loss"], **measured["metrics"]}
+    print_rows(out, [{measured["split"]: name, "value": value} for name, value in metrics.items()])
+    for name, note in measured["notes"].items():
+        out.print(Text(f"{name}: {note}", style="dim"))
+    return None
+
+
+def predict(
+    run: AnyModel,
+    file: Annotated[Path, typer.Argument(help="A table with a column of texts.")],
+    table: Annotated[
+        Path | None, typer.Option("--out", metavar="CSV", help="Write a CSV file; print nothing.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say the class, or the score, of every text in a file."""
+    from leff import api
+    from leff.runs.predict import texts_of
+
+    if table is not None and table.suffix.lower() != ".csv":
+        raise ConfigError(f"--out must end in .csv, got {table}")
+    texts = texts_of(run, file)
+    answers = api.predict(run, texts["text"], texts.get("text_pair"))
+    columns = zip(*texts.values(), strict=True)
+    rows = [
+        dict(zip(texts, row, strict=True)) | answer
+        for row, answer in zip(columns, answers, strict=True)
+    ]
+    if table is not None:
+        return _write_csv(table, rows)
+    if as_json:
+        return print_json(rows)
+    for row, answer in zip(rows, answers, strict=True):
+        values = [f"{v:.4f}" if isinstance(v, float) else v for v in answer.values()]
+        typer.echo("\t".join([*values, " ".join(row["text"].split())[:80]]))
+    return None
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def generate(
+    run: AnyModel,
+    inputs: Annotated[list[str] | None, typer.Argument(help="Inputs; each gets a text.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A file with an input on each line.")] = None,
+    beams: Beams = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="The prompt, with {input} in it; by default the model's own."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Generate texts with a run's model."""
+    from leff import api
+    from leff.errors import DataError
+
+    wanted = list(inputs or [])
+    if file is not None:
+        try:
+            with file.open(encoding="utf-8") as lines:
+                wanted += [line.rstrip("\n") for line in lines]
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{file} cannot be read: {error}") from None
+    if not wanted:
+        raise ConfigError("there is nothing to generate from; give inputs, or --file")
+    texts = api.generate(run, wanted, beams=beams, max_new_tokens=max_new_tokens, prompt=prompt)
+    if as_json:
+        return print_json([{"input": i, "output": o} for i, o in zip(wanted, texts, strict=True)])
+    for text in texts:
+        typer.echo(text)
+    return None
