@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 
 from leff.errors import ConfigError
 from leff.runs.presets import PRESETS
+from leff.tasks.load import expanded
 from leff.units import BYTES, FLOPS, parse_amount, parse_seconds
 from leff.wire.messages import LocalTraining, Optimizer, Precision, Step
 
@@ -38,7 +39,7 @@ def _below(value: Any, base: Path) -> Any:
     """Return a path, or each path of a list, from `base`; anything else as it is."""
     if isinstance(value, list):
         return [_below(each, base) for each in cast("list[Any]", value)]
-    return base / Path(value).expanduser() if isinstance(value, str | Path) else value
+    return base / expanded(value) if isinstance(value, str | Path) else value
 
 
 def _paths(value: Any) -> Any:

@@ -104,8 +104,16 @@ def _loader(module: str) -> Callable[..., "Task"]:
 
 
 def _path(folder: Path | str | None) -> Path | None:
-    return None if folder is None else Path(folder).expanduser()
+    return None if folder is None else expanded(folder)
 
 
 def _under(folder: Path | str | None, path: Path | str) -> Path:
-    return Path(folder or ".").expanduser() / Path(path).expanduser()
+    return expanded(folder or ".") / expanded(path)
+
+
+def expanded(path: Path | str) -> Path:
+    """Return a path with ``~`` as the home folder, if there is such a user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
