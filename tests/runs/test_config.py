@@ -81,6 +81,10 @@ def test_paths_are_absolute_from_where_the_file_is_loaded(tmp_path, monkeypatch)
     assert config.data.test == tmp_path / "t.csv"
     assert config.proxy.train == tmp_path / "public/texts.txt"  # as load_task has it
     assert load_config(None, {"model.name": "gpt2"}).model.name == "gpt2"
+    assert (
+        load_config(None, {"data.train": "~no.such.user/a"}).data.train
+        == tmp_path / "~no.such.user/a"
+    )
     several = load_config(None, {"data.train": ["a.csv", "sites/*.csv"], "data.folder": "mine"})
     assert several.data.train == [tmp_path / "mine/a.csv", tmp_path / "mine/sites/*.csv"]
     assert parse_config(tomllib.loads(commented_toml(several))) == several

@@ -8,6 +8,7 @@ from tiny_runs import Killed, options, outcome, raises, save_tiny, write_table
 import leff
 from leff.errors import ConfigError, DataError
 from leff.paper.keys import run_key
+from leff.report.live import _heading
 from leff.runs.config import load_config
 from leff.runs.federation import Federation
 from leff.runs.folder import RunFolder
@@ -57,6 +58,7 @@ def test_the_number_of_clients_is_that_of_the_files(sites, tmp_path, tiny_gpt2, 
     assert federation.config.clients.count == 3 and federation.split.moved == 0
     assert [len(rows) for rows in federation.split.indices] == [27, 18, 5]
     assert "has no effect" not in caplog.text
+    assert "3 clients, 5 to 27 examples each, a file each;" in _heading(federation)
     with pytest.raises(ConfigError, match=r"clients.count = 4, but data.train has 3 files, .*out"):
         prepared(tmp_path, {**values, "clients.count": 4})
     fleet = tmp_path / "fleet.toml"

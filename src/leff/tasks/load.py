@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leff.errors import ConfigError, nearest
+from leff.files import expanded
 
 if TYPE_CHECKING:
     from leff.tasks.task import Task
@@ -104,8 +105,8 @@ def _loader(module: str) -> Callable[..., "Task"]:
 
 
 def _path(folder: Path | str | None) -> Path | None:
-    return None if folder is None else Path(folder).expanduser()
+    return None if folder is None else expanded(folder)
 
 
 def _under(folder: Path | str | None, path: Path | str) -> Path:
-    return Path(folder or ".").expanduser() / Path(path).expanduser()
+    return expanded(folder or ".") / expanded(path)

@@ -128,6 +128,9 @@ def test_lists_and_patterns_that_name_nothing(save, tmp_path):
     path = save("a.jsonl", tickets(4))
     with pytest.raises(DataError, match=r"no file fits the pattern .*x\*.csv"):
         load_task("table", tmp_path, train="x*.csv")
+    for name in ("~no.such.user/a.csv", "x" * 5000 + "*"):
+        with pytest.raises(DataError, match=r"there is no file|no file fits"):
+            load_task("table", train=name)
     with pytest.raises(ConfigError, match="list of train files is empty"):
         load_task("table", train=[])
     with pytest.raises(ConfigError, match=r"the train file .*a.jsonl is given twice"):

@@ -162,7 +162,7 @@ def odd_rows(rng: random.Random) -> list[dict]:
     return rows
 
 
-@pytest.mark.soak(100, 2000)
+@pytest.mark.soak(40, 2000)
 def test_odd_values(tmp_path, count, caplog):
     caplog.set_level("ERROR")
     read = 0

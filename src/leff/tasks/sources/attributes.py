@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leff.errors import ConfigError
+from leff.errors import ConfigError, shown
 from leff.tasks.sources.files import ending
 from leff.tasks.sources.labels import plain
-from leff.tasks.sources.rows import Rows, shown
+from leff.tasks.sources.rows import Rows
 
 log = logging.getLogger("leff.tasks.load")
 FILE = "file"  # the attribute that says which of several train files a row is of

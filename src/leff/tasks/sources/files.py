@@ -69,7 +69,8 @@ def named_files(path: Path) -> list[Path]:
 
     Raises DataError for a pattern without a file.  Other paths need not exist.
     """
-    if not glob.has_magic(str(path)) or path.exists():
+    exact = glob.glob(glob.escape(str(path)))  # noqa: PTH207  # never raises
+    if exact or not glob.has_magic(str(path)):
         return [path]
     found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207
     files = [each for each in found if each.is_file()]

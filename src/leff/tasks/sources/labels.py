@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
 
-from leff.errors import DataError
-from leff.tasks.sources.rows import Rows, listed, shown
+from leff.errors import DataError, shown
+from leff.tasks.sources.rows import Rows, listed
 
 log = logging.getLogger("leff.tasks.load")
 FEW = 5  # examples of a class; fewer are worth a warning
@@ -157,8 +157,8 @@ def _say_merged(rows: Rows, values: Sequence[Any], labels: Sequence[str]) -> Non
     if merged:
         pairs = listed([f"{shown(a)} as {shown(b)}" for a, b in merged.items()])
         log.warning(
-            "%s: labels that differ only in blanks, Unicode form or decimals are one class: "
-            "%s is read", rows.path, pairs,
+            "%s: labels that differ only in blanks, Unicode form or decimals are one class; "
+            "read: %s", rows.path, pairs,
         )  # fmt: skip
 
 

@@ -119,11 +119,6 @@ def whole_characters(value: Any) -> Any:
     return value
 
 
-def shown(value: Any) -> str:
-    """Return a value for a message: as Python writes it, cut to `SHOWN_CHARACTERS`."""
-    return _cut(repr(value))
-
-
 def listed(names: Collection[str]) -> str:
     """Return the first `SHOWN_NAMES` names for a message, each in one line, and how many follow."""
     first = [_cut(" ".join(name.split())) for name in islice(names, SHOWN_NAMES)]

@@ -12,13 +12,13 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from leff.errors import ConfigError, DataError, nearest
+from leff.errors import ConfigError, DataError, nearest, shown
 from leff.tasks.encode import Kind
 from leff.tasks.sources import labels
 from leff.tasks.sources.attributes import attributes_of, with_file, with_own
 from leff.tasks.sources.copies import hold_out, warn_of_contradictions, warn_of_overlap
 from leff.tasks.sources.files import read_rows
-from leff.tasks.sources.rows import Rows, joined, listed, shown
+from leff.tasks.sources.rows import Rows, joined, listed
 from leff.tasks.task import Task, group_references
 
 CANONICAL = ("input", "target", "references", "text", "text_pair", "label")
