@@ -264,8 +264,8 @@ def _check_counts(**counts: Any) -> None:
     """Raise ConfigError for a number that is given and is no whole number in its range."""
     for name, value in counts.items():
         most = MOST_BEAMS if name == "beams" else LARGEST
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        if value is not None and not (whole and 1 <= value <= most):
+        whole = not isinstance(value, bool) and isinstance(value, Integral)
+        if value is not None and not (whole and 1 <= int(value) <= most):
             raise ConfigError(f"{name} must be a whole number from 1 to {most}, got {shown(value)}")
 
 

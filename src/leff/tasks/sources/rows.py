@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from leff.errors import DataError, nearest
+from leff.errors import DataError, nearest, shown
 
 log = logging.getLogger("leff.tasks.load")
 SHOWN_CHARACTERS, SHOWN_NAMES = 60, 8  # of a value and of a list in a message
