@@ -49,11 +49,13 @@ def test_the_configuration_that_travels_says_so():
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("llama-tied", "generation"), ("bert", "classification")]
+    ("name", "kind", "reason"),
+    [("llama-tied", "generation", "one that is tied"), ("bert", "classification", "none")],
 )
-def test_a_model_without_a_head_of_its_own_is_refused(name, kind):
+def test_a_model_without_a_head_of_its_own_is_refused(name, kind, reason):
     model = tiny(name, kind)
-    with pytest.raises(ConfigError, match=r"only a language model's own head.*model\.train_head"):
+    message = rf"only a language model's own head.* has {reason}.*model\.train_head"
+    with pytest.raises(ConfigError, match=message):
         freeze_head(model)
     assert tail_state(model).keys() == tail_state(tiny(name, kind)).keys()
 
