@@ -6,8 +6,8 @@ before it.  What a try is, by command, so that all of them take seconds:
     leff run                 run as typed on the built-in task and on tables, but with `SIZES`; of
                              other tasks the configuration is read and checked, and nothing trains
     leff table, figure       every label is looked up; nothing is run, shown or drawn
-    leff config, list        done as typed; so are resume, evaluate and generate, where a command
-                             before them in the block has made the run
+    leff config, list        done as typed; so are resume, evaluate, predict and generate, where a
+                             command before them in the block has made the run
     leff, all others         parsed by the command line itself; nothing is computed
     python -m benchmarks.X   parsed by the benchmark's own parser; so is a script
     make X                   the Makefile has the target
@@ -180,7 +180,7 @@ def try_leff(words: list[str]) -> None:
     name, *rest = words
     if name == "generate":
         words = [*words, "--max-new-tokens=6"]
-    made = name in ("resume", "evaluate", "generate") and Path(rest[0]).exists()
+    made = name in ("resume", "evaluate", "predict", "generate") and Path(rest[0]).exists()
     if made or name in ("run", "table", "figure", "config", "list"):
         with (
             patch.object(api, "run", run_small),
@@ -228,6 +228,9 @@ def folder(tmp_path, monkeypatch, tiny_gpt2):
     (tmp_path / "my.toml").touch()
     rows = (f"length: {i} km,A walk of {i} km.,{'north' if i % 3 else 'south'}" for i in range(60))
     (tmp_path / "walks.csv").write_text("\n".join(["facts,description,region", *rows]))
+    tickets = [f"ticket {i},{'login' if i % 3 else 'billing'}" for i in range(60)]
+    (tmp_path / "tickets.csv").write_text("\n".join(["text,label", *tickets]))
+    (tmp_path / "new.csv").write_text("text\ncannot log in\n")
     (tmp_path / "fleet.toml").write_text(FLEET)
     return tmp_path
 
