@@ -40,6 +40,7 @@ from leff.models import bitfit_names, blocks, lora, sparse
 from leff.units import share_of
 
 GROUP = "leff.methods"  # the group of entry points
+LITTLE = 4.0  # rate_factor of methods that train little: between 1.25 and 10 in `results/mini`
 ADAPTERS = ("method.rank", "method.lora_alpha")
 BLOCK_OPTIONS = (
     *(f"method.{each.name}" for each in fields(Rule) if each.name != "batches"),
@@ -94,6 +95,7 @@ class MethodSpec:
     options: tuple[str, ...] = ()
     trains_blocks: bool = False  # a client trains as many layers as it can afford, among stand-ins
     ranks_by_client: bool = False  # each client's adapters have their own rank
+    rate_factor: float = 1.0  # its learning rate by default, as a multiple of that of whole layers
     gets_all_adapters: bool = False  # clients get all adapters, or the weights if these are less
     clients: str = "every client holds the whole model, whatever its capacity"
 
@@ -226,17 +228,31 @@ _METHODS = {
             clients="every client trains all layers, whatever its capacity",
         ),
         MethodSpec(
-            "fedbitfit", lambda given: FedBitFit(WholeModel(given.writer), given.model), _biases
+            "fedbitfit",
+            lambda given: FedBitFit(WholeModel(given.writer), given.model),
+            _biases,
+            rate_factor=LITTLE,
         ),
-        MethodSpec("fedlora", _fedlora, _adapters, options=(*ADAPTERS, "method.base_bits")),
         MethodSpec(
-            "slora", _slora, _sparse_then_adapters, options=(*ADAPTERS, "method.sparse_share")
+            "fedlora",
+            _fedlora,
+            _adapters,
+            options=(*ADAPTERS, "method.base_bits"),
+            rate_factor=LITTLE,
+        ),
+        MethodSpec(
+            "slora",
+            _slora,
+            _sparse_then_adapters,
+            options=(*ADAPTERS, "method.sparse_share"),
+            rate_factor=LITTLE,
         ),
         MethodSpec(
             "flora",
             lambda given: _by_rank(FLora, 32, given),
             _adapters_beside_fp32,
             options=(*ADAPTERS, "clients.ranks"),
+            rate_factor=LITTLE,
             ranks_by_client=True,
             gets_all_adapters=True,
         ),
@@ -245,6 +261,7 @@ _METHODS = {
             lambda given: _by_rank(FlexLora, given.base_bits, given),
             _adapters,
             options=(*ADAPTERS, "method.base_bits", "clients.ranks"),
+            rate_factor=LITTLE,
             ranks_by_client=True,
         ),
     )

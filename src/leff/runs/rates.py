@@ -2,43 +2,53 @@
 
     rate_for(model.config, "classification")      # 2e-4 for MiniLM
 
-Wide models want small steps: with AdamW the best rate falls about as one over the width squared
-between the small decoders and MiniLM, and about as one over the width beyond.  The table is
-measured (`benchmarks.rates`, docs/LOG.md); between its widths the logarithms are interpolated.
+With AdamW wide models want small steps.  Rates of the widths in `MEASURED` are measured for LEFF
+(`benchmarks.rates`, docs/LOG.md).  Between these widths log rate is linear in log width.  Beyond
+them the rate goes with one over the width, but no small model gets more than the largest here.
 """
 
 import logging
 import math
 from typing import Any
 
+from leff.methods.registry import spec_of
+from leff.models.kinds import LANGUAGE_KINDS
 from leff.runs.options import RunConfig
 
 log = logging.getLogger("leff.runs")
-MEASURED = {64: 4e-3, 96: 4e-3, 384: 2e-4, 768: 1e-4}  # width -> rate
+MEASURED = {  # kind of task -> {width: rate}
+    "language": {64: 4e-3, 96: 4e-3, 576: 4e-4},
+    "label": {384: 2e-4, 768: 1e-4},
+}
+LARGEST = 4e-3
 
 
-def rate_for(config: Any, kind: str) -> float:
-    """Return the rate for a model's configuration and a kind of task, to one digit."""
-    width = config.hidden_size
-    widths = sorted(MEASURED)
-    if width <= widths[0]:
-        return MEASURED[widths[0]]
-    if width >= widths[-1]:
-        return _rounded(MEASURED[widths[-1]] * widths[-1] / width)
-    right = next(each for each in widths if each > width)
-    left = widths[widths.index(right) - 1]
-    part = math.log(width / left) / math.log(right / left)
-    return _rounded(MEASURED[left] ** (1 - part) * MEASURED[right] ** part)
+def rate_for(config: Any, kind: str, factor: float = 1.0) -> float:
+    """Return the rate for a model's configuration and a kind of task, to one digit.
 
-
-def _rounded(rate: float) -> float:
-    return float(f"{rate:.1g}")
+    `factor` is the method's (`MethodSpec.rate_factor`).
+    """
+    rates = MEASURED["language" if kind in LANGUAGE_KINDS else "label"]
+    width, widths = config.hidden_size, sorted(rates)
+    left = max((each for each in widths if each <= width), default=widths[0])
+    right = min((each for each in widths if each >= width), default=widths[-1])
+    if left < right:
+        part = math.log(width / left) / math.log(right / left)
+        rate = rates[left] ** (1 - part) * rates[right] ** part
+    else:
+        rate = min(rates[left] * left / width, LARGEST)
+    return float(f"{min(factor * rate, 2 * LARGEST):.1g}")
 
 
 def with_learning_rate(config: RunConfig, model_config: Any, kind: str) -> RunConfig:
     """Return the configuration with a learning rate; one that is given stays."""
     if config.training.learning_rate is not None:
         return config
-    rate = rate_for(model_config, kind)
+    method = config.method.name
+    rate = rate_for(model_config, kind, spec_of(method).rate_factor)
+    log.info(
+        "training.learning_rate = %g, chosen for %s, %s and a width of %d",
+        *(rate, method, kind, model_config.hidden_size),
+    )
     training = config.training.model_copy(update={"learning_rate": rate})
     return config.model_copy(update={"training": training})
