@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from leff.errors import ConfigError, RunError, shown
 from leff.files import expanded
 from leff.runs.config import full_key, load_config
-from leff.runs.options import LARGEST, MOST_BEAMS, RunConfig
+from leff.runs.option_types import LARGEST
+from leff.runs.options import MOST_BEAMS, RunConfig
 
 if TYPE_CHECKING:
     from leff.record import RoundRecord

@@ -20,7 +20,8 @@ from leff.methods.registry import methods
 from leff.runs.config import _literals, load_config, parse_config
 from leff.runs.federation import Silent
 from leff.runs.folder import RunFolder
-from leff.runs.options import RunConfig, Section
+from leff.runs.option_types import Section
+from leff.runs.options import RunConfig
 from leff.runs.prepare import prepare
 from leff.runs.toml import _toml, commented_toml
 from leff.tasks.load import known_tasks

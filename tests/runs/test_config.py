@@ -8,7 +8,7 @@ import pytest
 
 from leff.errors import ConfigError
 from leff.runs.config import RunConfig, full_key, load_config, parse_config
-from leff.runs.options import Section
+from leff.runs.option_types import Section
 from leff.runs.toml import commented_toml
 from leff.runs.unused import unused_options
 

@@ -25,7 +25,8 @@ from leff.methods.sampling import Rule
 from leff.methods.stand_ins import Bank, Batch, Distillation
 from leff.models.lora import check_rank, target_shapes
 from leff.runs.budgets import client_budgets, fixed_setting, setup_of, timed_candidates
-from leff.runs.options import RunConfig, picked
+from leff.runs.option_types import picked
+from leff.runs.options import RunConfig
 from leff.wire.messages import Capacity
 
 

@@ -6,7 +6,8 @@ print(commented_toml(config))
 import json
 from typing import Any, cast
 
-from leff.runs.options import RunConfig, Section
+from leff.runs.option_types import Section
+from leff.runs.options import RunConfig
 
 
 def commented_toml(config: RunConfig | None = None) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from leff.methods.registry import methods, spec_of
-from leff.runs.options import RunConfig, Section
+from leff.runs.option_types import Section
+from leff.runs.options import RunConfig
 
 
 def unused_options(config: RunConfig) -> list[str]:
