@@ -10,6 +10,7 @@ from scipy.stats import ttest_rel
 from transformers import AutoConfig
 
 from benchmarks import convergence, deadline, device, fidelity, flora, server
+from leff.files import read_json
 from leff.methods.setup import ClientSetup
 from leff.models import short_config
 from leff.runs.config import load_config
@@ -135,9 +136,8 @@ def test_convergence_keeps_its_runs(monkeypatch, tmp_path):
     convergence.one_run("4 bits", 4, 4e-3, 0, keep)
     convergence.one_run("exact", 16, 4e-3, 0, keep)
     assert asked == pytest.approx([2e-3, 2e-3, 1e-3])
-    assert [run["context"] for run in json.loads(keep.read_text()).values()] == [
-        *("exact", "4 bits", "exact")
-    ]
+    kept = read_json(keep, "run it again")
+    assert [run["context"] for run in kept.values()] == ["exact", "4 bits", "exact"]
 
 
 def test_every_side_of_device_can_be_asked_for():

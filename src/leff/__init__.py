@@ -11,18 +11,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from leff.api import Run, evaluate, generate, mmlu, resume, run
+    from leff.api import Run, evaluate, generate, mmlu, predict, resume, run
     from leff.runs.config import load_config
-from leff.runs.options import RunConfig
+    from leff.runs.options import RunConfig
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    **dict.fromkeys(("Run", "evaluate", "generate", "mmlu", "resume", "run"), "leff.api"),
+    **dict.fromkeys(
+        ("Run", "evaluate", "generate", "mmlu", "predict", "resume", "run"), "leff.api"
+    ),
     "RunConfig": "leff.runs.options",
     "load_config": "leff.runs.config",
 }
-__all__ = ["Run", "RunConfig", "evaluate", "generate", "load_config", "mmlu", "resume", "run"]
+__all__ = [
+    "Run",
+    "RunConfig",
+    "evaluate",
+    "generate",
+    "load_config",
+    "mmlu",
+    "predict",
+    "resume",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -29,12 +29,12 @@ def record(number, **more):
 
 def federation(name="sample", rounds=3, devices=(), **sections):
     config = RunConfig.model_validate(
-        {"model": {"name": name}, "training": {"rounds": rounds}, **sections}
+        {"model": {"name": name}, "training": {"rounds": rounds, "learning_rate": 4e-3}} | sections
     )
     return SimpleNamespace(
         config=config,
         evaluator=SimpleNamespace(metric="BLEU"),
-        task=SimpleNamespace(name="sample"),
+        task=SimpleNamespace(name="sample", train=range(10), validation=range(40), test=None),
         split=SimpleNamespace(indices=[[1, 2], [3]], moved=2, by="area"),
         fleet=SimpleNamespace(size=2),
         capacities=(1, 2),
@@ -91,7 +91,8 @@ def test_a_line_a_round_without_a_terminal():
     lines = watch(False).splitlines()
     assert "\x1b" not in "".join(lines)
     assert "2 clients, 1 to 2 examples each" in lines[1] and "2 moved" in lines[1]
-    assert lines[2] == "run folder runs/a[b]"
+    assert lines[2].startswith("3 of 10 training rows, texts up to 96 tokens, learning rate 0.004;")
+    assert lines[3] == "run folder runs/a[b]"
     assert lines[3] == "round 0  loss 3.5000  BLEU 0.0100"
     assert lines[4] == (
         "round 1  train 2.2500  loss 1.5000  BLEU 0.2500  layers 0:3 1:4-5  "

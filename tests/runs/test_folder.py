@@ -558,5 +558,7 @@ def test_list(whole, copied, tmp_path):
 
 def test_the_stored_configuration_is_the_runs(whole, settings):
     _, config = RunFolder.open(whole["leff"])
-    assert config == api.load_config(None, settings["leff"])
+    assert config.training.learning_rate == 4e-3  # chosen, and kept
+    given = settings["leff"] | {"training.learning_rate": 4e-3}
+    assert config == api.load_config(None, given)
     assert (whole["leff"] / "config.toml").read_text() == commented_toml(config)

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, pipeline
 import leff
 from leff.errors import ConfigError
 from leff.models import load_model
+from leff.runs.federation import Federation
 from leff.tasks.sources.sample import MODEL
 
 SMALL = {
@@ -107,13 +108,13 @@ def test_the_card_can_be_run(run, tmp_path, monkeypatch):
     exec(compile(code, "README.md", "exec"), {})
 
 
-def test_a_run_that_has_no_model_yet_names_the_remedy(tmp_path, run):
-    made = run("classification")
-    unfinished = tmp_path / "unfinished"
-    unfinished.mkdir()
-    (unfinished / "config.toml").write_text((made.folder / "config.toml").read_text())
+def test_a_run_that_has_no_model_yet_names_the_remedy(tmp_path, run, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Federation, "_finish", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run("classification", "unfinished")
     with pytest.raises(ConfigError, match=r"no model yet.*leff resume"):
-        run("classification", "other", unfinished)
+        run("classification", "other", tmp_path / "unfinished")
 
 
 def test_own_rows_all_train_and_the_head_says_so(tmp_path, quick_runs, cli):

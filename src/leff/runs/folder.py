@@ -319,7 +319,7 @@ def _summary(run: RunFolder) -> dict[str, Any]:
         values = tomllib.loads((run.path / "config.toml").read_text(encoding="utf-8"))
         summary |= {"task": values["data"]["task"], "method": values["method"]["name"]}
         training = values["training"]
-        summary |= {"of": training["rounds"], "rate": training["learning_rate"]}
+        summary |= {"of": training["rounds"], "rate": training.get("learning_rate")}
         summary["seed"] = values["seed"]
         run.check_config()
         records, result = run.records(), run.result()
