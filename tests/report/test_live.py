@@ -91,14 +91,15 @@ def test_a_line_a_round_without_a_terminal():
     lines = watch(False).splitlines()
     assert "\x1b" not in "".join(lines)
     assert "2 clients, 1 to 2 examples each" in lines[1] and "2 moved" in lines[1]
-    assert lines[2].startswith("3 of 10 training rows, texts up to 96 tokens, learning rate 0.004;")
-    assert lines[3] == "run folder runs/a[b]"
-    assert lines[3] == "round 0  loss 3.5000  BLEU 0.0100"
-    assert lines[4] == (
+    assert lines[2] == "3 of 10 training rows, texts up to 96 tokens, learning rate 0.004"
+    assert lines[3] == "measured on 40 of 40 validation rows, at the end on 40 of 40"
+    assert lines[4] == "run folder runs/a[b]"
+    assert lines[5] == "round 0  loss 3.5000  BLEU 0.0100"
+    assert lines[6] == (
         "round 1  train 2.2500  loss 1.5000  BLEU 0.2500  layers 0:3 1:4-5  "
         "down 1.2 MB  up 4.5 kB  seconds 30.0  left 1:00"
     )
-    assert lines[6].endswith("left 0:00") and len(lines) == 7
+    assert lines[8].endswith("left 0:00") and len(lines) == 9
 
 
 def test_a_table_on_a_terminal():

@@ -34,8 +34,8 @@ def test_a_wider_model_never_gets_more(one, other, kind):
 OTHERS = (
     (16, "text", 4e-3),
     (4096, "text", 6e-5),
-    (48, "classification", 2e-3),
-    (1024, "regression", 8e-5),
+    (48, "classification", 3e-3),
+    (1536, "regression", 1e-4),
 )
 
 
@@ -49,7 +49,7 @@ def test_methods_that_train_little_get_more(method, caplog):
     caplog.set_level("INFO")
     config = parse_config({"method": {"name": method}})
     filled = with_learning_rate(config, Shape(384), "classification")
-    assert filled.training.learning_rate == 8e-4
+    assert filled.training.learning_rate == 2e-3
     assert f"chosen for {method}, classification and a width of 384" in caplog.text
     assert with_learning_rate(config, Shape(64), "text").training.learning_rate == 2 * LARGEST
 

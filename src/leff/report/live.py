@@ -146,7 +146,7 @@ def _limits(federation: "Federation") -> str:
     last = final if settings.final_examples is None else min(final, settings.final_examples)
     return (
         f"{used:,} of {rows:,} training rows, texts up to {config.data.max_length} tokens, "
-        f"learning rate {config.training.learning_rate:g}; measured on "
+        f"learning rate {config.training.learning_rate:g}\nmeasured on "
         f"{min(held, settings.examples):,} of {held:,} validation rows, at the end on {last:,} of "
         f"{final:,}"
     )
