@@ -1,0 +1,129 @@
+"""What a trained classifier says of new texts, and how it is measured on a file of one's own."""
+
+import csv
+import json
+
+import pytest
+from tiny_runs import options, save_tiny, write_table
+from transformers import pipeline
+
+import leff
+from leff.errors import ConfigError, DataError
+
+SMALL = {
+    "data.task": "table",
+    "training.rounds": 1,
+    "training.learning_rate": 0.03,
+    "clients.count": 2,
+    "clients.partition": "iid",
+    "evaluation.gap_clients": 0,
+    "context.name": "quantise",
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A finished run of each kind, of a table with columns of other names."""
+    root = tmp_path_factory.mktemp("runs")
+    made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", "")
+        patch.setattr("leff.report.picture.draw_run", lambda records, metric, path: path.touch())
+        for kind in ("classification", "regression", "generation"):
+            given = options(save_tiny(root / f"start-{kind}", kind)) | SMALL
+            table = write_table(root / f"{kind}.jsonl", kind)
+            if kind != "generation":
+                table.write_text(table.read_text().replace('"text"', '"ticket"'))
+                given["data.columns"] = {"text": "ticket", "label": "label"}
+            made[kind] = leff.run(out=root / kind, **given, **{"data.train": str(table)})
+    return made
+
+
+@pytest.fixture
+def texts(tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("ticket,site\nwalk by the fen,a\nwalk by the moor and the hill,b\n")
+    return path
+
+
+def test_a_class_by_its_name_as_a_pipeline_says_it(runs, texts, cli):
+    made = runs["classification"]
+    status, printed, _ = cli("predict", made.folder, texts, "--json")
+    answers = json.loads(printed)
+    assert status == 0 and [list(a) for a in answers] == [["text", "label", "probability"]] * 2
+    wanted = pipeline("text-classification", str(made.model))([a["text"] for a in answers])
+    assert [a["label"] for a in answers] == [each["label"] for each in wanted]
+    for answer, each in zip(answers, wanted, strict=True):
+        assert answer["probability"] == pytest.approx(each["score"], abs=1e-5)
+    assert leff.predict(made.model, ["walk by the fen"])[0]["label"] == answers[0]["label"]
+
+
+def test_a_score(runs, texts, cli):
+    status, printed, _ = cli("predict", runs["regression"].folder, texts)
+    assert status == 0 and len(printed.splitlines()) == 2
+    number, text = printed.splitlines()[0].split("\t")
+    (answer,) = leff.predict(runs["regression"].folder, ["walk by the fen"])
+    assert text == "walk by the fen" and float(number) == pytest.approx(answer["score"], abs=1e-4)
+
+
+def test_a_file_of_answers(runs, texts, cli, tmp_path):
+    out = tmp_path / "answers.csv"
+    status, printed, _ = cli("predict", runs["classification"].folder, texts, "--out", out)
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert status == 0 and not printed and rows[0]["text"] == "walk by the fen"
+    assert {row["label"] for row in rows} <= {"flat", "steep", "wet"}
+
+
+def test_measured_on_a_table_of_ones_own(runs, tmp_path, cli):
+    made, table = runs["classification"], tmp_path / "labelled.csv"
+    tickets = [f"walk {i} by the fen" for i in range(6)]
+    labels = ["wet", "flat ", "flat", "steep", "wet", "wet"]
+    lines = [f"{text},{label}" for text, label in zip(tickets, labels, strict=True)]
+    table.write_text("\n".join(["ticket,label", *lines]))
+    measured = leff.evaluate(made.folder, data=table)
+    right = [
+        answer["label"] == label.strip()
+        for answer, label in zip(leff.predict(made.folder, tickets), labels, strict=True)
+    ]
+    assert measured["metrics"]["accuracy"] == pytest.approx(sum(right) / 6)
+    assert (measured["split"], measured["examples"]) == ("test", 6)
+    status, printed, _ = cli("evaluate", made.folder, "--data", table, "--json")
+    assert status == 0 and json.loads(printed)["metrics"] == measured["metrics"]
+
+
+def test_generation_on_a_table_of_ones_own(runs, tmp_path):
+    table = write_table(tmp_path / "more.jsonl", "generation", rows=4)
+    measured = leff.evaluate(runs["generation"].folder, data=table)
+    assert measured["examples"] == 4 and "BLEU" in measured["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("ticket,label\na walk,dry\n", r"label 'dry' is outside the range"),
+        ("ticket\na walk\n", "has no column 'label'"),
+        ("text,label\na walk,wet\n", "has no column 'ticket'"),
+        ("ticket,label\n", "no rows"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(runs, tmp_path, content, problem):
+    table = tmp_path / "bad.csv"
+    table.write_text(content)
+    with pytest.raises(DataError, match=problem):
+        leff.evaluate(runs["classification"].folder, data=table)
+
+
+def test_wrong_use(runs, texts, tmp_path, cli):
+    made = runs["classification"]
+    with pytest.raises(ConfigError, match="generates text; use `leff generate`"):
+        leff.predict(runs["generation"].folder, ["a"])
+    with pytest.raises(ConfigError, match="must be a list of texts"):
+        leff.predict(made.folder, "a")
+    with pytest.raises(ConfigError, match="a pair for each text, got 1 and 2"):
+        leff.predict(made.folder, ["a", "b"], ["c"])
+    status, _, said = cli("predict", made.folder, texts, "--out", tmp_path / "a.xlsx")
+    assert status == 2 and "--out must end in .csv" in said
+    (tmp_path / "bad.csv").write_text("text\na\n")
+    status, _, said = cli("predict", made.folder, tmp_path / "bad.csv")
+    assert status == 2 and "has no column 'ticket'" in said
