@@ -200,7 +200,7 @@ def begin(given, folder):
     raise AssertionError("the run had no round")
 
 
-@pytest.mark.soak(4, 300)
+@pytest.mark.soak(4, 1000)
 def test_what_is_taken_runs_or_is_refused_in_a_line(
     count, tmp_path, kinds, quick_runs, monkeypatch
 ):

@@ -291,13 +291,13 @@ def mutate_value(path, rng):
 
 def with_another(values, new, rng):
     """Return values with one of another type or number, one more, or one less."""
-    key = rng.choice(list(values))
+    key = rng.choice(list(values) if isinstance(values, dict) else range(len(values)))
     if rng.random() < 0.2:
         del values[key]
     elif isinstance(values[key], dict) and values[key] and rng.random() < 0.5:
         values[key] = with_another(values[key], new, rng)
     else:
-        values[rng.choice((key, key, "new"))] = new
+        values["new" if isinstance(values, dict) and rng.random() < 0.3 else key] = new
     return values
 
 
