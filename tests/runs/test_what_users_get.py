@@ -129,9 +129,13 @@ def test_own_rows_all_train_and_the_head_says_so(tmp_path, quick_runs, cli):
     assert "measured on 6 of 9 validation rows, at the end on 6 of 9" in out
 
 
-def test_a_rate_is_chosen_and_kept(run):
+def test_what_a_run_chooses_is_kept_and_makes_it_no_other_run(run):
     made = run("classification")
     assert "learning_rate = 0.004" in (made.folder / "config.toml").read_text()
+    with pytest.raises(ConfigError, match=r"holds this very run; `leff resume"):
+        run("classification")
+    with pytest.raises(ConfigError, match="another configuration"):
+        run("classification", training__learning_rate=0.5)
 
 
 def test_the_built_in_tokenizer_has_no_template_of_its_own():

@@ -50,6 +50,10 @@ from leff.runs.toml import commented_toml
 
 BEFORE = ("environment.json", "split.json", "decisions.json")  # written before config.toml
 STARTING = {".lock", *BEFORE, *(f".{name}.new" for name in (*BEFORE, "config.toml"))}
+CHOSEN = {  # options that a run fills in if they are not set
+    "training": ("learning_rate",),
+    "clients": ("count", "partition", "min_examples"),
+}
 SCRATCH = ("parts", "updates")  # a round makes these, and a resumed run makes them again
 
 
@@ -294,11 +298,11 @@ def config_digest(config: RunConfig) -> str:
 
 
 def _same(stored: RunConfig, config: RunConfig) -> bool:
-    """Return whether a run was started with this configuration; its chosen values are stored."""
-    chosen = {"learning_rate": stored.training.learning_rate}
-    if config.training.learning_rate is None:
-        training = config.training.model_copy(update=chosen)
-        config = config.model_copy(update={"training": training})
+    """Return whether a run was started with this configuration, what it chose itself aside."""
+    for section, names in CHOSEN.items():
+        given, own = getattr(config, section), getattr(stored, section)
+        update = {name: getattr(own, name) for name in names if name not in given.model_fields_set}
+        config = config.model_copy(update={section: given.model_copy(update=update)})
     return stored == config
 
 

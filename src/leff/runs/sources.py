@@ -19,7 +19,7 @@ from leff.tasks.encode import ensure_padding
 from leff.tasks.evaluator import Evaluator
 from leff.tasks.load import OWN, load_task
 from leff.tasks.task import Task
-from leff.tasks.text_form import TextForm, chat_template, form_of
+from leff.tasks.text_form import TextForm, chat_template
 
 log = logging.getLogger("leff")
 SOURCE = ("task", "folder", "train", "validation", "test", "columns", "kind")
@@ -70,11 +70,12 @@ def load_start(config: RunConfig, task: Task) -> tuple[Any, Any]:
 
 def _set_template(tokenizer: Any, form: TextForm | None) -> None:
     """Replace the tokenizer's chat template by the form that the model is trained with."""
-    if tokenizer.chat_template and form_of(tokenizer) != form:
+    own = None if form is None else chat_template(form, tokenizer)
+    if tokenizer.chat_template and tokenizer.chat_template != own:
         log.warning(
             "the start model's chat template is not what it is trained with here, so it is not kept"
         )
-    tokenizer.chat_template = None if form is None else chat_template(form, tokenizer)
+    tokenizer.chat_template = own
 
 
 def _numbers(labels: Sequence[str]) -> bool:
