@@ -196,7 +196,7 @@ def test_a_label_outside_the_range(refused, tmp_path):
         data__train=str(train),
         data__validation=str(other),
     )
-    assert "other.jsonl, line 1: label 'dry' is outside the range" in said
+    assert "other.jsonl, line 1: label 'dry' is none of the classes" in said
 
 
 def test_proxy_data_without_text(refused, tmp_path):

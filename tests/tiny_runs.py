@@ -105,6 +105,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         "model": {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted((folder / "model").iterdir())
+            if path.name != "README.md"
         },
     }
 

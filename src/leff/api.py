@@ -8,12 +8,12 @@ model = run.load_model()
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from leff.errors import ConfigError, RunError, shown
 from leff.files import expanded
@@ -92,6 +92,8 @@ def run(
         if overrides:
             raise ConfigError("give options, or a RunConfig that has them, not both")
         checked = config
+    elif not isinstance(config, str | Path | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"config must be a file or a RunConfig, got {shown(config)}")
     else:
         checked = load_config(expanded(config) if config is not None else None, overrides)
     folder = RunFolder.new(expanded(out) if out is not None else new_folder(checked), checked)
@@ -174,8 +176,8 @@ def predict(
     """
     from leff.runs.predict import predict as answers
 
-    if isinstance(texts, str):
-        raise ConfigError(f"texts must be a list of texts, got the text {shown(texts)}")
+    texts = _texts("texts", texts)
+    pairs = None if pairs is None else _texts("pairs", pairs)
     if pairs is not None and len(pairs) != len(texts):
         raise ConfigError(f"there must be a pair for each text, got {len(pairs)} and {len(texts)}")
     return answers(folder, {"text": texts} | ({} if pairs is None else {"text_pair": pairs}))
@@ -199,8 +201,7 @@ def generate(
     number below 1.
     """
     _check_counts(beams=beams, max_new_tokens=max_new_tokens)
-    if isinstance(inputs, str):
-        raise ConfigError(f"inputs must be a list of texts, got the text {shown(inputs)}")
+    inputs = _texts("inputs", inputs)
     from leff.runs.trained import read_trained, trained_form
     from leff.tasks import generation
     from leff.tasks.text_form import TextForm
@@ -259,6 +260,17 @@ def mmlu(
         progress=progress,
     )
     return {**asdict(scores), "shots": shots}
+
+
+def _texts(name: str, values: Iterable[str]) -> list[str]:
+    """Return texts as a list.  Raises ConfigError for a single text, and for what is no text."""
+    if isinstance(values, str):
+        raise ConfigError(f"{name} must be a list of texts, got the text {shown(values)}")
+    texts = list(values)
+    for value in cast("list[object]", texts):
+        if not isinstance(value, str):
+            raise ConfigError(f"{name} must be texts, got {shown(value)}")
+    return texts
 
 
 def _check_counts(**counts: Any) -> None:

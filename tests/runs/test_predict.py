@@ -50,8 +50,11 @@ def test_a_class_by_its_name_as_a_pipeline_says_it(runs, texts, cli):
     made = runs["classification"]
     status, printed, _ = cli("predict", made.folder, texts, "--json")
     answers = json.loads(printed)
-    assert status == 0 and [list(a) for a in answers] == [["text", "label", "probability"]] * 2
-    wanted = pipeline("text-classification", str(made.model))([a["text"] for a in answers])
+    assert (
+        status == 0
+        and [list(a) for a in answers] == [["ticket", "site", "label", "probability"]] * 2
+    )
+    wanted = pipeline("text-classification", str(made.model))([a["ticket"] for a in answers])
     assert [a["label"] for a in answers] == [each["label"] for each in wanted]
     for answer, each in zip(answers, wanted, strict=True):
         assert answer["probability"] == pytest.approx(each["score"], abs=1e-5)
@@ -71,7 +74,7 @@ def test_a_file_of_answers(runs, texts, cli, tmp_path):
     status, printed, _ = cli("predict", runs["classification"].folder, texts, "--out", out)
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert status == 0 and not printed and rows[0]["text"] == "walk by the fen"
+    assert status == 0 and not printed and rows[0]["ticket"] == "walk by the fen"
     assert {row["label"] for row in rows} <= {"flat", "steep", "wet"}
 
 
@@ -101,7 +104,7 @@ def test_generation_on_a_table_of_ones_own(runs, tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("ticket,label\na walk,dry\n", r"label 'dry' is outside the range"),
+        ("ticket,label\na walk,dry\n", r"label 'dry' is none of the classes"),
         ("ticket\na walk\n", "has no column 'label'"),
         ("text,label\na walk,wet\n", "has no column 'ticket'"),
         ("ticket,label\n", "no rows"),
@@ -123,7 +126,62 @@ def test_wrong_use(runs, texts, tmp_path, cli):
     with pytest.raises(ConfigError, match="a pair for each text, got 1 and 2"):
         leff.predict(made.folder, ["a", "b"], ["c"])
     status, _, said = cli("predict", made.folder, texts, "--out", tmp_path / "a.xlsx")
-    assert status == 2 and "--out must end in .csv" in said
+    assert status == 2 and "--out must end in .csv and be in a folder" in said
     (tmp_path / "bad.csv").write_text("text\na\n")
     status, _, said = cli("predict", made.folder, tmp_path / "bad.csv")
     assert status == 2 and "has no column 'ticket'" in said
+
+
+def test_the_models_folder_stands_for_its_run(runs, texts, cli):
+    made = runs["classification"]
+    assert cli("predict", made.model, texts)[:2] == cli("predict", made.folder, texts)[:2]
+
+
+def test_a_file_that_has_labels_keeps_its_columns(runs, tmp_path, cli):
+    (tmp_path / "old.csv").write_text("id,ticket,label\n7,walk by the fen,dry\n")
+    folder = runs["classification"].folder
+    _, printed, _ = cli("predict", folder, tmp_path / "old.csv", "--json")
+    (row,) = json.loads(printed)
+    assert list(row) == ["id", "ticket", "label", "predicted_label", "probability"]
+    assert (row["id"], row["label"]) == ("7", "dry")
+
+
+@pytest.mark.parametrize("model", ["encoder", "generation"])
+def test_what_is_no_trained_classifier_is_refused(runs, tmp_path, texts, cli, model):
+    from transformers import BertConfig, BertModel
+
+    path = runs["generation"].folder
+    if model == "encoder":
+        path = runs["classification"].model.parent.parent / "encoder"
+        config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
+        BertModel(config).save_pretrained(path)
+    status, printed, said = cli("predict", path, texts)
+    assert status == 2 and not printed
+    assert "no trained classifier" in said or "generates text; use `leff generate`" in said
+
+
+def test_texts_are_looked_at_before_the_model_is(runs):
+    folder = runs["classification"].folder
+    assert leff.predict(folder, []) == []
+    assert len(leff.predict(folder, (text for text in ["a", "b"]))) == 2
+    for wrong in ([1], [None]):
+        with pytest.raises(ConfigError, match="texts must be texts, got"):
+            leff.predict(folder, wrong)
+        with pytest.raises(ConfigError, match="inputs must be texts, got"):
+            leff.generate(runs["generation"].folder, wrong)
+    with pytest.raises(ConfigError, match="config must be a file or a RunConfig"):
+        leff.run({"a": 1})
+
+
+def test_an_empty_input_needs_a_prompt(tmp_path):
+    with pytest.raises(ConfigError, match="an input is empty"):
+        leff.generate(save_tiny(tmp_path), ["a", ""], max_new_tokens=2)
+
+
+def test_the_card_may_be_edited(runs, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(runs["classification"].folder, tmp_path / "run")
+    with (folder / "model" / "README.md").open("a") as card:
+        card.write("A note.\n")
+    assert leff.resume(folder).result == runs["classification"].result

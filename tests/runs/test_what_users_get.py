@@ -85,6 +85,11 @@ def test_the_prompt_travels_with_the_model(run):
         [chat], max_new_tokens=5, do_sample=False
     )
     assert answer[0]["generated_text"][-1]["content"].strip() == written[0]
+    again = run("generation", "again", made.folder)
+    assert json.loads((again.model / "tokenizer_config.json").read_text()) == json.loads(
+        (made.model / "tokenizer_config.json").read_text()
+    )
+    assert r"Describe: {input}\nAnswer:" in (again.model / "README.md").read_text()
     card = (made.model / "README.md").read_text()
     assert r"Describe: {input}\nAnswer:" in card and "pipeline_tag: text-generation" in card
 

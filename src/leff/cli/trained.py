@@ -52,25 +52,30 @@ def predict(
 ) -> None:
     """Say the class, or the score, of every text in a file."""
     from leff import api
-    from leff.runs.predict import texts_of
+    from leff.runs.predict import read_rows_of
 
-    if table is not None and table.suffix.lower() != ".csv":
-        raise ConfigError(f"--out must end in .csv, got {table}")
-    texts = texts_of(run, file)
+    if table is not None and (table.suffix.lower() != ".csv" or not table.parent.is_dir()):
+        raise ConfigError(f"--out must end in .csv and be in a folder that exists, got {table}")
+    texts, columns = read_rows_of(run, file)
     answers = api.predict(run, texts["text"], texts.get("text_pair"))
-    columns = zip(*texts.values(), strict=True)
+    values = zip(*columns.values(), strict=True)
     rows = [
-        dict(zip(texts, row, strict=True)) | answer
-        for row, answer in zip(columns, answers, strict=True)
+        dict(zip(columns, row, strict=True)) | {_new_name(n, columns): v for n, v in answer.items()}
+        for row, answer in zip(values, answers, strict=True)
     ]
     if table is not None:
         return _write_csv(table, rows)
     if as_json:
         return print_json(rows)
-    for row, answer in zip(rows, answers, strict=True):
-        values = [f"{v:.4f}" if isinstance(v, float) else v for v in answer.values()]
-        typer.echo("\t".join([*values, " ".join(row["text"].split())[:80]]))
+    for text, answer in zip(texts["text"], answers, strict=True):
+        cells = [f"{v:.4f}" if isinstance(v, float) else v for v in answer.values()]
+        typer.echo("\t".join([*cells, " ".join(text.split())[:80]]))
     return None
+
+
+def _new_name(name: str, columns: Mapping[str, Any]) -> str:
+    """Return the name of an answer's column, beside those that the file has."""
+    return f"predicted_{name}" if name in columns else name
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -99,7 +104,7 @@ def generate(
     wanted = list(inputs or [])
     if file is not None:
         try:
-            with file.open(encoding="utf-8") as lines:
+            with file.open(encoding="utf-8-sig") as lines:
                 wanted += [line.rstrip("\n") for line in lines]
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{file} cannot be read: {error}") from None

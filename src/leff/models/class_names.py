@@ -7,7 +7,6 @@ another order keeps what it knows: its rows are put in the data's order, by name
 """
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +25,7 @@ def class_names(config: Any) -> dict[int, str]:
     """Return the names of a configuration's classes by row; {} if it has only ``LABEL_0``, ..."""
     own: Mapping[Any, Any] = config.id2label or {}
     names = {int(row): str(name) for row, name in own.items()}
-    return {} if all(re.fullmatch(r"LABEL_\d+", name) for name in names.values()) else names
+    return {} if all(name == f"LABEL_{row}" for row, name in names.items()) else names
 
 
 def has_classes(config: Any) -> bool:

@@ -53,6 +53,7 @@ STARTING = {".lock", *BEFORE, *(f".{name}.new" for name in (*BEFORE, "config.tom
 CHOSEN = {  # options that a run fills in if they are not set
     "training": ("learning_rate",),
     "clients": ("count", "partition", "min_examples"),
+    "data": ("prompt",),
 }
 SCRATCH = ("parts", "updates")  # a round makes these, and a resumed run makes them again
 
@@ -194,8 +195,10 @@ class RunFolder:
                 raise CheckpointError(f"{self.path / name} is {state}; {self._again()}")
 
     def _model_files(self) -> dict[str, Path]:
+        """Return the files that must stay as they are, by name; people may edit the card."""
         paths = sorted(path for path in (self.path / "model").rglob("*") if path.is_file())
-        return {path.relative_to(self.path).as_posix(): path for path in paths}
+        names = {path.relative_to(self.path).as_posix(): path for path in paths}
+        return {name: path for name, path in names.items() if path.name != "README.md"}
 
     def _again(self) -> str:
         """Return the remedy for a damaged result or model."""

@@ -143,7 +143,7 @@ class DataConfig(Section):
         try:
             return prompt if prompt is None else TextForm(prompt).prompt
         except ConfigError as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(str(error).removeprefix("a prompt ")) from None
 
 
 class ProxyConfig(Section):

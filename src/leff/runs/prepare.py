@@ -34,7 +34,7 @@ from leff.runs.federation import Federation
 from leff.runs.folder import RunFolder
 from leff.runs.options import RunConfig
 from leff.runs.rates import with_learning_rate
-from leff.runs.sources import evaluator_for, load_start, task_of, text_form
+from leff.runs.sources import evaluator_for, load_start, task_of, text_form, with_prompt
 from leff.runs.unused import unused_options
 from leff.server import Server
 from leff.tasks.encode import Example, Kind, encode
@@ -59,7 +59,9 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     config = with_file_clients(with_fleet_count(config))
     device = torch_device(config.engine.device)
     check_precision(config.training.precision, device)
-    data, task = config.data, task_of(config)
+    task = task_of(config)
+    config = with_prompt(config, task)
+    data = config.data
     train = draw_rows(task.train, data.train_examples, config.seed, "train")
     config = with_fewest_examples(config, len(train))
     split = partition(

@@ -36,6 +36,19 @@ def task_of(config: RunConfig) -> Task:
     return load_source(config.data, config.seed)
 
 
+def with_prompt(config: RunConfig, task: Task) -> RunConfig:
+    """Return the configuration with the prompt of the run it starts from, unless one is set."""
+    if task.kind != "generation" or config.data.prompt is not None:
+        return config
+    if not (Path(config.model.name) / "config.toml").exists():
+        return config
+    prompt = RunFolder.open(Path(config.model.name))[1].data.prompt
+    if prompt is None:
+        return config
+    log.info("data.prompt = %r, that of %s", prompt, config.model.name)
+    return config.model_copy(update={"data": config.data.model_copy(update={"prompt": prompt})})
+
+
 def text_form(config: RunConfig, task: Task) -> TextForm:
     """Return the form of prompts: the configuration's, or else the task's own."""
     return TextForm(config.data.prompt or task.prompt, config.data.special_tokens)
@@ -73,7 +86,9 @@ def _set_template(tokenizer: Any, form: TextForm | None) -> None:
     own = None if form is None else chat_template(form, tokenizer)
     if tokenizer.chat_template and tokenizer.chat_template != own:
         log.warning(
-            "the start model's chat template is not what it is trained with here, so it is not kept"
+            "the start model's chat template is not what it is trained with here, so it is not "
+            "kept%s",
+            "" if form is None else f"; the prompt is {form.prompt!r} (data.prompt)",
         )
     tokenizer.chat_template = own
 

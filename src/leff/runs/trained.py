@@ -12,14 +12,16 @@ from torch import nn
 from leff.errors import CheckpointError
 from leff.files import whole_folder
 from leff.models import FROZEN_HEAD, freeze_head, full_state, load_model
-from leff.models.class_names import class_names
 from leff.models.hardware import pinned_threads, torch_device
 from leff.models.known import load_config
 from leff.models.quiet import quiet
 from leff.runs.checkpoints import Checkpoint
 from leff.runs.folder import RunFolder
+from leff.runs.options import RunConfig
 from leff.runs.sources import evaluator_for, load_start, model_source, task_of
+from leff.tasks.load import load_task
 from leff.tasks.sources.table import load_test
+from leff.tasks.task import Task
 from leff.tasks.text_form import AS_IT_IS, TextForm, form_of
 
 
@@ -53,10 +55,15 @@ def trained_form(name: str | Path, tokenizer: Any) -> TextForm:
 
     It is the one of the tokenizer's chat template.  Without a template inputs stay as they are.
     """
-    form, path = form_of(tokenizer) or AS_IT_IS, Path(name)
-    if (path / "config.toml").exists():
-        return replace(form, special_tokens=RunFolder.open(path)[1].data.special_tokens)
-    return form
+    form, config = form_of(tokenizer) or AS_IT_IS, run_config(name)
+    return form if config is None else replace(form, special_tokens=config.data.special_tokens)
+
+
+def run_config(name: str | Path) -> RunConfig | None:
+    """Return the configuration of a run, by its folder or its model's; None for another model."""
+    path = Path(name)
+    folder = path.parent if _in_run(path) else path
+    return RunFolder.open(folder)[1] if (folder / "config.toml").exists() else None
 
 
 def _in_run(path: Path) -> bool:
@@ -86,17 +93,20 @@ def measure(
     """
     folder, config = RunFolder.open(path)
     model, tokenizer = read_trained(path)
-    if data is None:
-        task = task_of(config)
-    else:
-        kind = folder.environment()["kind"]
-        names = class_names(model.config) if kind == "classification" else {}
-        columns = config.data.columns
-        task = load_test(data, kind, columns=columns, names=tuple(names.values()))
+    task = task_of(config) if data is None else _own_test(data, folder, config, model)
     model = model.to(torch_device(config.engine.device))
-    evaluator = evaluator_for(config, task, tokenizer)
+    evaluator = replace(evaluator_for(config, task, tokenizer), form=trained_form(path, tokenizer))
     with pinned_threads(config.engine.threads):
         return evaluator.full(model, examples, beams or config.evaluation.beams)
+
+
+def _own_test(data: Path, folder: RunFolder, config: RunConfig, model: Any) -> Task:
+    """Return the task of measuring a run's model on a file of the user's own."""
+    if config.data.task == "text":
+        return load_task("text", train=data, validation=data, test=data)
+    kind = folder.environment()["kind"]
+    names = tuple(model.config.id2label.values()) if kind == "classification" else ()
+    return load_test(data, kind, columns=config.data.columns, names=names)
 
 
 def save_model(model: Any, tokenizer: Any, card: str, path: Path) -> None:

@@ -47,6 +47,8 @@ def generate(
     device = next(model.parameters()).device
     room = min(max_length, _room(model, max_new_tokens))
     prompts = prompt_ids(inputs, tokenizer, room, form)
+    if not all(prompts):
+        raise ConfigError("an input is empty, and this model's prompt adds nothing; leave it out")
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     texts = [""] * len(prompts)
     was_training = model.training

@@ -31,7 +31,8 @@ def load(tmp_path):
         ([0.0, 1.0, 0.0], ("0", "1"), "'0.0' as '0', '1.0' as '1'"),
         (["0.0", "1.0", "2"], ("0", "1", "2"), "decimals"),
         ([1, "1", 1.0, 2], ("1", "2"), "'1.0' as '1'"),
-        (["01", "1", "-2"], ("-2", "1"), "'01' as '1'"),
+        (["01", "1", "-2"], ("-2", "01", "1"), None),
+        ([9007199254740993, "9007199254740992"], ("9007199254740992", "9007199254740993"), None),
         ([True, False, "True"], ("False", "True"), None),
         (["a, not b", "a"], ("a", "a, not b"), None),
         (["New York, NY", "Paris; FR"], ("New York, NY", "Paris; FR"), None),
@@ -97,6 +98,8 @@ def test_many_classes_are_taken_if_the_kind_says_so(load, caplog):
 
 
 def test_a_class_that_only_validation_has(load):
-    with pytest.raises(DataError, match=r"val.jsonl, line 2: label 'z' is outside .* has x, y"):
+    with pytest.raises(
+        DataError, match=r"val.jsonl, line 2: label 'z' is none of .*: x, y"
+    ):
         load(["x", "y"], ["y ", "z"])
     assert load([0, 1], ["1.0", " 0"]).validation["label"][:] == [1, 0]

@@ -22,6 +22,7 @@ FEW = 5  # examples of a class; fewer are worth a warning
 MANY = 20  # classes; more are doubted if a class has fewer than two rows on average
 SEPARATORS = (";", ",", "|")
 WRITTEN_LIST = re.compile(r"\[\s*(['\"]).*\1\s*\]", re.DOTALL)  # as pandas writes one to CSV
+WHOLE = re.compile(r"[+-]?\d+")
 BINS = 6
 
 
@@ -69,6 +70,7 @@ def class_names(rows: Rows, sure: bool = False) -> tuple[str, ...]:
     """
     values = rows.column("label")
     numeric = all(number is not None and number.is_integer() for number in map(_number, values))
+    numeric = numeric and not any(map(_has_leading_zero, values))
     labels = [_class(rows, i, value, numeric) for i, value in enumerate(values)]
     counts = Counter(labels)
     _check_separated(rows, labels, counts)
@@ -86,14 +88,13 @@ def class_names(rows: Rows, sure: bool = False) -> tuple[str, ...]:
 def class_ids(rows: Rows, names: Sequence[str]) -> list[int]:
     """Return each label's place among `names`.  DataError for a label that is none of them."""
     ids = {name: i for i, name in enumerate(names)}
-    numeric = all(re.fullmatch(r"-?\d+", name) for name in names)
+    numeric = all(WHOLE.fullmatch(name) and not _has_leading_zero(name) for name in names)
     found: list[int] = []
     for i, value in enumerate(rows.column("label")):
         label = _class(rows, i, value, numeric)
         if label not in ids:
             raise DataError(
-                f"{rows.where(i)}: label {shown(label)} is outside the range; the train file has "
-                f"{listed(names)}"
+                f"{rows.where(i)}: label {shown(label)} is none of the classes: {listed(names)}"
             )
         found.append(ids[label])
     return found
@@ -111,6 +112,11 @@ def _number(value: object) -> float | None:
         return None
 
 
+def _has_leading_zero(value: object) -> bool:
+    """Return whether a label is a code such as 0101, not a number."""
+    return isinstance(value, str) and re.match(r"\s*[+-]?0\d", value) is not None
+
+
 def _class(rows: Rows, i: int, value: Any, numeric: bool) -> str:
     """Return the class that row i's label names."""
     if isinstance(value, list | dict) or (isinstance(value, str) and WRITTEN_LIST.match(value)):
@@ -118,6 +124,8 @@ def _class(rows: Rows, i: int, value: Any, numeric: bool) -> str:
             f"{rows.where(i)}: label {shown(cast(Any, value))} is a list; several labels a row are "
             "not supported, keep one"
         )
+    if numeric and WHOLE.fullmatch(str(value).strip()):
+        return str(int(value))  # exact, which a float is not
     number = _number(value) if numeric else None
     if number is not None and number.is_integer():
         return str(int(number))

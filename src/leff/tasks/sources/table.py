@@ -85,17 +85,22 @@ def load_test(
     return _labelled(splits, kind, "text_pair" in rows.columns, names)
 
 
-def read_texts(path: Path, columns: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the columns ``text`` and, if there is one, ``text_pair`` of a table without labels.
+def read_texts(
+    path: Path, columns: Mapping[str, str]
+) -> tuple[dict[str, list[str]], dict[str, list[Any]]]:
+    """Return ``text`` and, if there is one, ``text_pair`` of a table, and its columns as they are.
 
     Raises DataError for a file, column or row that cannot be used.
     """
     own = {name: theirs for name, theirs in columns.items() if name in ("text", "text_pair")}
-    rows = _renamed(read_rows(path), own)
+    read = read_rows(path)
+    rows = _renamed(read, own)
     texts = {"text": rows.filled("text")}
     if not texts["text"]:
         raise DataError(f"{path} has no rows")
-    return texts | ({"text_pair": rows.text("text_pair")} if "text_pair" in rows.columns else {})
+    if "text_pair" in rows.columns:
+        texts["text_pair"] = rows.text("text_pair")
+    return texts, read.columns
 
 
 def _check(
