@@ -98,8 +98,6 @@ def test_many_classes_are_taken_if_the_kind_says_so(load, caplog):
 
 
 def test_a_class_that_only_validation_has(load):
-    with pytest.raises(
-        DataError, match=r"val.jsonl, line 2: label 'z' is none of .*: x, y"
-    ):
+    with pytest.raises(DataError, match=r"val.jsonl, line 2: label 'z' is none of .*: x, y"):
         load(["x", "y"], ["y ", "z"])
     assert load([0, 1], ["1.0", " 0"]).validation["label"][:] == [1, 0]

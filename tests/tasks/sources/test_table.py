@@ -89,9 +89,7 @@ def test_kind_overrules(write):
 def test_a_label_that_train_does_not_have(write):
     train = save(write, "jsonl", [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}])
     val = save(write, "jsonl", [{"text": "a", "label": "z"}], name="val")
-    with pytest.raises(
-        DataError, match=r"val.jsonl, line 1: label 'z' is none of .*: x, y"
-    ):
+    with pytest.raises(DataError, match=r"val.jsonl, line 1: label 'z' is none of .*: x, y"):
         load_task("table", train=train, validation=val)
 
 
