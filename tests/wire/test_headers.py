@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 import torch
 
-from leff.wire.headers import header_fault, most_bytes, packed_bytes
+from leff.wire.headers import header_fault, most_bytes, packed_bytes, value_bytes
 from leff.wire.tensors import pack, unpack
 
 SHAPES = {"b": (3,), "w": (2, 3), "none": (0, 4), "one": ()}
@@ -91,6 +91,18 @@ BAD = {
 def test_anything_else_is_refused_in_words(name):
     payload, words = BAD[name]
     assert words in (header_fault(payload, SHAPES) or "")
+
+
+def test_a_header_of_too_many_bytes_is_not_read():
+    shapes = {"w": (10_000,)}
+    payload = pack({"w": torch.zeros(10_000)})
+    most = most_bytes(shapes) - value_bytes(shapes)
+    length = int.from_bytes(payload[:8], "little")
+    text, values = payload[8 : 8 + length], payload[8 + length :]
+    at_most = header_fault(built(text.ljust(most), values[8:]), shapes)
+    assert at_most is not None and "too many" not in at_most  # its values are missing
+    fault = header_fault(built(text.ljust(most + 1), values[16:]), shapes)
+    assert fault is not None and "which is too many" in fault
 
 
 def test_a_deep_header_of_a_large_job_is_refused():
