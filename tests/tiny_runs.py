@@ -98,7 +98,7 @@ def flags(values: dict[str, Any]) -> list[str]:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """Return all that must be the same in a resumed run: records, result, bytes of the model."""
-    lines = (folder / "rounds.jsonl").read_text().splitlines()
+    lines = (folder / "rounds.jsonl").read_text().split("\n")[:-1]  # a last one may be unfinished
     return {
         "records": [_timeless(unsealed(line)) for line in lines],
         "result": unsealed((folder / "result.json").read_text()),
