@@ -1,6 +1,7 @@
 """Files: on the disk when they are said to be, whole or not there, and damage is noticed."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from power import on_disk
 from leff.errors import CheckpointError
 from leff.files import (
     append_synced,
+    expanded,
     make_folder,
     read_json,
     sealed,
@@ -115,3 +117,16 @@ def test_damaged_json_says_what_to_do(text, tmp_path):
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(CheckpointError, match=r"a\.json is damaged \(.*\); do this$"):
         read_json(path, "do this")
+
+
+def test_what_is_appended_follows_what_was_there(tmp_path):
+    path = tmp_path / "lines"
+    for payload in (b"one\n", b"two\n"):
+        append_synced(path, payload)
+    assert path.read_bytes() == b"one\ntwo\n"
+
+
+def test_a_home_folder_is_looked_up_if_there_is_one(monkeypatch):
+    monkeypatch.setenv("HOME", "/made/up")
+    assert expanded("~/runs") == Path("/made/up/runs")
+    assert expanded("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")

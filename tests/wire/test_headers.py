@@ -99,6 +99,8 @@ def test_a_header_of_too_many_bytes_is_not_read():
     most = most_bytes(shapes) - value_bytes(shapes)
     length = int.from_bytes(payload[:8], "little")
     text, values = payload[8 : 8 + length], payload[8 + length :]
+    whole = built(text.ljust(len(text) + most_bytes(shapes) - len(payload)), values)
+    assert len(whole) == most_bytes(shapes) and header_fault(whole, shapes) is None
     at_most = header_fault(built(text.ljust(most), values[8:]), shapes)
     assert at_most is not None and "too many" not in at_most  # its values are missing
     fault = header_fault(built(text.ljust(most + 1), values[16:]), shapes)
