@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
-from leff.errors import ConfigError, shown
+from leff.errors import ConfigError
 from leff.files import expanded
+from leff.runs.option_checks import check_together
 from leff.runs.option_types import (
     AboveZero,
     Amount,
@@ -36,10 +37,8 @@ from leff.runs.option_types import (
 from leff.runs.presets import PRESETS
 from leff.tasks.load import OWN
 from leff.tasks.text_form import TextForm
-from leff.units import BYTES, FLOPS, parse_amount, parse_seconds
 from leff.wire.messages import LocalTraining, Optimizer, Precision, Step
 
-MOST_TOKENS = 2**20  # of a part of a batch: more fit no device, nor the plan of its memory
 MOST_BEAMS = 128  # each has the memory of a whole text
 
 
@@ -457,76 +456,5 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "RunConfig":
-        if 0 < self.method.relaxation < 1:
-            raise ValueError(
-                f"method.relaxation must be 0 or at least 1, got {self.method.relaxation}; below "
-                "1 the model would lag behind what all clients agree on"
-            )
-        self._check_budgets()
-        self._check_fleet()
-        self._check_accumulation()
-        if min(self.clients.layers) < 1:
-            raise ValueError(
-                f"clients.layers must be at least 1 each, got {min(self.clients.layers)}; "
-                "a client that can train no layer cannot take part"
-            )
+        check_together(self)
         return self
-
-    def _check_accumulation(self) -> None:
-        parts, size = self.training.accumulation, self.training.batch_size
-        if size % parts:
-            divisors = [str(number) for number in range(1, size + 1) if size % number == 0]
-            raise ValueError(
-                f"training.accumulation = {parts} does not divide training.batch_size = {size}; "
-                f"these do: {', '.join(divisors)}"
-            )
-        tokens = size // parts * self.data.max_length
-        if tokens > MOST_TOKENS:
-            raise ValueError(
-                f"training.batch_size · data.max_length = {size} · {self.data.max_length} in "
-                f"{parts} part{'s' if parts > 1 else ''} is {tokens} tokens at once, the most is "
-                f"{MOST_TOKENS}; lower one, or raise training.accumulation"
-            )
-
-    def _check_fleet(self) -> None:
-        clients, default = self.clients, ClientsConfig()
-        if clients.fleet:
-            for key in ("layers", "memory", "flops"):
-                value = getattr(clients, key)
-                if value != getattr(default, key):
-                    raise ValueError(
-                        f"clients.fleet and clients.{key} = {shown(value)} both say what devices "
-                        "can do; remove one"
-                    )
-        if clients.deadline and not clients.fleet:
-            raise ValueError(
-                f"clients.deadline = {shown(clients.deadline)} needs clients.fleet, a file that "
-                "says how fast the devices are"
-            )
-        if clients.deadline:
-            try:
-                parse_seconds(clients.deadline)
-            except ConfigError as error:
-                raise ValueError(f"clients.deadline: {error}") from None
-
-    def _check_budgets(self) -> None:
-        clients, auto = self.clients, self.context.name == "auto"
-        for key, amounts, units in (
-            ("clients.memory", clients.memory, BYTES),
-            ("clients.flops", clients.flops, FLOPS),
-        ):
-            for amount in amounts:
-                try:
-                    parse_amount(amount, units)
-                except ConfigError as error:
-                    raise ValueError(f"{key}: {error}") from None
-        if auto and not (clients.memory or clients.flops or clients.fleet):
-            raise ValueError(
-                "context.name = 'auto' needs clients.memory or clients.flops, such as ['64MB'], "
-                "or clients.fleet"
-            )
-        if auto and self.context.suffix:
-            raise ValueError(
-                f"context.suffix = {self.context.suffix!r} cannot be combined with context auto, "
-                "which chooses both sides; remove one"
-            )
