@@ -1,0 +1,1 @@
+"""What a device runs: its key and settings, its connection, its cache, its jobs.  It installs little."""
