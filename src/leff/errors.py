@@ -7,6 +7,7 @@
     │   └── ModelError        an architecture, a checkpoint or a tokenizer
     └── RunError              the work itself failed; exit status 1
         ├── CheckpointError   no checkpoint of a run can be read
+        ├── NetworkError      a server, a device or a message between them
         └── MetricError       a metric's own program failed
 
 A message says what was wrong, names the value, and gives the remedy.  A client that fails is
@@ -50,6 +51,10 @@ class RunError(LeffError):
 
 class CheckpointError(RunError):
     """No checkpoint of a run folder can be read."""
+
+
+class NetworkError(RunError):
+    """A server, a device, or what goes between them, is not as it should be."""
 
 
 class MetricError(RunError):

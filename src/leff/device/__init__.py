@@ -1,1 +1,1 @@
-"""What a device runs: its key and settings, its connection, its cache, its jobs.  It installs little."""
+"""What a device runs: its key and settings, its connection, its cache, its jobs.  Lean."""
