@@ -7,7 +7,9 @@
     │   └── ModelError        an architecture, a checkpoint or a tokenizer
     └── RunError              the work itself failed; exit status 1
         ├── CheckpointError   no checkpoint of a run can be read
-        └── MetricError       a metric's own program failed
+        ├── MetricError       a metric's own program failed
+        └── NetworkError      the other side cannot be reached, or what it sent is wrong
+            └── RefusedError  the server refuses a token, a part or an upload
 
 A message says what was wrong, names the value, and gives the remedy.  A client that fails is
 data (`wire.messages.Update.failure`), not an exception.
@@ -54,6 +56,14 @@ class CheckpointError(RunError):
 
 class MetricError(RunError):
     """A metric could not be computed."""
+
+
+class NetworkError(RunError):
+    """The other side of the network cannot be reached or trusted, or what it sent is wrong."""
+
+
+class RefusedError(NetworkError):
+    """The server refuses a token, a part or an upload; to try again is no use."""
 
 
 class _Cut(reprlib.Repr):
