@@ -7,8 +7,9 @@
     │   └── ModelError        an architecture, a checkpoint or a tokenizer
     └── RunError              the work itself failed; exit status 1
         ├── CheckpointError   no checkpoint of a run can be read
-        ├── NetworkError      a server, a device or a message between them
-        └── MetricError       a metric's own program failed
+        ├── MetricError       a metric's own program failed
+        └── NetworkError      the other side cannot be reached, or what it sent is wrong
+            └── RefusedError  the server refuses a token, a part or an upload
 
 A message says what was wrong, names the value, and gives the remedy.  A client that fails is
 data (`wire.messages.Update.failure`), not an exception.
@@ -53,12 +54,16 @@ class CheckpointError(RunError):
     """No checkpoint of a run folder can be read."""
 
 
-class NetworkError(RunError):
-    """A server, a device, or what goes between them, is not as it should be."""
-
-
 class MetricError(RunError):
     """A metric could not be computed."""
+
+
+class NetworkError(RunError):
+    """The other side of the network cannot be reached or trusted, or what it sent is wrong."""
+
+
+class RefusedError(NetworkError):
+    """The server refuses a token, a part or an upload; to try again is no use."""
 
 
 class _Cut(reprlib.Repr):
