@@ -133,7 +133,7 @@ class Connection:
             if not arriving.fetch(lambda name: self._object(arriving.run, name)):
                 return None
             self._confirm(arriving)
-        except RefusedError:  # the run is over
+        except RefusedCallError:  # the run is over
             self._arriving = None
             return None
         self._arriving, text = None, arriving.text
@@ -155,7 +155,7 @@ class Connection:
         request = PullObjectRequest(node=self._node, run_id=run, object_id=name)
         answer = self._call(self._client.PullObject, request)
         if not answer.object_found:
-            raise RefusedError("the server no longer has the message")
+            raise RefusedCallError("the server no longer has the message")
         return answer.object_content if answer.object_available else None
 
     def _confirm(self, message: Arriving) -> None:
@@ -198,7 +198,7 @@ class Connection:
                         object_content=objects[name].deflate(),
                     )
                     self._call(self._client.PushObject, pushed)
-            except RefusedError:
+            except RefusedCallError:
                 return False
         return True
 
@@ -225,14 +225,14 @@ class Connection:
                 raise NotAdmittedError("the server does not know this device's key") from None
             if status >= httpx.codes.INTERNAL_SERVER_ERROR:
                 raise UnreachableError(f"the server is not ready ({status})") from None
-            raise RefusedError(f"the server refused a call ({status})") from None
+            raise RefusedCallError(f"the server refused a call ({status})") from None
         except httpx.HTTPError as error:
             raise UnreachableError(
                 f"the server cannot be reached ({type(error).__name__})"
             ) from None
 
 
-class RefusedError(NetworkError):
+class RefusedCallError(NetworkError):
     """The SuperLink refused a call: its run is over, or it wants something else."""
 
 

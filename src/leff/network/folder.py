@@ -27,8 +27,10 @@ from typing import Any
 from leff.errors import ConfigError, NetworkError
 from leff.files import make_folder, read_json, write_json
 from leff.network import certificates
+from leff.network.gateway import GatewaySettings
 
 PORT = 9443
+LOOPBACK = ("127.0.0.1", "localhost")
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,20 @@ class ServerFolder:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(f"{path} is not empty; choose another folder")
         folder = cls(path)
-        for each in (path, folder.ca.parent, folder.token_secret.parent, folder.grants, folder.logs):
+        for each in (
+            path,
+            folder.ca.parent,
+            folder.token_secret.parent,
+            folder.grants,
+            folder.logs,
+        ):
             make_folder(each)
             each.chmod(0o700)
         for file in (folder.token_secret, folder.link_secret):
-            _write_private(file, secrets.token_bytes(32))
-        certificates.make(path / "tls", [name])
-        federation = certificates.federation_id(folder.ca.read_bytes())
+            certificates.write_secret(file, secrets.token_bytes(32))
+        certificates.make_authority(folder.ca.parent)
+        certificates.make_certificate(folder.ca.parent, list({name, *LOOPBACK}))
+        federation = certificates.federation_id(folder.ca)
         settings = ServerSettings(f"{name}:{port}", host, port, link_port, federation)
         join = {
             "address": settings.address,
@@ -81,7 +90,7 @@ class ServerFolder:
             "ca": folder.ca.read_text(),
         }
         write_json(folder.join_file, join)
-        write_json(path / "server.json", asdict(settings))
+        write_json(path / "server.json", {**asdict(settings), "gateway": folder._gateway(settings)})
         return folder
 
     @classmethod
@@ -92,9 +101,26 @@ class ServerFolder:
         if values is None:
             raise ConfigError(f"{path} holds no server; `leff server init {path}` makes one")
         try:
+            del values["gateway"]
             return cls(path), ServerSettings(**values)
-        except TypeError:
-            raise ConfigError(f"{path}/server.json is of another version of leff; {remedy}") from None
+        except (KeyError, TypeError):
+            raise ConfigError(
+                f"{path}/server.json is of another version of leff; {remedy}"
+            ) from None
+
+    def _gateway(self, settings: ServerSettings) -> dict[str, Any]:
+        return GatewaySettings(
+            host=settings.host,
+            port=settings.port,
+            certificate=self.certificate.relative_to(self.path),
+            key=self.key.relative_to(self.path),
+            grants=self.grants.relative_to(self.path),
+            secret=self.token_secret.relative_to(self.path),
+            federation=settings.federation,
+            superlink=f"https://127.0.0.1:{settings.link_port}",
+            superlink_authority=self.ca.relative_to(self.path),
+            log=(self.logs / "gateway.log").relative_to(self.path),
+        ).as_json()
 
     @contextmanager
     def lock(self, name: str, wait: bool = True) -> Generator[None]:
@@ -133,8 +159,3 @@ def split_address(address: str) -> tuple[str, int]:
     if not fine or not 1 <= int(port) <= 65535:
         raise ConfigError(f"the address must be like leff.example.org:{PORT}, got {address!r}")
     return name, int(port)
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)

@@ -72,7 +72,9 @@ class Registry:
                 f"the key {fingerprint(key)} was admitted already, as device {same[0].number}; "
                 "each device needs a key of its own, which `leff device join` makes"
             )
-        device = AdmittedDevice(len(known) + 1, key, name or f"device {len(known) + 1}", time.time())
+        device = AdmittedDevice(
+            len(known) + 1, key, name or f"device {len(known) + 1}", time.time()
+        )
         self._write([*known, device])
         return device
 

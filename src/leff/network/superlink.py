@@ -3,7 +3,7 @@
     with Control(address, ca) as control:
         control.register(key)                       # admit a device
     link = Link(address, ca, secret)                # a run of ours at the SuperLink
-    sent = link.push({node: "a text"}, seconds=600)
+    sent = link.push([(node, "a text")], seconds=600)
     link.pull(sent)                                 # [(message, the answer)]
 
 A SuperLink stores small messages for nodes that poll it, and knows which nodes are there.  Flower
@@ -20,7 +20,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -232,14 +232,16 @@ class Link:
         """Return the ids of the nodes that are there now."""
         return set(self._call(self._grid.get_node_ids))
 
-    def push(self, texts: Mapping[int, str], seconds: float) -> dict[str, int]:
-        """Send each node a text that it may answer for some seconds; return nodes by message."""
+    def push(self, texts: Sequence[tuple[int, str]], seconds: float) -> dict[str, int]:
+        """Send texts to nodes, which may answer for some seconds; return the texts' places by id.
+
+        A text that the SuperLink does not take is left out.
+        """
         from flwr.app import Message
 
-        nodes = list(texts)
-        messages = [Message(record(texts[node]), node, "train", ttl=seconds) for node in nodes]
+        messages = [Message(record(text), node, "train", ttl=seconds) for node, text in texts]
         ids = self._call(lambda: list(self._grid.push_messages(messages)))
-        return {i: node for i, node in zip(ids, nodes, strict=True) if i is not None}
+        return {name: place for place, name in enumerate(ids) if name}
 
     def pull(self, messages: Collection[str]) -> list[tuple[str, str | None]]:
         """Return the answers that are here to these messages; None for one that is lost.

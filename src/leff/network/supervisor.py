@@ -8,6 +8,7 @@ admitted.  Both processes end with the supervisor, even if that is killed.
 """
 
 import ctypes
+import json
 import logging
 import os
 import signal
@@ -38,6 +39,7 @@ log = logging.getLogger("leff.network")
 class _Process:
     name: str
     command: Sequence[str]
+    host: str
     port: int
     environment: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
@@ -78,7 +80,7 @@ class _Process:
     @property
     def listening(self) -> bool:
         """Whether somebody answers on the process's port."""
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+        with suppress(OSError), socket.create_connection((self.host, self.port), 1):
             return True
         return False
 
@@ -100,12 +102,14 @@ class Supervisor:
                     folder.database,
                     folder.link_secret,
                 ),
+                "127.0.0.1",
                 settings.link_port,
                 environment,
             ),
             _Process(
                 "gateway",
                 [sys.executable, "-m", "leff.network.gateway", str(folder.path)],
+                {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host),
                 settings.port,
                 environment,
             ),
@@ -134,7 +138,10 @@ class Supervisor:
         self._stop = True
 
     def _check_ports(self) -> None:
-        ports = [(self._settings.host, self._settings.port), ("127.0.0.1", self._settings.link_port)]
+        ports = [
+            (self._settings.host, self._settings.port),
+            ("127.0.0.1", self._settings.link_port),
+        ]
         for host, port in ports:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             with socket.socket(family) as test:
@@ -202,8 +209,6 @@ class Supervisor:
                 for each in self._processes
             },
         }
-        import json
-
         write_atomically(self._folder.state_file, json.dumps(state).encode())
 
     def _end_all(self) -> None:

@@ -1,0 +1,295 @@
+"""The folder of a device: its key, whom it joined, and what its owner allows.
+
+HOME/join.json      the federation that it joined
+     ca.crt         whom it trusts
+     key, key.pub   its key; the first is readable by its owner alone
+     device.toml    data, capacity and limits, written by `leff device join`, edited by people
+     parts/         parts of models, kept for the next round
+     inbox.json     the job at work, outbox/ answers, residuals/ what rounding left
+     node.json      what the server calls it
+     status.json    what it does now
+
+home = DeviceHome.join(Path("~/leff"), Path("join.json"))
+home.settings().limits.seconds
+"""
+
+import fcntl
+import json
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from leff.errors import ConfigError, NetworkError, RunError, shown
+from leff.files import make_folder, write_atomically, write_json, write_synced
+from leff.toml import read_toml
+from leff.units import BYTES, parse_amount, parse_link, parse_seconds, parse_speed
+from leff.wire.messages import Device
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+JOIN_BYTES = 2**16
+KEYS = ("address", "federation", "leff", "ca")
+
+
+@dataclass(frozen=True)
+class JoinFile:
+    """What `leff server init` wrote for devices; it holds no secret."""
+
+    address: str
+    federation: str
+    leff: str
+    ca: str
+
+    @classmethod
+    def read(cls, path: Path) -> "JoinFile":
+        """Return a join file.  ConfigError for one that cannot be read or is something else."""
+        try:
+            with path.open("rb") as file:
+                values: Any = json.loads(file.read(JOIN_BYTES))
+        except OSError as error:
+            raise ConfigError(f"join file {path} cannot be read: {error.strerror}") from None
+        except (ValueError, RecursionError):
+            values = None
+        texts = cast("dict[str, Any]", values) if isinstance(values, dict) else {}
+        if not all(isinstance(texts.get(key), str) and texts[key] for key in KEYS):
+            raise ConfigError(
+                f"{path} is no join file; take the join.json that `leff server init` wrote"
+            )
+        return cls(**{key: texts[key] for key in KEYS})
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataSettings(_Section):
+    """The device's own files, as in a run's `data`."""
+
+    train: str | list[str] | None = None
+    validation: str | None = None
+    validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    columns: dict[str, str] = {}
+    kind: Literal["generation", "classification", "regression", "text"] | None = None
+
+
+class CapacitySettings(_Section):
+    """What the device can do; `leff device join` measures memory and speed."""
+
+    layers: Annotated[int, Field(ge=1, le=10**4)] | None = None
+    memory: str | None = None
+    speed: str | None = None
+    down: str | None = None
+    up: str | None = None
+
+    @field_validator("memory", "speed", "down", "up")
+    @classmethod
+    def _readable(cls, text: str | None, about: Any) -> str | None:
+        if text is not None:
+            try:
+                _AMOUNTS[about.field_name](text)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return text
+
+    @property
+    def memory_bytes(self) -> int | None:
+        return None if self.memory is None else parse_amount(self.memory, BYTES)
+
+    def device(self, name: str) -> Device | None:
+        """Return memory and speeds, or None if one of them is not known."""
+        memory, speed, down, up = self.memory_bytes, self.speed, self.down, self.up
+        if memory is None or speed is None or down is None or up is None:
+            return None
+        return Device(name, memory, parse_speed(speed), parse_link(down), parse_link(up))
+
+
+_AMOUNTS = {
+    "memory": lambda text: parse_amount(text, BYTES),
+    "speed": parse_speed,
+    "down": parse_link,
+    "up": parse_link,
+    "time": parse_seconds,
+}
+
+
+class LimitSettings(_Section):
+    """What a job may ask of this device at most."""
+
+    cache: str = "8GB"
+    download: str = "8GB"
+    upload: str = "4GB"
+    time: str = "24h"
+    epochs: Annotated[float, Field(gt=0)] = 100.0
+
+    @field_validator("cache", "download", "upload", "time")
+    @classmethod
+    def _readable(cls, text: str, about: Any) -> str:
+        try:
+            _AMOUNTS.get(about.field_name, _AMOUNTS["memory"])(text)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return text
+
+
+class DeviceSettings(_Section):
+    """`device.toml`."""
+
+    name: Annotated[str, Field(min_length=1, max_length=60)] = "device"
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    device: str = "auto"
+    data: DataSettings = DataSettings()
+    capacity: CapacitySettings = CapacitySettings()
+    limits: LimitSettings = LimitSettings()
+
+
+class DeviceHome:
+    """Paths and files of a device."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ca, self.key_file = path / "ca.crt", path / "key"
+        self.parts, self.outbox, self.residuals = (
+            path / name for name in ("parts", "outbox", "residuals")
+        )
+        self.inbox, self.status_file, self.log = (
+            path / name for name in ("inbox.json", "status.json", "device.log")
+        )
+
+    @classmethod
+    def join(cls, path: Path, join_file: Path, settings: str) -> "DeviceHome":
+        """Make a device's folder for a federation; `settings` is the text of its `device.toml`.
+
+        Raises ConfigError if `join_file` is none, or if the folder has joined another federation.
+        A folder that joined this one already keeps its key and settings, and gets the new address.
+        """
+        joined, home = JoinFile.read(join_file), cls(path)
+        if (path / "join.json").exists():
+            before = home.joined().federation
+            if before != joined.federation:
+                raise ConfigError(
+                    f"{path} has joined the federation {before[:8]}, and {join_file} is of "
+                    f"{joined.federation[:8]}; give another --home"
+                )
+        make_folder(path)
+        path.chmod(0o700)
+        if not home.key_file.exists():
+            home._make_key()
+        if not (path / "device.toml").exists():
+            write_atomically(path / "device.toml", settings.encode())
+        write_atomically(home.ca, joined.ca.encode())
+        write_json(path / "join.json", {key: getattr(joined, key) for key in KEYS})
+        return home
+
+    @classmethod
+    def open(cls, path: Path) -> "DeviceHome":
+        """Return a device's folder.  ConfigError if it has joined no federation."""
+        home = cls(path)
+        if not (path / "join.json").exists() or not home.key_file.exists():
+            raise ConfigError(f"{path} has joined no federation; run `leff device join JOIN-FILE`")
+        return home
+
+    def joined(self) -> JoinFile:
+        return JoinFile.read(self.path / "join.json")
+
+    def settings(self) -> DeviceSettings:
+        """Return what `device.toml` says.  ConfigError for a key or a value that is wrong."""
+        path = self.path / "device.toml"
+        values = read_toml(path, "settings of a device")
+        try:
+            return DeviceSettings.model_validate(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(map(str, first["loc"]))
+            reason = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"{path}: {key}: {reason}, got {shown(first['input'])}") from None
+
+    # The key
+
+    def _make_key(self) -> None:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        key = ec.generate_private_key(ec.SECP384R1())
+        private = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        )
+        public = key.public_key().public_bytes(
+            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        )
+        self.key_file.touch(mode=0o600, exist_ok=False)
+        write_synced(self.key_file, private)
+        write_atomically(self.path / "key.pub", public + b"\n")
+
+    def key(self) -> "EllipticCurvePrivateKey":
+        """Return the device's key.  ConfigError if it is damaged."""
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        try:
+            key = serialization.load_ssh_private_key(self.key_file.read_bytes(), None)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{self.key_file} cannot be read ({error}); remove {self.path} and join anew"
+            ) from None
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ConfigError(f"{self.key_file} is a key of another kind; remove it and join anew")
+        return key
+
+    @property
+    def public_key(self) -> str:
+        """The middle of the public key's OpenSSH line."""
+        return (self.path / "key.pub").read_text().split()[1]
+
+    # What it remembers
+
+    def node(self) -> int | None:
+        """Return what the server called this device last, or None."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return int(json.loads((self.path / "node.json").read_text())["node"])
+        return None
+
+    def remember_node(self, node: int) -> None:
+        write_atomically(self.path / "node.json", json.dumps({"node": node}).encode())
+
+    def status(self) -> dict[str, Any]:
+        """Return what the device wrote of itself last; {} if nothing."""
+        with suppress(OSError, ValueError):
+            return json.loads(self.status_file.read_text())
+        return {}
+
+    @contextmanager
+    def lock(self) -> Generator[None]:
+        """Keep a second process of this device out.  NetworkError if there is one."""
+        with (self.path / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise NetworkError(
+                    f"the device of {self.path} is running already; another device needs a folder "
+                    "of its own, which `leff device join JOIN-FILE --home FOLDER` makes"
+                ) from None
+            yield
+
+
+def check_server(home: DeviceHome, leff: str, flwr: str, federation: str) -> None:
+    """Raise RunError if what a server says of itself is not what this device joined."""
+    joined, own = home.joined(), metadata.version("leff")
+    if federation != joined.federation:
+        raise RunError(
+            f"{joined.address} is the server of the federation {federation[:8]}, and this device "
+            f"joined {joined.federation[:8]}; join again with its join file"
+        )
+    for name, theirs, ours in (("leff", leff, own), ("flwr", flwr, metadata.version("flwr"))):
+        if theirs != ours:
+            raise RunError(
+                f"the server has {name} {theirs}, and this device has {name} {ours}; install the "
+                "same version on both"
+            )

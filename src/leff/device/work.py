@@ -1,0 +1,204 @@
+"""What a device does with what it is asked.  The same under our own process and under Flower's.
+
+    worker = Worker(home, settings, transfers, torch.device("cpu"))
+    answer = worker.answer(text)            # JSON of an Ask in, JSON of an Answer out
+
+A job is done once.  Its answer is kept until the next one of the same client, so a server that asks
+again, after a kill on either side, gets the same bits.  What goes wrong here is answered in our own
+words; of an exception only the type is told.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from leff.client.measure import measure
+from leff.client.train import Deadline, train_or_fail
+from leff.device.cache import PartCache
+from leff.device.data import DeviceData, read_data
+from leff.device.fetch import Transfers, client_fetch
+from leff.device.home import DeviceHome, DeviceSettings
+from leff.errors import DataError, LeffError, RunError
+from leff.files import make_folder, write_atomically, write_json
+from leff.models.hardware import pinned_threads
+from leff.tasks.tokenizer_part import load_tokenizer
+from leff.units import BYTES, parse_amount, parse_seconds
+from leff.wire.asks import Answer, Ask, DeviceReport, ShareReport
+from leff.wire.codec import Residuals
+from leff.wire.json import from_json, to_json
+from leff.wire.limits import JobLimits, job_fault
+from leff.wire.messages import Job, MeasureJob, TaskCard, Update
+
+log = logging.getLogger("leff.device")
+SPARE_SECONDS = 0.1  # share of a deadline that is left for the upload
+
+
+class Worker:
+    """Answers asks; it keeps the data of the last task, and the last answers on disk."""
+
+    def __init__(
+        self,
+        home: DeviceHome,
+        settings: DeviceSettings,
+        transfers: Transfers,
+        device: torch.device,
+        session: str,
+        working: Callable[[str], None] = lambda what: None,
+    ) -> None:
+        limits = settings.limits
+        self._home, self._settings, self._transfers = home, settings, transfers
+        self._device, self._session, self._working = device, session, working
+        self._cache = PartCache(home.parts, parse_amount(limits.cache, BYTES))
+        self._limits = JobLimits(
+            most_bytes=parse_amount(limits.download, BYTES),
+            most_upload_bytes=parse_amount(limits.upload, BYTES),
+            most_seconds=parse_seconds(limits.time),
+            most_epochs=limits.epochs,
+        )
+        self._data: tuple[TaskCard, DeviceData] | None = None
+        make_folder(home.outbox)
+
+    def answer(self, text: str, received: float | None = None) -> str:
+        """Return the answer to an ask that was `received` at this time of `time.monotonic`."""
+        received = time.monotonic() if received is None else received
+        try:
+            ask = from_json(Ask, text)
+        except RunError as error:
+            version = metadata.version("leff")
+            log.error("an ask cannot be read: %s", error)
+            return to_json(Answer("report", refusal=f"leff {version} cannot read this ask"))
+        try:
+            return to_json(self._answer(ask, received))
+        except DataError as error:
+            return to_json(self._refusal(ask, f"its data does not fit the task: {error}"))
+        except LeffError as error:
+            return to_json(self._refusal(ask, str(error)))
+        except Exception as error:
+            log.exception("an ask failed")
+            return to_json(self._refusal(ask, f"it failed with {type(error).__name__}"))
+
+    def _refusal(self, ask: Ask, reason: str) -> Answer:
+        log.error("refused to %s: %s", ask.about, reason)
+        return Answer(ask.about, refusal=reason)
+
+    def _answer(self, ask: Ask, received: float) -> Answer:
+        joined = self._home.joined()
+        if ask.federation != joined.federation:
+            return self._refusal(ask, "this device has not joined this federation")
+        if ask.leff != metadata.version("leff"):
+            own = metadata.version("leff")
+            return self._refusal(ask, f"the server has leff {ask.leff}, this device {own}")
+        until = received + ask.seconds if ask.seconds else None
+        report = self._report(ask, until)
+        if ask.about == "report":
+            return Answer("report", report)
+        if ask.data != report.data or not 0 <= ask.share < len(report.shares):
+            return Answer(ask.about, report, refusal="its data has changed since it reported")
+        if ask.about == "measure":
+            return self._measure(ask, report, until)
+        return self._train(ask, report, until)
+
+    def _report(self, ask: Ask, until: float | None) -> DeviceReport:
+        data, capacity = self._examples(ask, until), self._settings.capacity
+        return DeviceReport(
+            leff=metadata.version("leff"),
+            session=self._session,
+            data=data.digest,
+            shares=tuple(ShareReport(len(c.train), len(c.validation)) for c in data.clients),
+            layers=capacity.layers,
+            memory_bytes=capacity.memory_bytes,
+            device=capacity.device(self._settings.name),
+        )
+
+    def _examples(self, ask: Ask, until: float | None) -> DeviceData:
+        """Return this device's examples for the task, read once for each task."""
+        if self._data is None or self._data[0] != ask.task:
+            self._working("reading its data")
+            self._cache.keep([ask.task.tokenizer])
+            fetch = client_fetch(self._cache, self._transfers, ask.token, until)
+            tokenizer = load_tokenizer(fetch(ask.task.tokenizer))
+            self._data = ask.task, read_data(self._settings.data, ask.task, tokenizer)
+        return self._data[1]
+
+    def _train(self, ask: Ask, report: DeviceReport, until: float | None) -> Answer:
+        job = from_json(Job, ask.job)
+        kept = Kept(self._home.outbox, ask.run, job.client, ask.job)
+        done = kept.read()
+        if done is None:
+            fault = job_fault(job, self._limits)
+            if fault is not None:
+                return self._refusal(ask, fault)
+            self._working(f"training in round {job.round + 1}")
+            update = self._trained(ask, job, until)
+            done = kept.write(update)
+        update, payload = done
+        if payload is not None:
+            self._working(f"sending its update of round {job.round + 1}")
+            self._transfers.upload(payload, payload.name, ask.token, until)
+        digest = "" if payload is None else payload.name
+        return Answer("train", report, update=to_json(update), digest=digest)
+
+    def _trained(self, ask: Ask, job: Job, until: float | None) -> Update:
+        self._cache.keep([ask.task.tokenizer, *job.parts])
+        fetch = client_fetch(self._cache, self._transfers, ask.token, until)
+        examples = self._examples(ask, until).clients[ask.share].train
+        residuals = Residuals(self._home.residuals / ask.run / str(job.client))
+        deadline = None
+        if until is not None:
+            left = until - time.monotonic()
+            deadline = Deadline(time.monotonic() + (1 - SPARE_SECONDS) * left, ask.partial)
+        with pinned_threads(self._settings.threads):
+            return train_or_fail(job, fetch, examples, self._device, residuals, deadline)
+
+    def _measure(self, ask: Ask, report: DeviceReport, until: float | None) -> Answer:
+        job = from_json(MeasureJob, ask.job)
+        self._working("measuring the model")
+        self._cache.keep([ask.task.tokenizer, *job.parts])
+        fetch = client_fetch(self._cache, self._transfers, ask.token, until)
+        examples = self._examples(ask, until).clients[ask.share].validation
+        with pinned_threads(self._settings.threads):
+            measured = measure(job, fetch, examples, self._device)
+        return Answer("measure", report, measure=to_json(measured))
+
+
+class Kept:
+    """The answer to a client's last job, on disk, until its next job."""
+
+    def __init__(self, folder: Path, run: str, client: int, job: str) -> None:
+        name = hashlib.sha256(f"{run} {client}".encode()).hexdigest()[:32]
+        self._folder, self._job = folder / name, hashlib.sha256(job.encode()).hexdigest()
+
+    def read(self) -> tuple[Update, Path | None] | None:
+        """Return the update without its payload, and the payload's file; None if there is none."""
+        try:
+            values = json.loads((self._folder / "update.json").read_text())
+            if values["job"] != self._job:
+                return None
+            payload = self._folder / values["digest"] if values["digest"] else None
+            if payload is not None and not payload.is_file():
+                return None
+            return from_json(Update, values["update"]), payload
+        except (OSError, ValueError, KeyError, TypeError, RunError):
+            return None
+
+    def write(self, update: Update) -> tuple[Update, Path | None]:
+        """Keep an update in place of the one before."""
+        make_folder(self._folder)
+        for path in self._folder.iterdir():
+            path.unlink()
+        payload, digest = update.payload, ""
+        assert isinstance(payload, bytes)
+        if payload:
+            digest = hashlib.sha256(payload).hexdigest()
+            write_atomically(self._folder / digest, payload)
+        bare = replace(update, payload=b"")
+        values = {"job": self._job, "digest": digest, "update": to_json(bare)}
+        write_json(self._folder / "update.json", values)
+        return bare, self._folder / digest if digest else None

@@ -1,0 +1,1 @@
+"""The engine `flower`: clients are devices on a network, reached through Flower's SuperLink."""

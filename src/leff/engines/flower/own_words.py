@@ -1,0 +1,39 @@
+"""Reasons that devices give, as the server keeps them.
+
+    own_words("training failed with ValueError")     # as it is
+    own_words("the user wrote 'Anna is ill'")        # "it gives a reason that is not kept"
+
+A text from a device may hold private data, or be made to deceive.  So only texts that our own code
+writes on a device are kept.  The device's own log has the rest.
+"""
+
+import re
+
+_NUMBER, _NAME = r"[\d,.]+", r"[A-Za-z_][\w.]{0,60}"
+_OWN = [
+    rf"the loss was (nan|inf|-inf|{_NUMBER}) at step {_NUMBER}",
+    r"a trained weight is not finite",
+    r"the client has no examples",
+    rf"out of memory: {_NUMBER} bytes held and asked for",
+    rf"(training|it) failed with {_NAME}",
+    rf"the deadline passed after {_NUMBER} of {_NUMBER} steps",
+    r"its data has changed since it reported",
+    r"its data does not fit the task; its own log says why",
+    r"this device has not joined this federation",
+    rf"the server has leff {_NAME.replace('A-Za-z_', '0-9')}, this device {_NAME.replace('A-Za-z_', '0-9')}",
+    rf"leff {_NAME.replace('A-Za-z_', '0-9')} cannot read this ask",
+    r"its answer cannot be read",
+    r"it answers something else",
+    rf"the job asks for {_NUMBER} [a-z ]{{1,40}}, and this device allows {_NUMBER}",
+    r"a transfer failed: [a-z ,]{1,80}",
+    r"its disk is full",
+    r"its process ended while it did this job",
+]
+_KNOWN = re.compile("|".join(f"(?:{each})" for each in _OWN))
+
+
+def own_words(text: str) -> str:
+    """Return a reason if our own code may have written it; "" for none."""
+    if not text:
+        return ""
+    return text if _KNOWN.fullmatch(text) else "it gives a reason that is not kept"

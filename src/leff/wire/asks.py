@@ -1,0 +1,66 @@
+"""What a server asks of a device, and what the device answers: small JSON texts, no tensors.
+
+    Ask("report", ...)      # who are you, what can you do, how many examples do you have?
+    Ask("train", ...)       # do this job; its parts are fetched with `token`
+    Ask("measure", ...)     # measure this model on your own validation examples
+
+Jobs, updates and measures are texts of JSON within the text, so each is read by its own rules.  A
+device can stand for several clients, each with a file of its own.  `share` is the file's place.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from leff.wire.messages import Device, TaskCard
+
+About = Literal["report", "train", "measure"]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request to one client of a device."""
+
+    about: About
+    leff: str  # the server's version
+    federation: str
+    run: str
+    task: TaskCard
+    token: str  # for parts and the update
+    share: int = 0
+    data: str = ""  # digest of the examples that the device reported
+    job: str = ""  # JSON of a Job or a MeasureJob
+    seconds: float = 0.0  # until the server no longer waits; 0: it waits
+    partial: bool = False  # whether fewer steps than asked for are of use
+
+
+@dataclass(frozen=True)
+class ShareReport:
+    """One client's numbers of examples."""
+
+    examples: int
+    validation: int
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """What a device says of itself.  `session` is drawn anew when its process starts."""
+
+    leff: str
+    session: str
+    data: str  # digest of all its examples
+    shares: tuple[ShareReport, ...]
+    layers: int | None = None  # the most it will train; None: as many as fit
+    memory_bytes: int | None = None  # for the peak of a step; None: no limit
+    device: Device | None = None  # its speeds, if all are known
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a device answers; `refusal` says why it does not do what was asked."""
+
+    about: About
+    report: DeviceReport | None = None
+    update: str = ""  # JSON of an Update; its payload was uploaded
+    digest: str = ""  # of the payload; "" if there is none
+    measure: str = ""  # JSON of a Measure
+    refusal: str = ""
