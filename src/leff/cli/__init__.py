@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from leff.cli import device, server
 from leff.cli.paper import figure, table
 from leff.cli.plans import plan, profile
 from leff.cli.runs import config, list_runs, resume, run
@@ -40,6 +41,8 @@ app.command()(score)
 app.command()(mmlu)
 app.command()(table)
 app.command()(figure)
+app.add_typer(server.app, name="server")
+app.add_typer(device.app, name="device")
 
 
 def _print_version(wanted: bool) -> None:

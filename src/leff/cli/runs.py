@@ -54,7 +54,7 @@ def run(
         "proxy.folder": data_dir and data_dir.absolute(),
     }
     overrides = {key: value for key, value in named.items() if value is not None}
-    overrides |= dict(map(_option, options or []))
+    overrides |= dict(map(option, options or []))
     checked = load_config(config, overrides)
 
     def work(progress: "LiveTable") -> "Run":
@@ -131,7 +131,7 @@ def _show(work: "Callable[[LiveTable], Run]", as_json: bool) -> None:
     return print_result(console, finished.result, places)
 
 
-def _option(text: str) -> tuple[str, Any]:
+def option(text: str) -> tuple[str, Any]:
     """Return the key and value of ``key=value``; the value is TOML, or else a string."""
     key, equals, value = text.partition("=")
     if not equals:

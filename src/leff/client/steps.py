@@ -5,6 +5,7 @@ done.losses, done.layer_scores, done.state_bytes
 """
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,14 +41,30 @@ class Steps:
     failure: str | None = None
 
 
+@dataclass(frozen=True)
+class Deadline:
+    """When a client stops, by `time.monotonic`; with `partial`, what it has by then is of use."""
+
+    until: float
+    partial: bool = True
+
+    @property
+    def passed(self) -> bool:
+        return time.monotonic() >= self.until
+
+
 def local_steps(
     model: nn.Module,
     trained: Sequence[nn.Parameter],
     job: Job,
     examples: Sequence[Example],
     device: torch.device,
+    deadline: Deadline | None = None,
 ) -> Steps:
-    """Train `trained` in place on the batches of the job's epochs.  Do not use the model again."""
+    """Train `trained` in place on the batches of the job's epochs.  Do not use the model again.
+
+    After the deadline no step is begun.
+    """
     settings = job.training
     if not examples:
         return Steps(failure="the client has no examples")
@@ -62,6 +79,12 @@ def local_steps(
     losses: list[float] = []
     scores = np.zeros(len(layers))
     for batch in batches(examples, job, device):
+        if deadline is not None and deadline.passed:
+            if losses and deadline.partial:
+                break
+            wanted = step_count(job.training.epochs, settings.step.batch_size, len(examples))
+            late = f"the deadline passed after {len(losses)} of {wanted} steps"
+            return Steps(losses, failure=late)
         optimizer.zero_grad(set_to_none=True)
         losses.append(_add_gradients(model, batch, settings.step, log_prior))
         if not math.isfinite(losses[-1]):

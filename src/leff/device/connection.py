@@ -91,7 +91,8 @@ class Connection:
     def open(self, known: int | None) -> int:
         """Become present, and return the node id; `known` is the one of before.
 
-        Raises NotAdmittedError for a key that the server does not know, UnreachableError without a server.
+        Raises NotAdmittedError for a key that the server does not know, and UnreachableError
+        without a server.
         """
         from flwr.proto.fleet_pb2 import ActivateNodeRequest
         from flwr.proto.node_pb2 import Node

@@ -15,7 +15,7 @@ home.settings().limits.seconds
 
 import fcntl
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from leff.errors import ConfigError, NetworkError, RunError, shown
+from leff.errors import ConfigError, DataError, NetworkError, RunError, shown
 from leff.files import make_folder, write_atomically, write_json, write_synced
 from leff.toml import read_toml
 from leff.units import BYTES, parse_amount, parse_link, parse_seconds, parse_speed
@@ -77,6 +77,19 @@ class DataSettings(_Section):
     columns: dict[str, str] = {}
     kind: Literal["generation", "classification", "regression", "text"] | None = None
 
+    def check_files(self) -> None:
+        """Raise ConfigError without a training file, DataError for one that is not there."""
+        from leff.tasks.load import own_files
+
+        if self.train is None:
+            raise ConfigError(
+                "the device has no data; give --data FILE, or data.train in its device.toml"
+            )
+        files = own_files(self.train)
+        missing = [file for file in files if not file.is_file()]
+        if missing:
+            raise DataError(f"there is no file {missing[0]}; see --data")
+
 
 class CapacitySettings(_Section):
     """What the device can do; `leff device join` measures memory and speed."""
@@ -109,8 +122,12 @@ class CapacitySettings(_Section):
         return Device(name, memory, parse_speed(speed), parse_link(down), parse_link(up))
 
 
-_AMOUNTS = {
-    "memory": lambda text: parse_amount(text, BYTES),
+def _bytes(text: str) -> int:
+    return parse_amount(text, BYTES)
+
+
+_AMOUNTS: dict[str, Callable[[str], float]] = {
+    "memory": _bytes,
     "speed": parse_speed,
     "down": parse_link,
     "up": parse_link,
@@ -131,7 +148,7 @@ class LimitSettings(_Section):
     @classmethod
     def _readable(cls, text: str, about: Any) -> str:
         try:
-            _AMOUNTS.get(about.field_name, _AMOUNTS["memory"])(text)
+            _AMOUNTS.get(about.field_name, _bytes)(text)
         except ConfigError as error:
             raise ValueError(str(error)) from None
         return text
@@ -197,10 +214,13 @@ class DeviceHome:
     def joined(self) -> JoinFile:
         return JoinFile.read(self.path / "join.json")
 
-    def settings(self) -> DeviceSettings:
-        """Return what `device.toml` says.  ConfigError for a key or a value that is wrong."""
+    def settings(self, given: Mapping[str, Any] | None = None) -> DeviceSettings:
+        """Return what `device.toml` says, with the `given` values in place of its own.
+
+        ConfigError for a key or a value that is wrong.
+        """
         path = self.path / "device.toml"
-        values = read_toml(path, "settings of a device")
+        values = _joined(read_toml(path, "settings of a device"), given or {})
         try:
             return DeviceSettings.model_validate(values)
         except ValidationError as error:
@@ -259,6 +279,27 @@ class DeviceHome:
     def remember_node(self, node: int) -> None:
         write_atomically(self.path / "node.json", json.dumps({"node": node}).encode())
 
+    def summary(self) -> dict[str, Any]:
+        """Return the device's state, key and federation, as JSON values."""
+        joined, said = self.joined(), self.status()
+        try:
+            with self.lock():
+                running = False
+        except NetworkError:
+            running = True
+        state = said.get("state", "starting") if running else "not running"
+        return {
+            "home": str(self.path),
+            "key": self.public_key,
+            "address": joined.address,
+            "federation": joined.federation,
+            "running": running,
+            "state": state,
+            "reason": said.get("reason", "") if running else "",
+            "since": said.get("since"),
+            "done": said.get("done", 0),
+        }
+
     def status(self) -> dict[str, Any]:
         """Return what the device wrote of itself last; {} if nothing."""
         with suppress(OSError, ValueError):
@@ -277,6 +318,17 @@ class DeviceHome:
                     "of its own, which `leff device join JOIN-FILE --home FOLDER` makes"
                 ) from None
             yield
+
+
+def _joined(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values, with the given ones in place of those before."""
+    merged = dict(values)
+    for key, value in given.items():
+        before = merged.get(key)
+        if isinstance(value, dict) and isinstance(before, dict):
+            value = _joined(cast("dict[str, Any]", before), cast("dict[str, Any]", value))
+        merged[key] = value
+    return merged
 
 
 def check_server(home: DeviceHome, leff: str, flwr: str, federation: str) -> None:

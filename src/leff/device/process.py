@@ -27,7 +27,6 @@ from leff.device.connection import (
     Message,
     NotAdmittedError,
     RefusedCallError,
-    UnreachableError,
 )
 from leff.device.fetch import Transfers
 from leff.device.home import DeviceHome, DeviceSettings, check_server

@@ -48,7 +48,7 @@ class ServerFolder:
     """Paths and files of a server."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        path = self.path = path.absolute()
         self.ca, self.ca_key = path / "tls/ca.crt", path / "tls/ca.key"
         self.certificate, self.key = path / "tls/server.crt", path / "tls/server.key"
         self.token_secret, self.link_secret = path / "secrets/tokens", path / "secrets/link"
@@ -95,7 +95,7 @@ class ServerFolder:
 
     @classmethod
     def open(cls, path: Path) -> tuple["ServerFolder", ServerSettings]:
-        """Return a server's folder and settings.  ConfigError if there is none, or it is damaged."""
+        """Return a server's folder and settings.  ConfigError if there is none."""
         remedy = "make the server anew with `leff server init`, and let devices join again"
         values = read_json(path / "server.json", remedy)
         if values is None:

@@ -11,7 +11,7 @@ SuperLink, and again if the SuperLink lost its state.
 import base64
 import hashlib
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from leff.errors import ConfigError, NetworkError
@@ -83,7 +83,7 @@ class Registry:
         known = self.devices(removed=True)
         for place, device in enumerate(known):
             if device.fingerprint == fingerprint and not device.removed:
-                known[place] = AdmittedDevice(**{**asdict(device), "removed": True})
+                known[place] = replace(device, removed=True)
                 self._write(known)
                 return known[place]
         raise ConfigError(f"no device {fingerprint!r} is admitted; see `leff server status`")

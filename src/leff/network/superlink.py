@@ -21,6 +21,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,6 +50,15 @@ clientapp = "leff_app:client"
 }
 T = TypeVar("T")
 log = logging.getLogger("leff.network")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A device as the SuperLink knows it; `last_seen` is in seconds since 1970."""
+
+    id: int
+    online: bool
+    last_seen: float | None
 
 
 class LinkLostError(NetworkError):
@@ -121,12 +131,20 @@ class Control:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def nodes(self) -> dict[bytes, int]:
-        """Return the node id of every registered key (PEM).  LinkLostError if the SuperLink is away."""
+    def nodes(self) -> dict[bytes, Node]:
+        """Return every registered node by its key (PEM).  LinkLostError without a SuperLink."""
         from flwr.proto.control_pb2 import ListNodesRequest
 
         answer = _tried(lambda: self._client.ListNodes(ListNodesRequest()))
-        return {n.public_key: n.node_id for n in answer.nodes_info if n.status != "unregistered"}
+        return {
+            each.public_key: Node(
+                each.node_id,
+                each.status == "online",
+                each.online_until - 2 * each.heartbeat_interval if each.online_until else None,
+            )
+            for each in answer.nodes_info
+            if each.status != "unregistered"
+        }
 
     def register(self, key: bytes) -> int:
         """Register a public key (PEM) and return its node id."""
@@ -314,7 +332,7 @@ def _patient() -> Any:
 
 
 def _tried(function: Callable[[], T]) -> T:
-    """Call the SuperLink.  LinkLostError if it is away, refuses, or does not know what it is asked."""
+    """Call the SuperLink.  LinkLostError if it is away, or refuses what it is asked."""
     import httpx
 
     try:

@@ -24,6 +24,7 @@ from typing import IO, Any
 from leff.errors import NetworkError
 from leff.files import write_atomically, write_json
 from leff.network import superlink
+from leff.network.find import forget_running, note_running
 from leff.network.folder import ServerFolder, ServerSettings
 from leff.network.registry import Registry
 
@@ -167,10 +168,11 @@ class Supervisor:
             if not said and up:
                 said = True
                 self._write_state(said)
+                note_running(self._folder)
                 ready()
             elif not said and time.monotonic() - started > READY_SECONDS:
                 raise NetworkError(
-                    f"the server did not get ready in {READY_SECONDS:.0f} s; see {self._folder.logs}"
+                    f"the server was not ready in {READY_SECONDS:.0f} s; see {self._folder.logs}"
                 )
             time.sleep(CHECK_SECONDS)
 
@@ -185,7 +187,7 @@ class Supervisor:
         try:
             address = f"127.0.0.1:{self._settings.link_port}"
             with superlink.Control(address, self._folder.ca.read_bytes()) as control:
-                nodes = control.nodes()
+                nodes = {key: node.id for key, node in control.nodes().items()}
                 for key in admitted.keys() - nodes.keys():
                     nodes[key] = control.register(key)
                 for key in nodes.keys() - admitted.keys():
@@ -222,6 +224,7 @@ class Supervisor:
                 except subprocess.TimeoutExpired:
                     each.process.kill()
                     each.process.wait()
+        forget_running(self._folder)
         self._folder.state_file.unlink(missing_ok=True)
 
 

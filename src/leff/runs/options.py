@@ -403,7 +403,11 @@ class EvaluationConfig(Section):
 class EngineConfig(Section):
     """Where and how the clients are run."""
 
-    name: Literal["local"] = Field(default="local", description="local: in this process")
+    name: Literal["local", "flower"] = Field(
+        default="local",
+        description="local: clients are simulated on this machine; flower: they are devices on a "
+        "network (docs/network.md)",
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
         default=1, description="torch threads of each process; changes the last bits of results"
@@ -413,6 +417,31 @@ class EngineConfig(Section):
     )
     checkpoints: Annotated[int, Field(ge=2, le=10**6)] = Field(
         default=2, description="checkpoints kept"
+    )
+    server: Path | None = Field(
+        default=None,
+        description="for flower: the server's folder; without it LEFF_SERVER, else the one server "
+        "that runs on this machine",
+    )
+    quorum: Annotated[int, Field(ge=1, le=10**6)] = Field(
+        default=1, description="for flower: fewest clients with which a round begins"
+    )
+    wait: str = Field(
+        default="10min", description="for flower: how long a round waits for its quorum"
+    )
+    deadline: str = Field(
+        default="30min",
+        description="for flower: time limit of a client's work in a round; who has not answered by "
+        "then has failed",
+    )
+    partial: bool = Field(
+        default=True,
+        description="for flower: a device that the deadline stops sends the steps that it did",
+    )
+    spare: Annotated[float, Field(ge=0, le=10)] = Field(
+        default=0.0,
+        description="for flower: share of clients that are asked beyond clients.per_round; the "
+        "round ends once as many as that have answered",
     )
 
 

@@ -21,7 +21,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from leff.engines.flower.own_words import own_words
 from leff.engines.flower.roster import Place, Roster

@@ -9,7 +9,8 @@ writes on a device are kept.  The device's own log has the rest.
 
 import re
 
-_NUMBER, _NAME = r"[\d,.]+", r"[A-Za-z_][\w.]{0,60}"
+_NUMBER, _NAME = r"[\d,.]{1,40}", r"[A-Za-z_][\w.]{0,60}"
+_VERSION = r"[0-9][\w.]{0,30}"
 _OWN = [
     rf"the loss was (nan|inf|-inf|{_NUMBER}) at step {_NUMBER}",
     r"a trained weight is not finite",
@@ -20,8 +21,8 @@ _OWN = [
     r"its data has changed since it reported",
     r"its data does not fit the task; its own log says why",
     r"this device has not joined this federation",
-    rf"the server has leff {_NAME.replace('A-Za-z_', '0-9')}, this device {_NAME.replace('A-Za-z_', '0-9')}",
-    rf"leff {_NAME.replace('A-Za-z_', '0-9')} cannot read this ask",
+    rf"the server has leff {_VERSION}, this device {_VERSION}",
+    rf"leff {_VERSION} cannot read this ask",
     r"its answer cannot be read",
     r"it answers something else",
     rf"the job asks for {_NUMBER} [a-z ]{{1,40}}, and this device allows {_NUMBER}",

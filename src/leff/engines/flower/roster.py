@@ -5,8 +5,8 @@
     roster.ids("3f0c…")                             # [0, 1]
 
 A device is known by its key's fingerprint, and a client by its device and the place of its file
-there.  Clients get numbers as they first take part, from 0.  They keep them when the run is resumed,
-since random draws derive from them.
+there.  Clients get numbers as they first take part, from 0.  They keep them when the run is
+resumed, since random draws derive from them.
 """
 
 import uuid

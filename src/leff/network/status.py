@@ -1,0 +1,92 @@
+"""What a server knows of its devices and runs, for `leff server status`.
+
+server_status(folder, settings)["devices"][0]["state"]      # "online"
+"""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from leff.network.folder import ServerFolder, ServerSettings
+from leff.network.registry import Registry
+from leff.network.superlink import Control, LinkLostError, Node
+
+
+def server_status(folder: ServerFolder, settings: ServerSettings) -> dict[str, Any]:
+    """Return the server's state, its devices and its runs, as JSON values.
+
+    A device's ``state`` is ``online``, ``offline``, ``admitted`` (it never came) or ``unknown``
+    (the server does not run).  ``capacity`` is its last report, None before the first.
+    """
+    state = folder.running()
+    nodes: dict[bytes, Node] | None = None
+    if state is not None:
+        with suppress(LinkLostError):
+            with Control(f"127.0.0.1:{settings.link_port}", folder.ca.read_bytes()) as control:
+                nodes = control.nodes()
+    return {
+        "folder": str(folder.path),
+        "address": settings.address,
+        "federation": settings.federation,
+        "running": state is not None,
+        "processes": {} if state is None else state["processes"],
+        "devices": [
+            {
+                "key": device.fingerprint,
+                "name": device.name,
+                "number": device.number,
+                **_seen(nodes, device.pem),
+                "capacity": _report(folder, device.fingerprint),
+            }
+            for device in Registry(folder.path / "devices.json").devices()
+        ],
+        "runs": _runs(folder),
+    }
+
+
+def _seen(nodes: dict[bytes, Node] | None, key: bytes) -> dict[str, Any]:
+    if nodes is None:
+        return {"state": "unknown", "last_seen": None}
+    node = nodes.get(key)
+    if node is None or node.last_seen is None:
+        return {"state": "admitted", "last_seen": None}
+    return {"state": "online" if node.online else "offline", "last_seen": node.last_seen}
+
+
+def _report(folder: ServerFolder, fingerprint: str) -> dict[str, Any] | None:
+    with suppress(OSError, ValueError, KeyError):
+        path = folder.path / "reports" / f"{fingerprint}.json"
+        report: dict[str, Any] = json.loads(path.read_text())["report"]
+        return {
+            "clients": len(report["shares"]),
+            "examples": sum(share["examples"] for share in report["shares"]),
+            "layers": report["layers"],
+            "memory_bytes": report["memory_bytes"],
+            "device": report["device"],
+            "leff": report["leff"],
+        }
+    return None
+
+
+def _runs(folder: ServerFolder) -> list[dict[str, Any]]:
+    """Return the runs that used this server, the newest first."""
+    runs: list[dict[str, Any]] = []
+    for path in (folder.path / "runs").glob("*.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            values: dict[str, Any] = json.loads(path.read_text())
+            finished = (Path(values["folder"]) / "result.json").exists()
+            state = "running" if _alive(values["pid"]) else "interrupted"
+            runs.append({**values, "state": "finished" if finished else state})
+    return sorted(runs, key=lambda run: -run["since"])
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
