@@ -11,6 +11,7 @@ from leff.capacity.profile import Profile
 def settings_text(profile: Profile, name: str, device: str) -> str:
     """Return a device's settings with what was measured."""
     memory, speed = profile.memory_bytes // 10**6, profile.flops_per_second / 1e9
+    speed_text = f"{speed:.4f}GFLOP/s"
     return f"""# This device in its federation.  `leff device start --set KEY=VALUE` overrides a line.
 name = {json.dumps(name)}
 threads = {profile.threads}
@@ -24,7 +25,7 @@ validation_share = 0.1
 
 [capacity]
 memory = "{memory}MB"       # for the peak of a training step: what was free
-speed = "{speed:.4f}GFLOP/s"  # measured on a calibration step
+speed = "{speed_text}"  # measured on a calibration step
 # down = "20Mbit/s"        # with both, rounds are planned in time
 # up = "5Mbit/s"
 # layers = 2               # the most layers to train; without it, as many as fit

@@ -1,6 +1,6 @@
 """The fleet of a server on the network: asks the devices that are there, and waits for answers.
 
-    fleet = FlowerFleet(folder, settings, roster, task, store, arrivals, rules, upload_bytes)
+    fleet = FlowerFleet(ServerNetwork(folder, settings), roster, task, arrivals, rules, ...)
     fleet.clients()                          # waits until enough are there
     for update in fleet.train(jobs): ...     # as they arrive, until the deadline
 
@@ -13,23 +13,20 @@ failed, and what comes later is refused, as its token is.  A device whose answer
 again.  It does a job once, so that changes nothing.
 """
 
-import json
 import logging
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
+from typing import Protocol
 
 from leff.engines.flower.own_words import own_words
 from leff.engines.flower.roster import Place, Roster
 from leff.errors import RunError
-from leff.files import make_folder, write_atomically
-from leff.network.folder import ServerFolder, ServerSettings
-from leff.network.grants import Grant, Grants
-from leff.network.registry import AdmittedDevice, Registry
-from leff.network.superlink import Link, LinkLostError
+from leff.files import make_folder
+from leff.network.grants import Grant, Traffic
+from leff.network.superlink import LinkLostError
 from leff.wire.asks import About, Answer, Ask, DeviceReport
 from leff.wire.json import from_json, to_json
 from leff.wire.messages import Capacity, Job, Measure, MeasureJob, Part, TaskCard, Update
@@ -38,6 +35,7 @@ from leff.wire.parts import PartStore
 log = logging.getLogger("leff.network")
 LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.05, 0.5  # between looks for answers
 REPORT_SECONDS = 120.0  # that a device has to read its data, once the quorum is there
+AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 0.5, 30.0  # after an ask that came to nothing
 ASK_AGAIN_SECONDS = 120.0  # without an answer, in case that the ask got lost with a process
 GRACE_SECONDS = 600.0  # that a token outlives its round
 LONG_SECONDS = 7 * 86_400.0  # of an ask without a deadline
@@ -62,13 +60,88 @@ class FleetRules:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """An ask that is under way to a client."""
+class Member:
+    """A device that is there: its key's fingerprint, and its place in the order of admission."""
 
-    client: int
-    token: str
-    text: str
-    since: float
+    key: str
+    number: int
+
+
+class Network(Protocol):
+    """Reaches devices.  Calls that go out raise LinkLostError if nobody answers."""
+
+    federation: str
+
+    def present(self) -> dict[int, Member]:
+        """Return the admitted devices that are there, by node id; none without a link."""
+        ...
+
+    def push(self, texts: Sequence[tuple[int, str]], seconds: float) -> dict[str, int]:
+        """Send texts to nodes, as `network.superlink.Link.push`."""
+        ...
+
+    def pull(self, messages: Collection[str]) -> list[tuple[str, str | None]]:
+        """Return answers, as `network.superlink.Link.pull`."""
+        ...
+
+    def lost(self, error: LinkLostError) -> None:
+        """Wait a little, and reach the devices in a new way."""
+        ...
+
+    def issue(self, grant: Grant) -> str:
+        """Let a device fetch and send what a grant says; return the token."""
+        ...
+
+    def revoke(self, token: str) -> None:
+        """End a grant."""
+        ...
+
+    def traffic(self, token: str) -> Traffic:
+        """Return the bytes that were transferred under a token."""
+        ...
+
+    def reported(self, key: str, report: DeviceReport) -> None:
+        """Note a device's report, for people."""
+        ...
+
+    def close(self) -> None:
+        """Say that the run is over."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What one client is asked: the job as JSON, its parts, and the most bytes it may send."""
+
+    about: About
+    job: str
+    parts: Sequence[Part]
+    upload_bytes: int = 0
+
+
+@dataclass
+class _Exchange:
+    """Requests that wait for answers until `until` (`time.monotonic`), by client."""
+
+    what: str
+    until: float
+    open: dict[int, _Request]
+    tokens: dict[int, str] = field(default_factory=dict[int, str])
+    under_way: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
+    lost: dict[int, tuple[int, float]] = field(default_factory=dict[int, tuple[int, float]])
+
+    def due(self) -> list[int]:
+        """Return the clients to ask now."""
+        now = time.monotonic()
+        waiting = {c for c, since in self.under_way.values() if now - since < ASK_AGAIN_SECONDS}
+        waiting |= {client for client, (_, until) in self.lost.items() if now < until}
+        return [client for client in self.open if client not in waiting]
+
+    def lose(self, client: int) -> None:
+        """Note that an ask came to nothing; the client is asked again a little later each time."""
+        times = self.lost.get(client, (0, 0.0))[0] + 1
+        wait = min(LONGEST_AGAIN_SECONDS, AGAIN_SECONDS * 2**times)
+        self.lost[client] = times, time.monotonic() + wait
 
 
 class FlowerFleet:
@@ -76,8 +149,7 @@ class FlowerFleet:
 
     def __init__(
         self,
-        folder: ServerFolder,
-        settings: ServerSettings,
+        network: Network,
         roster: Roster,
         task: TaskCard,
         store: PartStore,
@@ -86,14 +158,13 @@ class FlowerFleet:
         model_layers: int,
         upload_bytes: Callable[[Job], int],
     ) -> None:
-        self._folder, self._settings, self._roster = folder, settings, roster
-        self._task, self._store, self._arrivals = task, store, arrivals
-        self._rules, self._model_layers, self._upload_bytes = rules, model_layers, upload_bytes
-        self._grants = Grants(folder.grants, folder.token_secret.read_bytes())
+        """`arrivals` is where updates arrive, and `upload_bytes` bounds a job's update."""
+        self._network, self._roster, self._task = network, roster, task
+        self._store, self._arrivals, self._rules = store, arrivals, rules
+        self._model_layers, self._upload_bytes = model_layers, upload_bytes
         self._reports: dict[str, DeviceReport] = {}  # by fingerprint
         self._refused: dict[str, str] = {}
         self._sessions: dict[str, list[str]] = {}
-        self._link: Link | None = None
         self.steady = False  # others may be there in a repeated round
         make_folder(arrivals)
 
@@ -107,7 +178,7 @@ class FlowerFleet:
         started, quorum = time.monotonic(), self._rules.quorum
         said = False
         while True:
-            present = self._present()
+            present = self._network.present()
             self._ask_reports(present)
             here = self._clients_of(present)
             if len(here) >= quorum:
@@ -120,68 +191,47 @@ class FlowerFleet:
                 said = True
             time.sleep(LONGEST_LOOK_SECONDS)
 
-    def _too_few(self, present: Mapping[int, AdmittedDevice], here: Sequence[int]) -> str:
+    def _too_few(self, present: Mapping[int, Member], here: Sequence[int]) -> str:
         refused = "".join(f"; device {key} refuses: {why}" for key, why in self._refused.items())
         return (
             f"{len(here)} clients are there, and engine.quorum = {self._rules.quorum} are needed "
             f"({len(present)} devices are connected){refused}; see leff server status"
         )
 
-    def _present(self) -> dict[int, AdmittedDevice]:
-        """Return the admitted devices that are there, by node id."""
-        admitted = {
-            d.fingerprint: d for d in Registry(self._folder.path / "devices.json").devices()
-        }
-        nodes: dict[str, int] = {}
-        with suppress(OSError, ValueError, KeyError):
-            nodes = json.loads((self._folder.path / "nodes.json").read_text())["nodes"]
-        try:
-            online = self._open_link().nodes()
-        except LinkLostError as error:
-            self._lose_link(error)
-            return {}
-        return {
-            node: admitted[key] for key, node in nodes.items() if node in online and key in admitted
-        }
-
-    def _clients_of(self, present: Mapping[int, AdmittedDevice]) -> list[int]:
+    def _clients_of(self, present: Mapping[int, Member]) -> list[int]:
         """Return the clients of devices that have reported; new ones are numbered."""
         devices = sorted(present.values(), key=lambda device: device.number)
         places: list[Place] = [
-            (device.fingerprint, share)
+            (device.key, share)
             for device in devices
-            if device.fingerprint in self._reports
-            for share, own in enumerate(self._reports[device.fingerprint].shares)
+            if device.key in self._reports
+            for share, own in enumerate(self._reports[device.key].shares)
             if own.examples > 0
         ]
         self._roster.enter(places)
         return sorted(self._roster.id_of(place) for place in places)
 
-    def _ask_reports(self, present: Mapping[int, AdmittedDevice]) -> None:
+    def _ask_reports(self, present: Mapping[int, Member]) -> None:
         """Ask the devices that have not reported yet, and wait for their answers for a while."""
-        new = {
-            node: device
-            for node, device in present.items()
-            if device.fingerprint not in self._reports
-        }
+        new = {node: device for node, device in present.items() if device.key not in self._reports}
         if not new:
             return
         token = self._token("report", "report", [self._task.tokenizer], 0)
         text = to_json(self._ask("report", token, REPORT_SECONDS))
         until = time.monotonic() + REPORT_SECONDS
+        nodes = list(new)
         try:
-            nodes = list(new)
-            asked = self._open_link().push([(node, text) for node in nodes], REPORT_SECONDS)
+            asked = self._network.push([(node, text) for node in nodes], REPORT_SECONDS)
             while asked and time.monotonic() < until:
-                for message, answer in self._open_link().pull(asked):
-                    device = new[nodes[asked.pop(message)]]
+                for message, answer in self._network.pull(asked):
+                    key = new[nodes[asked.pop(message)]].key
                     if answer is not None:
-                        self._take_report(device.fingerprint, _answer(answer, "report"))
+                        self._take_report(key, _answer(answer, "report"))
                 time.sleep(LOOK_SECONDS)
         except LinkLostError as error:
-            self._lose_link(error)
+            self._network.lost(error)
         finally:
-            self._grants.revoke(token)
+            self._network.revoke(token)
 
     def _take_report(self, key: str, answer: Answer) -> None:
         """Believe a device's report, or note why it takes no part."""
@@ -203,11 +253,7 @@ class FlowerFleet:
             sessions.append(report.session)
         self._refused.pop(key, None)
         self._reports[key] = report
-        with suppress(OSError):
-            make_folder(self._folder.path / "reports")
-            seen = {"seen": time.time(), "report": json.loads(to_json(report))}
-            path = self._folder.path / "reports" / f"{key}.json"
-            write_atomically(path, json.dumps(seen).encode())
+        self._network.reported(key, report)
 
     def report(self, clients: Sequence[int]) -> list[Capacity]:
         """Return what the clients' devices reported; the server checks it."""
@@ -227,12 +273,8 @@ class FlowerFleet:
             examples=report.shares[share].examples,
             memory_bytes=report.memory_bytes,
             device=report.device,
+            validation=report.shares[share].validation,
         )
-
-    def validation_examples(self, client: int) -> int:
-        """Return how many examples a client can measure a model on."""
-        report = self._report_of(client)
-        return 0 if report is None else report.shares[self._roster.places[client][1]].validation
 
     # Work
 
@@ -241,13 +283,14 @@ class FlowerFleet:
         enough = max(1, round(len(jobs) / (1 + self._rules.spare)))
         by_client = {job.client: job for job in jobs}
         asks = {
-            job.client: ("train", to_json(job), job.parts, self._upload_bytes(job)) for job in jobs
+            job.client: _Request("train", to_json(job), job.parts, self._upload_bytes(job))
+            for job in jobs
         }
         good = 0
         for client, token, answer in self._answers(asks, f"round {jobs[0].round if jobs else 0}"):
             job = by_client[client]
             update = self._update(job, answer)
-            traffic = self._grants.traffic(token)
+            traffic = self._network.traffic(token)
             yield replace(
                 update,
                 download_bytes=traffic.download_bytes,
@@ -278,11 +321,11 @@ class FlowerFleet:
 
     def measure(self, jobs: Sequence[MeasureJob]) -> Generator[Measure]:
         """Yield what clients measured as it arrives, and a failure for those that do not answer."""
-        asks = {job.client: ("measure", to_json(job), job.parts, 0) for job in jobs}
+        asks = {job.client: _Request("measure", to_json(job), job.parts) for job in jobs}
         by_client = {job.client: job for job in jobs}
         for client, _, answer in self._answers(asks, "measure"):
             job = by_client[client]
-            failed = Measure(job.round, client, self.validation_examples(client))
+            failed = Measure(job.round, client, self._capacity(client).validation)
             if answer is None or answer.refusal or not answer.measure:
                 why = "no answer by the deadline" if answer is None else own_words(answer.refusal)
                 yield replace(failed, failure=why or "it sends no measure")
@@ -293,38 +336,42 @@ class FlowerFleet:
                 yield replace(failed, failure="its measure cannot be read")
 
     def _answers(
-        self, asks: Mapping[int, tuple[About, str, Sequence[Part], int]], what: str
+        self, requests: Mapping[int, _Request], what: str
     ) -> Generator[tuple[int, str, Answer | None]]:
-        """Send asks by client and yield client, token and answer; None at the deadline."""
+        """Ask clients and yield client, token and answer; None at the deadline."""
         limit = self._rules.deadline_seconds
-        until = time.monotonic() + (limit or LONG_SECONDS)
-        open_ = dict(asks)
-        tokens: dict[int, str] = {}
-        under_way: dict[str, _Asked] = {}
+        state = _Exchange(what, time.monotonic() + (limit or LONG_SECONDS), dict(requests))
         look = LOOK_SECONDS
         try:
-            while open_ and time.monotonic() < until:
+            while state.open and time.monotonic() < state.until:
                 came = 0
                 try:
-                    self._send(open_, tokens, under_way, until, what)
-                    for message, text in self._open_link().pull(under_way):
-                        asked = under_way.pop(message)
-                        if text is None or asked.client not in open_:
-                            continue
-                        answer = self._heard(asked.client, text, open_[asked.client][0])
+                    self._send(state)
+                    for client, text in self._come(state):
+                        answer = self._heard(client, text, state.open.pop(client).about)
                         came += 1
-                        del open_[asked.client]
-                        yield asked.client, asked.token, answer
+                        yield client, state.tokens[client], answer
                 except LinkLostError as error:
-                    self._lose_link(error)
-                    under_way.clear()
+                    self._network.lost(error)
+                    state.under_way.clear()
                 look = LOOK_SECONDS if came else min(1.2 * look, LONGEST_LOOK_SECONDS)
-                time.sleep(min(look, max(0.0, until - time.monotonic())))
-            for client in open_:
-                yield client, tokens.get(client, ""), None
+                time.sleep(min(look, max(0.0, state.until - time.monotonic())))
+            for client in state.open:
+                yield client, state.tokens.get(client, ""), None
         finally:
-            for token in tokens.values():
-                self._grants.revoke(token)
+            for token in state.tokens.values():
+                self._network.revoke(token)
+
+    def _come(self, state: "_Exchange") -> Iterator[tuple[int, str]]:
+        """Yield clients and their answers; whose ask came to nothing is asked again later."""
+        for message, text in self._network.pull(state.under_way):
+            client, _ = state.under_way.pop(message)
+            if client not in state.open:
+                continue
+            if text is None:
+                state.lose(client)
+            else:
+                yield client, text
 
     def _heard(self, client: int, text: str, about: About) -> Answer:
         """Return a device's answer, and believe the report in it."""
@@ -334,46 +381,39 @@ class FlowerFleet:
             self._take_report(key, replace(answer, refusal=""))
         return answer
 
-    def _send(
-        self,
-        open_: Mapping[int, tuple[About, str, Sequence[Part], int]],
-        tokens: dict[int, str],
-        under_way: dict[str, _Asked],
-        until: float,
-        what: str,
-    ) -> None:
+    def _send(self, state: "_Exchange") -> None:
         """Ask the clients that are there and that no ask is under way to."""
-        now = time.monotonic()
-        waiting = {a.client for a in under_way.values() if now - a.since < ASK_AGAIN_SECONDS}
-        missing = [client for client in open_ if client not in waiting]
-        if not missing:
+        now, clients = time.monotonic(), state.due()
+        if not clients:
             return
-        nodes = {device.fingerprint: node for node, device in self._present().items()}
+        nodes = {member.key: node for node, member in self._network.present().items()}
         texts: list[tuple[int, str]] = []
-        asked: list[_Asked] = []
-        for client in missing:
+        asked: list[int] = []
+        for client in clients:
             key, share = self._roster.places[client]
-            report = self._reports.get(key)
-            if key not in nodes or report is None:
+            if key not in nodes or key not in self._reports:
                 continue
-            about, job, parts, upload = open_[client]
-            if client not in tokens:
-                name = f"{self._roster.run} {what} client {client}"
-                tokens[client] = self._token(key, name, [self._task.tokenizer, *parts], upload)
-            left = until - now if self._rules.deadline_seconds else 0.0
-            ask = self._ask(about, tokens[client], left)
-            text = to_json(replace(ask, share=share, data=report.data, job=job))
-            texts.append((nodes[key], text))
-            asked.append(_Asked(client, tokens[client], text, now))
+            request = state.open[client]
+            if client not in state.tokens:
+                name = f"{self._roster.run} {state.what} client {client}"
+                parts = [self._task.tokenizer, *request.parts]
+                state.tokens[client] = self._token(key, name, parts, request.upload_bytes)
+            left = state.until - now if self._rules.deadline_seconds else 0.0
+            ask = self._ask(request.about, state.tokens[client], left)
+            data = self._reports[key].data
+            texts.append(
+                (nodes[key], to_json(replace(ask, share=share, data=data, job=request.job)))
+            )
+            asked.append(client)
         if texts:
-            messages = self._open_link().push(texts, max(1.0, until - now))
-            under_way |= {message: asked[place] for message, place in messages.items()}
+            messages = self._network.push(texts, max(1.0, state.until - now))
+            state.under_way |= {name: (asked[place], now) for name, place in messages.items()}
 
     def _ask(self, about: About, token: str, seconds: float) -> Ask:
         return Ask(
             about=about,
             leff=metadata.version("leff"),
-            federation=self._settings.federation,
+            federation=self._network.federation,
             run=self._roster.run,
             task=self._task,
             token=token,
@@ -383,7 +423,7 @@ class FlowerFleet:
 
     def _token(self, device: str, job: str, parts: Sequence[Part], upload_bytes: int) -> str:
         seconds = self._rules.deadline_seconds or LONG_SECONDS
-        return self._grants.issue(
+        return self._network.issue(
             Grant(
                 device=device,
                 job=job,
@@ -395,36 +435,9 @@ class FlowerFleet:
             )
         )
 
-    # The link to the SuperLink
-
-    def _open_link(self) -> Link:
-        if self._link is None:
-            state = self._folder.running()
-            if state is None:
-                raise RunError(
-                    f"the server of {self._folder.path} is not running; start it with "
-                    f"`leff server start {self._folder.path}`, then `leff resume` goes on"
-                )
-            self._link = Link(
-                f"127.0.0.1:{self._settings.link_port}",
-                self._folder.ca.read_bytes(),
-                self._folder.link_secret.read_bytes(),
-                lambda: self._folder.lock("link"),
-            )
-        return self._link
-
-    def _lose_link(self, error: LinkLostError) -> None:
-        log.warning("%s; trying again", error)
-        if self._link is not None:
-            self._link.close(completed=False)
-            self._link = None
-        time.sleep(1.0)
-
     def close(self) -> None:
-        """Tell the SuperLink that the run is over."""
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        """Say that the run is over."""
+        self._network.close()
 
 
 def _answer(text: str, about: About) -> Answer:
