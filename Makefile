@@ -1,14 +1,15 @@
-# make install   a virtual environment in .venv, from the lock file
-# make demo      the main job: LEFF on the built-in task
-# make test      all tests, the slow ones in a second step
-# make soak      fuzz tests in their full size; takes hours
-# make lint      format, lint, types, and the direction of imports
-# make lock      requirements.lock anew, from pyproject.toml
+# make install       a virtual environment in .venv, from the lock file
+# make demo          the main job: LEFF on the built-in task
+# make demo-network  a server and three devices on this machine
+# make test          all tests, the slow ones in a second step
+# make soak          fuzz tests in their full size; takes hours
+# make lint          format, lint, types, and the direction of imports
+# make lock          requirements.lock anew, from pyproject.toml
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install demo test soak lint lock
+.PHONY: install demo demo-network test soak lint lock
 
 install: .venv/installed
 
@@ -21,6 +22,9 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/leff run
+
+demo-network: install
+	$(BIN)/python scripts/demo_network.py
 
 test: install
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"

@@ -27,6 +27,9 @@ def run(
     model: Annotated[
         str | None, typer.Option(help="model.name: a hub id, a model's folder, or a run's.")
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="engine.name: local, or flower for devices on a network.")
+    ] = None,
     rounds: Annotated[int | None, typer.Option(help="training.rounds")] = None,
     seed: Annotated[int | None, typer.Option(help="seed")] = None,
     data_dir: Annotated[
@@ -48,6 +51,7 @@ def run(
     named = {
         "method.name": method,
         "model.name": model,
+        "engine.name": engine,
         "training.rounds": rounds,
         "seed": seed,
         "data.folder": data_dir and data_dir.absolute(),

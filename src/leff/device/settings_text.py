@@ -24,7 +24,7 @@ validation_share = 0.1
 # columns = {{input = "question", target = "answer"}}     # our column = yours
 
 [capacity]
-memory = "{memory}MB"       # for the peak of a training step: what was free
+memory = "{memory}MB"       # for the peak of a step: what was free
 speed = "{speed_text}"  # measured on a calibration step
 # down = "20Mbit/s"        # with both, rounds are planned in time
 # up = "5Mbit/s"
