@@ -142,6 +142,7 @@ class Forwarder:
         self.sock = socket.create_server(("127.0.0.1", 0))
         self.port = self.sock.getsockname()[1]
         self.connections = 0
+        self.passed = {True: 0, False: 0}  # bytes from the server, and to it
 
     def __enter__(self):
         self.thread = threading.Thread(target=self._accept)
@@ -182,6 +183,7 @@ class Forwarder:
             while passed < most and (data := source.recv(2**14)):
                 target.sendall(data)
                 passed += len(data)
+                self.passed[source.getpeername()[1] == self.to] += len(data)
                 time.sleep(self.pause)
         for end in (source, target):
             with suppress(OSError):

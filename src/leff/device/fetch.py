@@ -64,10 +64,10 @@ class Transfers:
     ) -> None:
         self.url, self.patience_seconds = url, patience_seconds
         try:
-            scheme = httpx.URL(url).scheme
+            address = httpx.URL(url)
         except httpx.InvalidURL:
-            scheme = ""
-        if scheme != "https":
+            address = httpx.URL("")
+        if address.scheme != "https" or not address.host:
             raise ConfigError(
                 f"a server's address must be as https://fl.example:9443, got {shown(url)}"
             )
