@@ -67,3 +67,12 @@ def cli(capsys, monkeypatch):
     from tiny_runs import command
 
     return lambda *arguments: command(capsys, monkeypatch, *map(str, arguments))
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory):
+    """A gateway that runs in a thread, for every test."""
+    from gateways import Gateway
+
+    with Gateway(tmp_path_factory.mktemp("gateway")).in_thread() as running:
+        yield running

@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import httpx
 
@@ -64,10 +64,10 @@ class Transfers:
     ) -> None:
         self.url, self.patience_seconds = url, patience_seconds
         try:
-            scheme = httpx.URL(url).scheme
+            address = httpx.URL(url)
         except httpx.InvalidURL:
-            scheme = ""
-        if scheme != "https":
+            address = httpx.URL("")
+        if address.scheme != "https" or not address.host:
             raise ConfigError(
                 f"a server's address must be as https://fl.example:9443, got {shown(url)}"
             )
@@ -82,6 +82,12 @@ class Transfers:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def hello(self) -> Hello:
         """Ask the server who it is, once.  NetworkError if it cannot be reached or trusted."""

@@ -41,6 +41,7 @@ SETTINGS = "server.json"
 CONNECTIONS = 1000  # at once
 HEAD_BYTES = 2**14  # of a request
 IDLE_SECONDS = 20.0  # without a whole head of a request
+SECRET_BYTES = 32
 SEND_SECONDS = 120.0  # for a piece of an answer
 log = logging.getLogger("leff.network")
 
@@ -83,7 +84,7 @@ def read_settings(folder: Path) -> GatewaySettings:
         settings = GatewaySettings(**{**values, **found})
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; run server init") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path} is no settings of a server ({error}); run server init") from None
     if type(settings.port) is not int or not 0 <= settings.port < 2**16:
         raise ConfigError(f"{path}: port must be from 0 to 65535, got {shown(settings.port)}")
@@ -93,9 +94,20 @@ def read_settings(folder: Path) -> GatewaySettings:
     return settings
 
 
+def read_secret(path: Path) -> bytes:
+    """Return the server's secret.  ConfigError if it cannot be read or is too short to be one."""
+    try:
+        secret = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"secret {path} cannot be read: {error.strerror}; restore it") from None
+    if len(secret) < SECRET_BYTES:
+        raise ConfigError(f"secret {path} has {len(secret)} bytes, not {SECRET_BYTES}; restore it")
+    return secret
+
+
 def application(settings: GatewaySettings) -> ASGIApp:
     """Return the gateway as an ASGI application."""
-    grants, slots = Grants(settings.grants, settings.secret.read_bytes()), Slots()
+    grants, slots = Grants(settings.grants, read_secret(settings.secret)), Slots()
     relay = Relay(settings.superlink, settings.superlink_authority)
     versions = {name: version(name) for name in ("leff", "flwr")}
 

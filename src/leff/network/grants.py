@@ -50,7 +50,7 @@ class Grant:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes of bodies that went over the network, also of transfers that were cut.
+    """Bytes of bodies that were handed to the network or came from it, also if it cut them off.
 
     `uploads` is the number of different updates that arrived whole.
     """

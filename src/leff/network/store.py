@@ -115,6 +115,8 @@ class Updates:
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise HTTPException(404, "an update is named by 64 lowercase hexadecimal digits")
         size = body_bytes(request, grant.upload_bytes, "this job's update")
+        if size == 0:
+            raise HTTPException(400, "the update is empty")
         with self.slots.take(grant.device):
             if not (grant.spool / digest).is_file():
                 self._within(token)
