@@ -20,7 +20,7 @@ from leff.methods.aggregate import merge_layers
 from leff.methods.jobs import JobWriter
 from leff.methods.method import Plan, RoundContext
 from leff.methods.registry import MethodSpec, register, spec_of
-from leff.methods.sums import Sums
+from leff.methods.sums import Means
 from leff.models import blocks
 from leff.wire.messages import Capacity
 
@@ -40,8 +40,8 @@ class FedProx:
         segments = {report.client: layers for report in reports}
         return Plan(self._writer.jobs(self._writer.frame(model), context, segments))
 
-    def merge(self, model: nn.Module, sums: Sums) -> None:
-        merge_layers(model, sums)
+    def merge(self, model: nn.Module, means: Means) -> None:
+        merge_layers(model, means)
 
     def state(self) -> dict[str, torch.Tensor]:
         return {}

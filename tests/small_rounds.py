@@ -13,6 +13,7 @@ from leff.engines.local import LocalFleet
 from leff.methods.aggregate import Merge
 from leff.methods.assignment import AsReported
 from leff.methods.fedavg import FedAvg
+from leff.methods.guard import NO_GUARD, Guard
 from leff.methods.jobs import JobWriter
 from leff.methods.leff import Leff
 from leff.methods.method import RoundContext
@@ -147,9 +148,10 @@ def run_rounds(
     seed: int = 0,
     training: LocalTraining = TRAINING,
     share: float = 1.0,
+    guard: Guard = NO_GUARD,
 ) -> list[dict[str, Any]]:
     """Run rounds in place and return their records, as JSON values."""
-    server = Server(PartStore(folder / "parts"), Spool(folder / "updates"))
+    server = Server(PartStore(folder / "parts"), Spool(folder / "updates"), guard=guard)
     contexts = (RoundContext(index, seed, training) for index in range(rounds))
     return [run_round(model, method, fleet, c, server, share).to_dict() for c in contexts]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FROM_UPDATE = (
     *("client", "layers", "examples", "steps", "losses", "train_seconds", "layer_scores"),
-    *("download_bytes", "upload_bytes", "state_bytes", "failure"),
+    *("download_bytes", "upload_bytes", "state_bytes", "failure", "norm"),
 )
 ALWAYS = ("memory_bytes", "step_flops", "losses", "predicted_bytes", "failure", "train_loss")
 
@@ -61,6 +61,8 @@ class ClientRecord:
     layer_scores: tuple[float, ...]
     failure: str | None
     out_of_memory_bytes: int | None = None
+    norm: float | None = None  # L2, of what training changed, before it was clipped
+    clipped: bool | None = None
     device: str | None = None
     seconds_simulated: SimulatedSeconds | None = None
 
@@ -91,6 +93,7 @@ class RoundRecord:
     setup_seconds_simulated: float | None = None
     idle_share: float | None = None
     clients: tuple[ClientRecord, ...] = ()
+    too_few: Mapping[str, int] | None = None  # layer or tail -> its clients, if not merged
     plug_in: Sequence[Mapping[str, Any]] | None = None  # `gap.Gap` of some clients
     plug_in_gap: float | None = None
     plan_seconds: float | None = None
@@ -194,6 +197,7 @@ def _client_record(
         accumulation=step.accumulation,
         checkpointing=step.checkpointing,
         out_of_memory_bytes=update.out_of_memory_bytes or None,
+        clipped=update.clipped or None,
         device=None if timed is None else timed.device.name,
         seconds_simulated=simulated,
     )

@@ -96,12 +96,12 @@ def run_round(
     times.append(time.perf_counter())
     observed = watcher.observe(plan, server.spool)
     times.append(time.perf_counter())
-    merge_round(method, model, server.spool.accepted())  # 4
+    too_few = merge_round(method, model, server.spool, server.guard)  # 4
     times.append(time.perf_counter())
     record = round_record(context, reports, schedule, *server.close())
     names = ("plan_seconds", "train_seconds", "observe_seconds", "merge_seconds")
     seconds = dict(zip(names, np.diff(times).tolist(), strict=True))
-    return replace(record, **observed, **seconds)
+    return replace(record, too_few=too_few or None, **observed, **seconds)
 
 
 def choose_clients(clients: Sequence[int], share: float, rng: np.random.Generator) -> list[int]:

@@ -18,12 +18,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from leff.capacity.job_cost import job_steps
 from leff.capacity.schedule import Limits, with_peak
 from leff.capacity.setbacks import Setbacks
+from leff.client.model import tuned_values
 from leff.methods.checks import expected_shapes
+from leff.methods.guard import NO_GUARD, Guard, clipped
+from leff.models import trainable_names
 from leff.wire.checks import Expected, checked, report_fault
 from leff.wire.holdings import Holdings
 from leff.wire.messages import Capacity, Job, Update
@@ -34,10 +38,17 @@ log = logging.getLogger("leff.server")
 
 
 class Server:
-    """The server without the model and the method; `limits` is None if jobs have no limits."""
+    """The server without the method; `limits` is None if jobs have no limits."""
 
-    def __init__(self, store: PartStore, spool: Spool, limits: Limits | None = None) -> None:
-        self.store, self.spool, self.limits = store, spool, limits
+    def __init__(
+        self,
+        store: PartStore,
+        spool: Spool,
+        limits: Limits | None = None,
+        guard: Guard = NO_GUARD,
+    ) -> None:
+        self.store, self.spool, self.limits, self.guard = store, spool, limits, guard
+        self._model: nn.Module | None = None  # as the round's jobs were made from it
         self.holdings, self._setbacks = Holdings(), Setbacks()
         self._jobs: dict[int, Job] = {}
         self._reports: dict[int, Capacity] = {}
@@ -71,6 +82,7 @@ class Server:
     def open(self, model: nn.Module, jobs: Sequence[Job], reports: Sequence[Capacity]) -> None:
         """Start a round: forget the last one; note the jobs and what each update has to be."""
         self.spool.clear()
+        self._model = model
         self._jobs = {job.client: job for job in jobs}
         self._reports = {report.client: report for report in reports}
         self._expected = {
@@ -81,7 +93,8 @@ class Server:
     def receive(self, update: Update) -> Update | None:
         """Keep an update, checked or refused, and return it; return None for one that is dropped.
 
-        An update that is kept has its download bytes.
+        An update that is kept has its download bytes.  If it can be merged, it also has the norm of
+        its difference, and the guard has clipped it.
         """
         expected = self._expected.get(update.client) if type(update.client) is int else None
         if expected is None or type(update.round) is not int or update.round != expected.round:
@@ -95,7 +108,10 @@ class Server:
         if first is not None and update.failure is not None:
             self._dropped += 1
             return None
-        update = replace(update, download_bytes=self._downloads[expected.client])
+        downloaded = self._downloads[expected.client]
+        update = replace(update, download_bytes=downloaded, norm=None, clipped=False)
+        if update.failure is None:
+            update = clipped(update, self._start(expected.client), self.guard.clip_norm)
         if update.out_of_memory_bytes:
             update = self._with_prediction(update)
         self.spool.add(update)
@@ -117,6 +133,15 @@ class Server:
         if dropped:
             log.warning("dropped %d messages that belong to no client of the round", dropped)
         return self._jobs, updates, dropped
+
+    def _start(self, client: int) -> dict[str, torch.Tensor]:
+        """Return what a client started its round with, of the tensors that it trains."""
+        job, model = self._jobs[client], self._model
+        assert model is not None, "open() comes first"
+        if job.tuned is not None:
+            return tuned_values(job.tuned, self.store.get)
+        parameters = dict(model.named_parameters())
+        return {name: parameters[name] for name in trainable_names(model, job.block)}
 
     def _with_prediction(self, update: Update) -> Update:
         """Predict the peak of a job in which memory ran out, and add it to the failure's text."""

@@ -21,6 +21,7 @@ from leff.methods.setup import ClientSetup, block_layout, block_layouts
 from leff.methods.stand_ins import make_context
 from leff.models import empty_model
 from leff.wire.messages import Capacity, Step
+from leff.wire.spool import Spool
 
 KIND = "generation"
 ASKED = ClientSetup(rank=3, step=Step(batch_size=4), length=12)
@@ -53,11 +54,13 @@ def test_a_job_is_what_its_method_is_predicted_to_hold(method, store):
     assert predict_job(job, ASKED).peak == predict(model.config, KIND, spec_of(method), ASKED).peak
 
 
-def test_both_stages_of_slora(store):
+def test_both_stages_of_slora(store, tmp_path):
     model = tiny("gpt2", KIND)
     made = recipe("slora", model, KIND, store, training__rounds=2)
     (first, *_) = planned(made, model)
-    merge_round(made, model, [invented(first, 5, seed=0)])
+    spool = Spool(tmp_path / "updates")
+    spool.add(invented(first, 5, seed=0))
+    merge_round(made, model, spool)
     (second, *_) = planned(made, model, 1)
     peaks = [predict_job(job, ASKED).peak for job in (first, second)]
     assert peaks[0] == first_stage("slora", model.config).peak

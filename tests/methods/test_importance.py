@@ -19,7 +19,7 @@ from leff.methods.importance import (
     sampling_entropy,
     uniforms,
 )
-from leff.methods.sums import add_scores
+from leff.methods.sums import add_scores, mean_scores
 from leff.models import blocks, layer_prefix
 from leff.wire.messages import Update
 from leff.wire.tensors import pack, unpack
@@ -177,7 +177,7 @@ def sums_of(updates):
     found = {}
     for update in updates:
         add_scores(found, update)
-    return found
+    return mean_scores(found)
 
 
 def test_before_any_measurement_all_layers_are_equal():

@@ -1,5 +1,6 @@
 """Short models against the library's own, on tiny random models of every family."""
 
+import json
 import threading
 
 import pytest
@@ -225,6 +226,26 @@ def test_configs_survive_json(name):
 def test_bad_json_is_no_config(text):
     with pytest.raises(ModelError, match="no model configuration"):
         config_from_json(text)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"attn_implementation": "somebody/kernel"},
+        {"_attn_implementation": "somebody/kernel"},
+        {"attn_implementation": {"": "somebody/kernel"}},
+        {"experts_implementation": "deepgemm"},
+        {"sub": [{"attn_implementation": "flash_attention_2"}]},
+    ],
+)
+def test_a_configuration_that_names_code_is_refused(named):
+    """transformers would fetch it from the hub and run it, where `kernels` is installed."""
+    values = json.loads(config_to_json(CONFIGS["gpt2"]))
+    with pytest.raises(
+        ModelError, match=r"_implementation = .*, code that would have to be fetched"
+    ):
+        config_from_json(json.dumps({**values, **named}))
+    config_from_json(json.dumps({**values, "attn_implementation": "eager"}))
 
 
 def test_positions_leave_out_those_below_the_padding_token():

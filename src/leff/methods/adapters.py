@@ -1,6 +1,6 @@
 """Merges adapters: A and B averaged separately, or their exact products added.
 
-adapters = merge_adapters(model, adapters, scale, sums)            # FedLoRA
+adapters = merge_adapters(model, adapters, scale, means)           # FedLoRA
 stack, tail = stacked_updates(updates, ranks, alpha)               # FLoRA, FlexLoRA
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import nn
 
-from leff.methods.sums import Sums, weighted_sums
+from leff.methods.sums import Means, Sums, weighted_sums
 from leff.methods.whole import put_parameters
 from leff.models import lora
 from leff.wire.messages import Update
@@ -17,17 +17,17 @@ from leff.wire.tensors import unpack
 
 
 def merge_adapters(
-    model: nn.Module, adapters: Mapping[str, torch.Tensor], scale: float, sums: Sums
+    model: nn.Module, adapters: Mapping[str, torch.Tensor], scale: float, means: Means
 ) -> dict[str, torch.Tensor]:
     """Average A, B and the classifier separately, put them into the model, return the adapters.
 
     The model holds W + scale · B · A of the old `adapters`.  Without updates nothing changes.
     """
-    if not sums.tensors:
+    if not means.shapes:
         return dict(adapters)
-    new = {name: sums.mean(name).tensor.float() for name in adapters}
+    new = {name: means.mean(name).tensor.float() for name in adapters}
     lora.replace_products(model, lora.products(adapters), lora.products(new), scale)
-    put_parameters(model, sums)
+    put_parameters(model, means)
     return new
 
 

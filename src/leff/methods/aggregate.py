@@ -3,7 +3,7 @@
 Θ^l = Σ_{i ∈ S_l} D_i · Θ_i^l / Σ_{j ∈ S_l} D_j ,   S_l the clients that trained layer l
 
 merge_layers(model, add_up(updates))                          # the paper's
-Merge(relaxation=1.0, momentum=0.9).apply(model, sums)        # a limited step, with momentum
+Merge(relaxation=1.0, momentum=0.9).apply(model, means)       # a limited step, with momentum
 """
 
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from leff.methods.sums import Mean, Sums
+from leff.methods.sums import Mean, Means
 
 
-def merge_layers(model: nn.Module, sums: Sums, relaxation: float | None = None) -> None:
-    """Put the clients' layers and tails, averaged by D_i, into the model (`Merge`)."""
-    Merge(relaxation).apply(model, sums)
+def merge_layers(model: nn.Module, means: Means, relaxation: float | None = None) -> None:
+    """Put the means of the clients' layers and tails into the model (`Merge`)."""
+    Merge(relaxation).apply(model, means)
 
 
 class Merge:
@@ -49,18 +49,17 @@ class Merge:
         self._velocity: dict[str, torch.Tensor] = {}  # m
 
     @torch.no_grad()
-    def apply(self, model: nn.Module, sums: Sums) -> None:
-        """Merge the clients' sums into the model; a tensor that no client trained keeps its bits.
+    def apply(self, model: nn.Module, means: Means) -> None:
+        """Merge the clients' means into the model; a tensor without a mean keeps its bits.
 
-        Raises ValueError, and changes nothing, if a sum does not match a parameter of the model
+        Raises ValueError, and changes nothing, if a mean does not match a parameter of the model
         by name and shape.
         """
         parameters = dict(model.named_parameters())
-        for name, tensor in sums.tensors.items():
-            shape = tuple(tensor.shape)
+        for name, shape in means.shapes.items():
             if name not in parameters or shape != parameters[name].shape:
                 raise ValueError(f"{name} is {shape} in the updates, not in the model")
-        for name, mean in sums.means():
+        for name, mean in means.means():
             start = parameters[name].to(mean.tensor)
             target = self._relaxed(start, mean)
             if self._momentum:

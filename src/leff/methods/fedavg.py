@@ -11,7 +11,7 @@ from torch import nn
 from leff.methods.aggregate import merge_layers
 from leff.methods.jobs import JobWriter
 from leff.methods.method import Plan, RoundContext
-from leff.methods.sums import Sums
+from leff.methods.sums import Means
 from leff.models import blocks
 from leff.wire.messages import Capacity
 
@@ -32,8 +32,8 @@ class FedAvg:
         segments = {report.client: everything for report in reports}
         return Plan(self._writer.jobs(self._writer.frame(model), context, segments))
 
-    def merge(self, model: nn.Module, sums: Sums) -> None:
-        merge_layers(model, sums)
+    def merge(self, model: nn.Module, means: Means) -> None:
+        merge_layers(model, means)
 
     def state(self) -> dict[str, torch.Tensor]:
         return {}

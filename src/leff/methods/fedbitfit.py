@@ -11,7 +11,7 @@ import torch
 
 from leff.methods.aggregate import merge_layers
 from leff.methods.method import Plan, RoundContext
-from leff.methods.sums import Sums
+from leff.methods.sums import Means
 from leff.methods.whole import WholeModel, own_parameters, shapes_of
 from leff.models import bitfit_names
 from leff.wire.messages import Capacity, Tuned
@@ -36,8 +36,8 @@ class FedBitFit:
         tuned = Tuned(shapes_of(tensors), self._base.store.put(tensors))
         return Plan(self._base.jobs(context, {report.client: tuned for report in reports}))
 
-    def merge(self, model: Any, sums: Sums) -> None:
-        merge_layers(model, sums)
+    def merge(self, model: Any, means: Means) -> None:
+        merge_layers(model, means)
 
     def state(self) -> dict[str, torch.Tensor]:
         return {}

@@ -13,7 +13,7 @@ import torch
 
 from leff.methods.adapters import merge_adapters
 from leff.methods.method import Plan, RoundContext
-from leff.methods.sums import Sums
+from leff.methods.sums import Means
 from leff.methods.whole import WholeModel, own_parameters, shapes_of
 from leff.models import lora
 from leff.wire.messages import Capacity, Tuned
@@ -37,8 +37,8 @@ class FedLora:
         tuned = Tuned(shapes_of(tensors), self._base.store.put(tensors), self._scale)
         return Plan(self._base.jobs(context, {report.client: tuned for report in reports}))
 
-    def merge(self, model: Any, sums: Sums) -> None:
-        self._adapters = merge_adapters(model, self._adapters, self._scale, sums)
+    def merge(self, model: Any, means: Means) -> None:
+        self._adapters = merge_adapters(model, self._adapters, self._scale, means)
 
     def state(self) -> dict[str, torch.Tensor]:
         return self._adapters

@@ -71,18 +71,17 @@ def _proxy_loss(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Te
 class RunningScores:
     """The server's running mean, per layer, of the importance that clients measured.
 
-    A round's score of a layer is the mean over the clients that measured it, weighted by D_i.  The
-    running mean is exponential; the newest round has the weight `newest`.
+    A round's score of a layer is that of `Means.scores`.  The running mean is exponential; the
+    newest round has the weight `newest`.
     """
 
     def __init__(self, layers: int, newest: float = 0.5) -> None:
         self._means = np.full(layers, np.nan)  # (L,), NaN where no client has measured yet
         self._newest = newest
 
-    def take_in(self, scores: Mapping[int, tuple[float, float]]) -> None:
-        """Update the running means with a round's `Sums.scores`."""
-        for layer, (weighted, weight) in scores.items():
-            mean = weighted / weight
+    def take_in(self, scores: Mapping[int, float]) -> None:
+        """Update the running means with a round's `Means.scores`."""
+        for layer, mean in scores.items():
             if not (0 <= layer < len(self._means) and np.isfinite(mean)):
                 continue
             before = self._means[layer]

@@ -17,7 +17,7 @@ from leff.methods.jobs import JobWriter
 from leff.methods.method import Plan, RoundContext
 from leff.methods.sampling import BlockSampler, in_turn
 from leff.methods.stand_ins import Bank, Batch, Span, StandIn
-from leff.methods.sums import Sums
+from leff.methods.sums import Means
 from leff.models import blocks, layer_state
 from leff.wire.messages import Capacity, Part, Segment
 
@@ -67,9 +67,9 @@ class Leff:
             facts["contexts"] = {str(client): own.name for client, own in assigned.items()}
         return Plan(self._writer.jobs(self._writer.frame(model), context, segments), facts)
 
-    def merge(self, model: nn.Module, sums: Sums) -> None:
-        self._merge.apply(model, sums)  # Sec. 3.5
-        self._sampler.take_in(sums)
+    def merge(self, model: nn.Module, means: Means) -> None:
+        self._merge.apply(model, means)  # Sec. 3.5
+        self._sampler.take_in(means)
 
     def _compress(
         self, model: nn.Module, context: RoundContext, around: Iterable[tuple[Span, ...]]

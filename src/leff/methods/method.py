@@ -3,7 +3,7 @@
     plan = method.plan(model, RoundContext(0, seed, training), reports)
     method.merge(model, add_up(updates))
 
-Most methods merge sums over clients and need no single update.  FLoRA and FlexLoRA need single
+Most methods merge means over clients and need no single update.  FLoRA and FlexLoRA need single
 updates, so they are a `SingleUpdateMethod`.
 """
 
@@ -14,8 +14,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from leff.methods.sums import Sums, add_up
+from leff.methods.guard import NO_GUARD, Guard, weighed
+from leff.methods.robust import robust_means
+from leff.methods.sums import Means, add_up
 from leff.wire.messages import Capacity, Job, LocalTraining, Update
+from leff.wire.spool import Spool
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,11 @@ class Planner(Protocol):
         ...
 
 
-class SumMethod(Planner, Protocol):
-    """A method that merges sums over clients."""
+class MeanMethod(Planner, Protocol):
+    """A method that merges means over clients."""
 
-    def merge(self, model: nn.Module, sums: Sums) -> None:
-        """Put the round's sums into the model, in place."""
+    def merge(self, model: nn.Module, means: Means) -> None:
+        """Put the round's means into the model, in place."""
         ...
 
 
@@ -79,12 +82,25 @@ class SingleUpdateMethod(Planner, Protocol):
         ...
 
 
-Method = SumMethod | SingleUpdateMethod
+Method = MeanMethod | SingleUpdateMethod
 
 
-def merge_round(method: Method, model: nn.Module, updates: Iterable[Update]) -> None:
-    """Merge a round's updates, in the order of client ids, as sums or as single updates."""
+def merge_round(
+    method: Method, model: nn.Module, spool: Spool, guard: Guard = NO_GUARD
+) -> Mapping[str, int]:
+    """Merge a round's updates, in the order of client ids, as means or as single updates.
+
+    Return the layers that too few clients trained, as `Means.too_few`.  Raises ValueError for a
+    robust merge by a method that needs single updates.
+    """
     if isinstance(method, SingleUpdateMethod):
-        method.merge_updates(model, updates)
+        if guard.merge != "mean":
+            raise ValueError(f"{method.name} needs single updates; merge must be mean")
+        method.merge_updates(model, weighed(spool, guard.most_weight))
+        return {}
+    if guard.merge == "mean":
+        means = add_up(weighed(spool, guard.most_weight))
     else:
-        method.merge(model, add_up(updates))
+        means = robust_means(spool.files(), guard.cut)
+    method.merge(model, means)
+    return means.too_few

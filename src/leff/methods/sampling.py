@@ -28,7 +28,7 @@ from leff.methods.importance import (
 )
 from leff.methods.method import RoundContext
 from leff.methods.stand_ins import Batch
-from leff.methods.sums import Sums
+from leff.methods.sums import Means
 from leff.seeds import derive_seed, numpy_rng
 
 
@@ -88,9 +88,9 @@ class BlockSampler:
         }
         return Drawn(blocks, facts)
 
-    def take_in(self, sums: Sums) -> None:
+    def take_in(self, means: Means) -> None:
         """Take in the importance that the round's clients measured."""
-        self._measured.take_in(sums.scores)
+        self._measured.take_in(means.scores)
 
     def _scores(self, model: nn.Module, context: RoundContext) -> np.ndarray | None:
         if self._rule.sampling != "importance":

@@ -13,7 +13,7 @@ import torch
 
 from leff.methods.adapters import merge_adapters
 from leff.methods.method import Plan, RoundContext
-from leff.methods.sums import Sums
+from leff.methods.sums import Means
 from leff.methods.whole import WholeModel, own_parameters, put_parameters, shapes_of
 from leff.models import lora, sparse
 from leff.wire.messages import Capacity, Tuned
@@ -44,22 +44,22 @@ class SLora:
         jobs = self._base.jobs(context, {report.client: tuned for report in reports})
         return Plan(jobs, {"slora_stage": stage})
 
-    def merge(self, model: Any, sums: Sums) -> None:
+    def merge(self, model: Any, means: Means) -> None:
         if self._round >= self._sparse_rounds:
-            self._trained = merge_adapters(model, self._trained, self._scale, sums)
+            self._trained = merge_adapters(model, self._trained, self._scale, means)
             return
-        self._merge_sparse(model, sums)
+        self._merge_sparse(model, means)
         if self._round == self._sparse_rounds - 1:
             self._trained = self._adapters(model)
 
-    def _merge_sparse(self, model: Any, sums: Sums) -> None:
-        if not sums.tensors:
+    def _merge_sparse(self, model: Any, means: Means) -> None:
+        if not means.shapes:
             return
-        new = {name: sums.mean(name).tensor.float() for name in self._trained}
+        new = {name: means.mean(name).tensor.float() for name in self._trained}
         sparse.add_sparse(
             model, {name: new[name] - own for name, own in self._trained.items()}, self._seed
         )
-        put_parameters(model, sums)
+        put_parameters(model, means)
         self._trained = new
 
     @torch.no_grad()

@@ -1,7 +1,10 @@
-"""Sums over clients.  Most methods need nothing else to merge a round.
+"""What a round's clients came to, tensor by tensor.  Most methods need nothing else to merge.
 
-    sums = add_up(updates)             # in the order of client ids
-    sums.mean("transformer.h.0.attn.c_attn.weight")
+    means = add_up(updates)             # in the order of client ids
+    means.mean("transformer.h.0.attn.c_attn.weight")
+
+`Means` is what a merge reads.  `Sums` are the means that are weighted by the clients' examples;
+`leff.methods.robust` has those that a few hostile clients cannot move far.
 
 Every tensor has its own sum, so clients may send different layers.  Sums are float64 and are added
 in the order given.  Callers give the order of client ids, so the order of arrival does not matter.
@@ -10,12 +13,15 @@ The mean of identical tensors equals them to the bit.  Only one update is in mem
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from leff.wire.messages import Update
 from leff.wire.tensors import unpack
+
+Scores = dict[int, list[tuple[float, int]]]  # layer -> (I_l, D_i) of each client that measured it
 
 
 @dataclass(frozen=True)
@@ -26,28 +32,55 @@ class Mean:
     share: float  # in (0, 1]
 
 
+class Means(Protocol):
+    """The means over clients: each tensor's mean is of the clients that trained the tensor."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of every tensor that has a mean, by name; empty without updates."""
+        ...
+
+    @property
+    def scores(self) -> Mapping[int, float]:
+        """The importance I_l that clients measured, by layer."""
+        ...
+
+    @property
+    def too_few(self) -> Mapping[str, int]:
+        """How many clients trained a layer, or the tail, that has no mean for that reason."""
+        ...
+
+    def mean(self, name: str) -> Mean:
+        """Return the mean of one tensor."""
+        ...
+
+    def means(self) -> Iterator[tuple[str, Mean]]:
+        """Yield every tensor's name and mean, with one mean in memory at a time."""
+        ...
+
+
 @dataclass(frozen=True)
 class Sums:
-    """Sums over clients: each tensor's sum runs over the clients that trained the tensor.
+    """Means weighted by D_i, as sums.
 
     `tensors` has Σ D_i · Θ_i in float64, and `weights` has Σ D_i of the same clients, by name.
-    `total` is Σ D_i of all clients.  `scores` has (Σ D_i · I_l, Σ D_i) by layer, for the importance
-    that clients measured.
+    `total` is Σ D_i of all clients.
     """
 
     tensors: Mapping[str, torch.Tensor]
     weights: Mapping[str, float]
     total: float
-    scores: Mapping[int, tuple[float, float]] = field(
-        default_factory=dict[int, tuple[float, float]]
-    )
+    scores: Mapping[int, float] = field(default_factory=dict[int, float])
+    too_few: Mapping[str, int] = field(default_factory=dict[str, int])  # one client is enough
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
     def mean(self, name: str) -> Mean:
-        """Return the mean of one tensor, weighted by D_i."""
         return Mean(self.tensors[name] / self.weights[name], self.weights[name] / self.total)
 
     def means(self) -> Iterator[tuple[str, Mean]]:
-        """Yield every tensor's name and mean, with one mean in memory at a time."""
         return ((name, self.mean(name)) for name in self.tensors)
 
 
@@ -56,14 +89,14 @@ def add_up(updates: Iterable[Update]) -> Sums:
 
     Raises ValueError like `weighted_sums`.
     """
-    scores: dict[int, tuple[float, float]] = {}
+    measured: Scores = {}
 
     def weighed() -> Iterator[tuple[float, Mapping[str, torch.Tensor]]]:
         for update in updates:
-            add_scores(scores, update)
+            add_scores(measured, update)
             yield update.examples, unpack(update.payload)
 
-    return replace(weighted_sums(weighed()), scores=scores)
+    return replace(weighted_sums(weighed()), scores=mean_scores(measured))
 
 
 def weighted_sums(updates: Iterable[tuple[float, Mapping[str, torch.Tensor]]]) -> Sums:
@@ -94,12 +127,19 @@ def weighted_sums(updates: Iterable[tuple[float, Mapping[str, torch.Tensor]]]) -
     return Sums(sums, weights, total)
 
 
-def add_scores(scores: dict[int, tuple[float, float]], update: Update) -> None:
+def add_scores(scores: Scores, update: Update) -> None:
     """Add a client's scores, if it has one for each of its layers, all finite and not negative."""
     measured = update.layer_scores
     usable = len(update.layers) == len(measured) and update.failure is None
     if not usable or not all(np.isfinite(score) and score >= 0 for score in measured):
         return
     for layer, score in zip(update.layers, measured, strict=True):
-        weighted, weight = scores.get(layer, (0.0, 0.0))
-        scores[layer] = weighted + update.examples * score, weight + update.examples
+        scores.setdefault(layer, []).append((score, update.examples))
+
+
+def mean_scores(scores: Scores) -> dict[int, float]:
+    """Return the mean score of each layer, weighted by D_i."""
+    return {
+        layer: sum(n * score for score, n in own) / sum(n for _, n in own)
+        for layer, own in scores.items()
+    }

@@ -16,7 +16,7 @@ import torch
 from leff.methods.jobs import Frame, JobWriter, Store
 from leff.methods.method import RoundContext
 from leff.methods.setup import shell_bits
-from leff.methods.sums import Sums
+from leff.methods.sums import Means
 from leff.models import blocks, full_tail_names
 from leff.models.quantised import quantised
 from leff.wire.messages import Job, Segment, Tuned
@@ -58,8 +58,8 @@ def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]
 
 
 @torch.no_grad()
-def put_parameters(model: Any, sums: Sums) -> None:
-    """Write the means into the model's parameters; sums of other tensors are skipped."""
+def put_parameters(model: Any, means: Means) -> None:
+    """Write the means into the model's parameters; those of other tensors are skipped."""
     parameters = dict(model.named_parameters())
-    for name in sums.tensors.keys() & parameters.keys():
-        parameters[name].copy_(sums.mean(name).tensor)
+    for name in means.shapes.keys() & parameters.keys():
+        parameters[name].copy_(means.mean(name).tensor)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
@@ -22,10 +22,12 @@ from transformers import (
     PretrainedConfig,
 )
 
-from leff.errors import LeffError, ModelError
+from leff.errors import LeffError, ModelError, shown
 from leff.models.folders import check_config, check_files
 from leff.models.kinds import KINDS, fits
 from leff.models.quiet import quiet
+
+OWN_IMPLEMENTATIONS = (None, "eager", "sdpa", "batched_mm", "grouped_mm")  # transformers' own
 
 
 def _gpt2(width: int, layers: int, heads: int) -> tuple[PretrainedConfig, str]:
@@ -171,10 +173,35 @@ def config_to_json(config: PretrainedConfig) -> str:
 
 
 def config_from_json(text: str) -> PretrainedConfig:
-    """Return the configuration that `config_to_json` wrote; ModelError for any other text."""
+    """Return the configuration that `config_to_json` wrote; ModelError for any other text.
+
+    The text may come from a message, so one that has transformers fetch code is refused too.
+    """
     try:
         values = json.loads(text)
+        _refuse_code(values)
         config = AutoConfig.for_model(values.pop("model_type"))  # pyright: ignore[reportUnknownMemberType]  # untyped
         return config.from_dict(values)  # pyright: ignore[reportUnknownMemberType]  # untyped
-    except (ValueError, KeyError, AttributeError, TypeError, StrictDataclassError) as error:
+    except (
+        *(ValueError, KeyError, AttributeError, TypeError, RecursionError),
+        StrictDataclassError,
+    ) as error:
         raise ModelError(f"this is no model configuration: {error}") from error
+
+
+def _refuse_code(values: object) -> None:
+    """Raise ModelError for an implementation that is not transformers' own.
+
+    Others are fetched from the hub by their name and run, where the package `kernels` is installed.
+    """
+    if isinstance(values, list):
+        for each in cast("list[object]", values):
+            _refuse_code(each)
+    elif isinstance(values, dict):
+        for key, value in cast("dict[str, object]", values).items():
+            if key.endswith("_implementation") and value not in OWN_IMPLEMENTATIONS:
+                raise ModelError(
+                    f"a model configuration names {key} = {shown(value)}, code that would have to "
+                    f"be fetched; these are run: {', '.join(filter(None, OWN_IMPLEMENTATIONS))}"
+                )
+            _refuse_code(value)

@@ -256,6 +256,23 @@ class MethodConfig(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="the server's momentum over rounds (FedAvgM)"
     )
+    clip_norm: Annotated[float, Field(ge=0, le=1e9)] = Field(
+        default=0.0,
+        description="scale what a client changed down to this L2 norm (the records have it as "
+        "norm); 0: never; not in the paper",
+    )
+    merge: Literal["mean", "trimmed_mean", "median"] = Field(
+        default="mean",
+        description="how clients' tensors are merged; trimmed_mean and median hold against a few "
+        "hostile clients, count every client the same, and need three or more that trained a layer",
+    )
+    trim: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        default=0.25, description="for trimmed_mean: share of the clients cut at each end"
+    )
+    most_weight: Fraction = Field(
+        default=1.0,
+        description="for merge mean: most that one client may have of a round's weight",
+    )
     rank: Positive = Field(default=8, description="R of adapters (Table 5: 8)")
     lora_alpha: Annotated[float, Field(ge=1e-3, le=1e6)] = Field(
         default=16.0, description="adapters are scaled by lora_alpha / R; not in the paper"

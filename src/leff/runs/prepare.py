@@ -32,6 +32,7 @@ from leff.runs.budgets import (
 from leff.runs.build_method import build_method
 from leff.runs.federation import Federation
 from leff.runs.folder import RunFolder
+from leff.runs.guard import make_guard
 from leff.runs.options import RunConfig
 from leff.runs.rates import with_learning_rate
 from leff.runs.sources import evaluator_for, load_start, task_of, text_form, with_prompt
@@ -102,6 +103,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         digests["proxy_digest"] = _digest_tensors(proxy)
     model = model.to(device)
     method = build_method(config, writer, proxy, model)
+    guard = make_guard(config, method, layers, len(blocks(model)))
     if unused := unused_options(config):
         log.info("without effect in this run: %s", ", ".join(unused))
     workers = worker_count(config.engine.workers, device, config.engine.threads)
@@ -117,7 +119,9 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         fleet=LocalFleet(
             examples, client_reports(config.clients, layers, counts), store, device, workers
         ),
-        server=Server(store, Spool(folder.path / "updates"), make_limits(config, task.kind, model)),
+        server=Server(
+            store, Spool(folder.path / "updates"), make_limits(config, task.kind, model), guard
+        ),
         devices=devices,
         evaluator=evaluator_for(config, task, tokenizer),
         digests=digests,

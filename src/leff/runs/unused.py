@@ -15,6 +15,8 @@ def unused_options(config: RunConfig) -> list[str]:
     """Return the options that were changed and have no effect, given the others."""
     unused = [*_unused_by_method(config), *_unused_by_partition(config.clients.partition)]
     unused += [] if config.clients.deadline else ["clients.min_steps_share"]
+    unused += [] if config.method.merge == "trimmed_mean" else ["method.trim"]
+    unused += [] if config.method.merge == "mean" else ["method.most_weight"]
     default = RunConfig(preset=config.preset)
     return [key for key in unused if _value(config, key) != _value(default, key)]
 

@@ -170,7 +170,8 @@ class Update:
     server fills them in.  `examples` is D_i, as in the client's report.  `layer_scores`
     is the importance of each of `layers`, as measured while training; `state_bytes` what weights,
     gradients and optimizer state took on the client.  `out_of_memory_bytes` is what it held and
-    asked for when its memory ran out, 0 if it did not.
+    asked for when its memory ran out, 0 if it did not.  `norm` is the L2 norm of what training
+    changed, and `clipped` says that it was scaled down; the server sets both.
     """
 
     round: int
@@ -187,3 +188,5 @@ class Update:
     state_bytes: int = 0
     failure: str | None = None
     out_of_memory_bytes: int = 0
+    norm: float | None = None
+    clipped: bool = False

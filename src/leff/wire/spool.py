@@ -38,10 +38,16 @@ class Spool:
 
     def accepted(self) -> Iterator[Update]:
         """Yield the updates that did not fail, with their payloads, in the order of client ids."""
-        for client in sorted(self.updates):
-            update = self.updates[client]
-            if update.failure is None:
-                yield replace(update, payload=self._path(client).read_bytes())
+        for update, path in self.files():
+            yield replace(update, payload=path.read_bytes())
+
+    def files(self) -> list[tuple[Update, Path]]:
+        """Return the updates that did not fail, without payloads, and the files of their tensors.
+
+        They are in the order of client ids.
+        """
+        updates = (self.updates[client] for client in sorted(self.updates))
+        return [(each, self._path(each.client)) for each in updates if each.failure is None]
 
     def _path(self, client: int) -> Path:
         return self.folder / f"client-{client:d}.safetensors"

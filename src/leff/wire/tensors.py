@@ -66,6 +66,23 @@ def _read(path: Path, name: str) -> "torch.Tensor":
     return tensor
 
 
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors in a file of `pack`'s bytes, in the order of their names."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in sorted(file.keys())}
+
+
+def read_rows(path: Path, name: str, first: int, stop: int) -> "torch.Tensor":
+    """Return some rows of one tensor in a file of `pack`'s bytes; a scalar is one row."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        rows = file.get_slice(name)
+        return rows[first:stop].clone() if rows.get_shape() else file.get_tensor(name).clone()
+
+
 def part_of(payload: bytes) -> Part:
     """Return the digest and the size of a part's bytes."""
     return Part(hashlib.sha256(payload).hexdigest(), len(payload))

@@ -1,0 +1,206 @@
+"""The norm bound and the cap of one client's weight, under every method."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_rounds import clients_of, fleet_of, recipe, run_rounds, same, state_of
+from tiny_models import tiny
+
+from leff.engines.local import LocalFleet
+from leff.methods import guard as guards
+from leff.methods.guard import Guard, clipped, most_examples, weighed
+from leff.wire.messages import Update
+from leff.wire.parts import PartStore
+from leff.wire.spool import Spool
+from leff.wire.tensors import pack, unpack
+
+KIND = "generation"
+METHODS = ["leff", "fedavg", "fedbitfit", "fedlora", "slora", "flora", "flexlora"]
+values = st.floats(-(2.0**100), 2.0**100, width=32)
+rows = st.lists(values, min_size=3, max_size=3)
+
+
+def update(tensors):
+    return Update(0, 1, (0,), 5, pack(tensors))
+
+
+def distance(tensors, start):
+    moved = [tensors[n].double() - start[n].double() for n in tensors]
+    return math.sqrt(sum(float(each.square().sum()) for each in moved))
+
+
+# The norm
+
+
+@given(rows, rows, rows, rows)
+def test_the_norm_is_over_all_tensors_together(a, b, first, second):
+    sent = {"a": torch.tensor(a), "b": torch.tensor([b])}
+    start = {"a": torch.tensor(first), "b": torch.tensor([second])}
+    found = clipped(update(sent), start, 0.0)
+    assert found.norm == pytest.approx(distance(sent, start), rel=1e-12)
+    assert not found.clipped and same(unpack(found.payload), sent)
+
+
+@given(
+    rows,
+    st.sampled_from([1e-3, 1.0, 1e3]),
+    st.lists(st.floats(-8, 8, width=32), min_size=3, max_size=3),
+)
+def test_a_clipped_difference_keeps_its_direction_and_has_the_norm(sent, most, start):
+    sent, first = {"a": torch.tensor(sent)}, {"a": torch.tensor(start)}
+    found, norm = clipped(update(sent), first, most), distance(sent, first)
+    moved = unpack(found.payload)
+    assert found.norm == pytest.approx(norm) and found.clipped == (found.norm > most)
+    if not found.clipped:
+        assert same(moved, sent)
+        return
+    expected = first["a"].double() + (sent["a"].double() - first["a"].double()) * (most / norm)
+    assert torch.equal(moved["a"], expected.float())
+    assert distance(moved, first) <= most * (1 + 1e-6) + 1e-6  # rounding to fp32 adds a little
+
+
+def test_pieces_change_nothing(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    sent, start = (
+        {"a": torch.randn(7, 5, generator=generator), "b": torch.randn((), generator=generator)}
+        for _ in range(2)
+    )
+    whole = clipped(update(sent), start, 0.5)
+    monkeypatch.setattr(guards, "PIECE", 4)
+    pieces = clipped(update(sent), start, 0.5)
+    assert whole.payload == pieces.payload and whole.norm == pytest.approx(pieces.norm, rel=1e-14)
+
+
+def test_an_update_that_overflows_fp32_is_brought_back():
+    sent, start = {"a": torch.tensor([3e38, 3e38])}, {"a": torch.tensor([-3e38, -3e38])}
+    found = clipped(update(sent), start, 1e38)
+    assert found.norm == pytest.approx(6e38 * math.sqrt(2))
+    assert torch.isfinite(unpack(found.payload)["a"]).all()
+
+
+# In rounds
+
+
+class Far(LocalFleet):
+    """Client 0 sends huge tensors, and says that their norm is small."""
+
+    def train(self, jobs):
+        for each in super().train(jobs):
+            if each.client == 0:
+                tensors = {n: t + 1e4 for n, t in unpack(each.payload).items()}
+                each = replace(each, payload=pack(tensors), norm=1e-9, clipped=False)
+            yield each
+
+
+def rounds_of(method, folder, guard, kind=LocalFleet, rounds=2):
+    store, model = PartStore(folder / "parts"), tiny("gpt2", KIND)
+    fleet = fleet_of(clients_of(KIND, (6, 3, 4)), (2,) * 3, store, kind=kind)
+    options = {"context__name": "drop"} if method == "leff" else {}
+    made = recipe(method, model, KIND, store, **options)
+    return model, run_rounds(model, made, fleet, folder, rounds, guard=guard)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_bound_that_nobody_meets_changes_no_bit(method, tmp_path):
+    plain, records = rounds_of(method, tmp_path / "plain", Guard())
+    bound, others = rounds_of(method, tmp_path / "bound", Guard(clip_norm=1e9))
+    assert same(state_of(plain), state_of(bound))
+    for record, other in zip(records, others, strict=True):
+        assert all(c["norm"] > 0 and "clipped" not in c for c in other["clients"])
+        assert [c["norm"] for c in record["clients"]] == [c["norm"] for c in other["clients"]]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_bound_holds_for_every_method(method, tmp_path, monkeypatch):
+    """What is merged is within the bound, whatever a client sent and said of it."""
+    most, merged = 0.05, []
+
+    def watched(update, start, bound):
+        found = clipped(update, start, bound)
+        merged.append((unpack(found.payload), {n: t.detach().clone() for n, t in start.items()}))
+        return found
+
+    monkeypatch.setattr("leff.server.clipped", watched)
+    before = state_of(tiny("gpt2", KIND))
+    model, (record,) = rounds_of(method, tmp_path, Guard(clip_norm=most), Far, 1)
+    assert len(merged) == 3
+    for tensors, start in merged:
+        assert tensors.keys() == start.keys()
+        size = max(float(t.abs().max()) for t in start.values())
+        count = sum(t.numel() for t in tensors.values())
+        assert distance(tensors, start) <= most * (1 + 1e-6) + 1e-7 * size * math.sqrt(count)
+    first, *others = record["clients"]
+    assert first["clipped"] and first["norm"] > 1e4 and first["failure"] is None
+    assert all(c["norm"] < 1e3 and c.get("clipped", False) == (c["norm"] > most) for c in others)
+    if method in ("fedavg", "fedbitfit", "leff"):  # there the difference is the model's own
+        after = state_of(model)
+        own = {name for tensors, _ in merged for name in tensors}
+        assert distance({n: after[n] for n in own}, before) <= most * 1.01
+    assert max(float((state_of(model)[n] - t).abs().max()) for n, t in before.items()) < 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_norm_is_of_what_training_changed(method, tmp_path):
+    """A client that takes no step has not moved, also where its first values are drawn."""
+
+    still = {"epochs": 1e-9, "learning_rate": 1e-30, "weight_decay": 0.0}
+
+    class Still(LocalFleet):
+        def train(self, jobs):
+            return super().train(
+                [replace(job, training=replace(job.training, **still)) for job in jobs]
+            )
+
+    _, records = rounds_of(method, tmp_path, Guard(), Still)
+    for record in records:
+        assert all(client["norm"] < 1e-20 for client in record["clients"])
+
+
+def test_a_refused_update_has_no_norm(tmp_path):
+    class Broken(LocalFleet):
+        def train(self, jobs):
+            for each in super().train(jobs):
+                yield replace(each, payload=b"", failure="gone", norm=5.0, clipped=True)
+
+    _, records = rounds_of("fedavg", tmp_path, Guard(), Broken, 1)
+    assert all("norm" not in c and "clipped" not in c for c in records[0]["clients"])
+
+
+# The weight
+
+
+@given(st.lists(st.integers(1, 10**8), min_size=1, max_size=12), st.floats(0.01, 1))
+def test_no_client_has_more_than_its_share_and_the_rest_is_kept(examples, share):
+    most = most_examples(examples, share)
+    weights = [min(own, most) for own in examples]
+    if share * len(examples) < 1:
+        assert len(set(weights)) == 1
+        return
+    assert max(weights) <= share * sum(weights) * (1 + 1e-12)
+    more = [min(own, most + 1) for own in examples]
+    assert more == weights or max(more) > share * sum(more) * (1 - 1e-12)
+
+
+def test_without_clients_there_is_nothing_to_cap():
+    assert most_examples([], 0.5) == 1
+
+
+@pytest.mark.parametrize("method", ["fedavg", "flora"])
+def test_a_small_share_weighs_a_client_less(method, tmp_path):
+    plain, _ = rounds_of(method, tmp_path / "plain", Guard(), rounds=1)
+    equal, records = rounds_of(method, tmp_path / "equal", Guard(most_weight=1 / 3), rounds=1)
+    assert not same(state_of(plain), state_of(equal))
+    assert [c["examples"] for c in records[0]["clients"]] == [6, 3, 4]  # as they are
+
+
+def test_weights_under_a_cap_are_those_of_fewer_examples(tmp_path):
+    spool = Spool(tmp_path / "updates")
+    for client, examples in enumerate((10**8, 3, 4)):
+        spool.add(Update(0, client, (0,), examples, pack({"a": torch.ones(1) * client})))
+    spool.add(Update(0, 9, (0,), 10**8, failure="gone"))
+    assert [u.examples for u in weighed(spool, 0.5)] == [7, 3, 4]
+    assert [u.examples for u in weighed(spool, 1.0)] == [10**8, 3, 4]
