@@ -4,13 +4,13 @@ import logging
 
 import pytest
 import torch
-from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_tokenizers import END, bert, byte_level, sentence_piece
 
 from leff.errors import ConfigError, ModelError
 from leff.models.losses import IGNORED
+from leff.tasks.columns import Table
 from leff.tasks.encode import collate, encode, ensure_padding, prompt_ids
 from leff.tasks.text_form import USUAL
 
@@ -18,8 +18,8 @@ TOKENIZERS = (byte_level(), sentence_piece())
 CAUSAL = pytest.mark.parametrize("make", [byte_level, sentence_piece])
 
 
-def pairs(*rows: tuple[str, str]) -> Dataset:
-    return Dataset.from_dict({"input": [r[0] for r in rows], "target": [r[1] for r in rows]})
+def pairs(*rows: tuple[str, str]) -> Table:
+    return Table({"input": [r[0] for r in rows], "target": [r[1] for r in rows]})
 
 
 @CAUSAL
@@ -83,7 +83,7 @@ def test_prompts_cut_from_the_left(make):
 
 
 def test_a_row_with_references_takes_the_first():
-    data = Dataset.from_dict({"input": ["a"], "references": [["b", "c"]]})
+    data = Table({"input": ["a"], "references": [["b", "c"]]})
     (example,) = encode(data, byte_level(), "generation", 16)
     (same,) = encode(pairs(("a", "b")), byte_level(), "generation", 16)
     assert example.input_ids.tolist() == same.input_ids.tolist()
@@ -93,7 +93,7 @@ def test_a_row_with_references_takes_the_first():
 def test_text_is_joined_by_the_end_token_and_cut_into_chunks(make):
     tokenizer = make()
     texts = ["abc", "de fg", "h" * 11]
-    examples = encode(Dataset.from_dict({"text": texts}), tokenizer, "text", 5)
+    examples = encode(Table({"text": texts}), tokenizer, "text", 5)
     assert all(len(e.input_ids) == 5 for e in examples[:-1])
     assert all(e.prompt_tokens == 0 for e in examples)
     stream = [i for e in examples for i in e.input_ids.tolist()]
@@ -102,7 +102,7 @@ def test_text_is_joined_by_the_end_token_and_cut_into_chunks(make):
 
 
 def test_pairs_have_types_and_labels():
-    data = Dataset.from_dict({"text": ["a", "a b c"], "text_pair": ["b c", "c"], "label": [1, 0]})
+    data = Table({"text": ["a", "a b c"], "text_pair": ["b c", "c"], "label": [1, 0]})
     tokenizer = bert(pad_token="[PAD]")
     batch = collate(encode(data, tokenizer, "classification", 16), ensure_padding(tokenizer))
     assert batch["input_ids"].tolist() == [[1, 4, 2, 5, 6, 2, 0], [1, 4, 5, 6, 2, 6, 2]]
@@ -122,14 +122,15 @@ def test_pairs_have_types_and_labels():
         ("regression", [{"text": "a b", "label": 0.5}, {"text": "b", "label": 2.0}]),
     ],
 )
-def test_plain_rows_are_encoded_like_a_data_set(kind, rows):
+def test_plain_rows_are_encoded_like_a_table(kind, rows):
     def values(data):
         return [
             (e.input_ids.tolist(), e.prompt_tokens, e.label, e.type_ids is None)
             for e in encode(data, byte_level(), kind, 16)
         ]
 
-    assert values(rows) == values(tuple(rows)) == values(Dataset.from_list(rows))
+    table = Table({name: [row[name] for row in rows] for name in rows[0]})
+    assert values(rows) == values(tuple(rows)) == values(table)
     assert encode([], byte_level(), kind, 16) == []
 
 
@@ -144,7 +145,7 @@ def test_cut_texts_are_counted(kind, caplog):
 
 
 def test_scores_are_floats_and_long_pairs_are_cut():
-    data = Dataset.from_dict({"text": ["a " * 40], "text_pair": ["b"], "label": [2.5]})
+    data = Table({"text": ["a " * 40], "text_pair": ["b"], "label": [2.5]})
     batch = collate(encode(data, bert(), "regression", 8), 0)
     assert batch["input_ids"].shape == (1, 8)
     assert batch["labels"].dtype == torch.float32

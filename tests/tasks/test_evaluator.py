@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from datasets import Dataset
 from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score, f1_score
 from tiny_runs import save_tiny, write_table
 
 from leff.models import load_model
+from leff.tasks.columns import Table
 from leff.tasks.evaluator import Evaluator
 from leff.tasks.generation import generate
 from leff.tasks.load import load_task
@@ -106,9 +106,7 @@ def test_generation(tmp_path):
 
 def test_the_test_split_is_taken_where_there_is_one(tmp_path):
     task, model, tokenizer = load(tmp_path, "classification")
-    other = type(task)(
-        **{**vars(task), "test": Dataset.from_dict({"text": ["a"] * 3, "label": [0, 1, 2]})}
-    )
+    other = type(task)(**{**vars(task), "test": Table({"text": ["a"] * 3, "label": [0, 1, 2]})})
     found = Evaluator(other, tokenizer, 32).full(model, None)
     assert (found["split"], found["examples"]) == ("test", 3)
 

@@ -1,5 +1,6 @@
 """Names, options, and where a task is looked for."""
 
+import json
 import os
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def test_sample_is_loaded_from_its_module_when_asked_for(monkeypatch):
     [
         ({"name": "e2e", "columns": {"text": "x"}}, "describe a table, not 'e2e'"),
         ({"name": "rte", "train": "x.csv"}, "for the tasks 'text' and 'table', not 'rte'"),
-        ({"name": "text", "validation": "x.txt"}, "needs a train file"),
+        ({"name": "text", "test": "x.txt"}, "name a validation file too"),
         ({"name": "table"}, "needs a train file"),
     ],
 )
@@ -123,10 +124,51 @@ def test_real_data(name):
     task = load_task(name, Path(REAL or ""))
     sizes = (len(task.train), len(task.validation), task.test and len(task.test))
     assert sizes == COUNTS[name]
-    assert set(task.attributes) <= set(task.train.column_names)
+    assert set(task.attributes) <= set(task.train.columns)
     if name == "e2e":
         assert sum(len(row) for row in task.validation["references"]) == 4672
         assert task.test and sum(len(row) for row in task.test["references"]) == 4693
         assert sorted(set(task.train["familyFriendly"])) == ["no", "none", "yes"]
     if name == "mnli":
         assert [task.validation["label"][:].count(i) for i in range(3)] == [3479, 3123, 3213]
+
+
+def test_a_task_whose_examples_are_on_devices(tmp_path):
+    """Kind and classes come from the user; a validation file is read by the same rules."""
+    task = load_task("table", kind="classification", labels=["no", " yes"])
+    assert task.labels == ("no", "yes") and task.kind == "classification"
+    assert len(task.train) == len(task.validation) == 0 and task.test is None
+    (tmp_path / "held.jsonl").write_text('{"text": "a", "label": "yes"}\n')
+    held = load_task(
+        "table", validation=tmp_path / "held.jsonl", kind="classification", labels=["no", "yes"]
+    )
+    assert held.validation[0] == {"text": "a", "label": 1} and len(held.train) == 0
+    for kind in ("generation", "regression", "text"):
+        assert len(load_task("table", kind=kind).train) == 0
+    (tmp_path / "held.txt").write_text("one\ntwo\n")
+    assert load_task("text", validation=tmp_path / "held.txt").validation["text"] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kind": "classification"}, "name them in data.labels"),
+        ({"kind": "text", "labels": ["a", "b"]}, "the kind is 'text'"),
+        ({"labels": ["a"]}, "has only 'a'"),
+        ({"labels": ["a", " a"]}, "'a' twice"),
+        ({"labels": ["a", " "]}, "an empty name"),
+    ],
+)
+def test_classes_that_name_no_task(options, said):
+    with pytest.raises(ConfigError, match=said):
+        load_task("table", **options)
+
+
+def test_classes_that_are_given_have_their_order(tmp_path):
+    """Given names need not all occur, and a label that is none of them is refused by name."""
+    rows = [{"text": f"t{i}", "label": str(i % 2)} for i in range(20)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = load_task("table", train=tmp_path / "t.jsonl", labels=["2", "1", "0"])
+    assert task.labels == ("2", "1", "0") and set(task.train["label"]) == {1, 2}
+    with pytest.raises(DataError, match=r"t.jsonl, line 1: label '0' is none of the classes: 1, 2"):
+        load_task("table", train=tmp_path / "t.jsonl", labels=["1", "2"])

@@ -4,19 +4,17 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leff.errors import ConfigError, DataError
+from leff.tasks.columns import Table
 from leff.tasks.partition import partition
 
 
-def rows(count: int, values: int = 2, seed: int = 0) -> Dataset:
+def rows(count: int, values: int = 2, seed: int = 0) -> Table:
     labels = np.random.default_rng(seed).integers(values, size=count)
-    return Dataset.from_dict(
-        {"label": labels.tolist(), "town": [f"t{v}" for v in labels], "score": labels / 3}
-    )
+    return Table({"label": labels.tolist(), "town": [f"t{v}" for v in labels], "score": labels / 3})
 
 
 def check(split, count: int, clients: int, least: int = 1):
@@ -75,34 +73,34 @@ def test_alpha_sets_how_uneven_the_shares_are():
 
 
 def test_iid_parts_are_equal_and_mixed():
-    split = partition(Dataset.from_dict({"x": list(range(100))}), 8, "iid")
+    split = partition(Table({"x": list(range(100))}), 8, "iid")
     assert {len(part) for part in split.indices} == {12, 13}
     assert split.report()[0] == {"client": 0, "examples": 13, "values": {}}
     assert max(split.indices[0]) > 50
 
 
 def test_a_value_a_client():
-    data = Dataset.from_dict({"town": ["b", "a", "c", "a"]})
+    data = Table({"town": ["b", "a", "c", "a"]})
     split = partition(data, 3, "column", by="town")
     assert [part.tolist() for part in split.indices] == [[1, 3], [0], [2]]
     assert split.counts == ({"a": 2}, {"b": 1}, {"c": 1})
 
 
 def test_more_values_than_clients_go_to_the_emptiest():
-    data = Dataset.from_dict({"town": list("aaaabbbccd")})
+    data = Table({"town": list("aaaabbbccd")})
     split = partition(data, 2, "column", by="town")
     assert split.counts == ({"a": 4, "d": 1}, {"b": 3, "c": 2})
 
 
 def test_fewer_values_than_clients_are_shared():
-    data = Dataset.from_dict({"town": list("aaaaaaaabb")})
+    data = Table({"town": list("aaaaaaaabb")})
     split = partition(data, 4, "column", by="town")
     assert [sum(c.values()) for c in split.counts] == [3, 3, 2, 2]
     assert split.counts[3] == {"b": 2}
 
 
 def test_a_file_a_client_moves_nothing():
-    data = Dataset.from_dict({"file": list("bbbbbbac")})
+    data = Table({"file": list("bbbbbbac")})
     split = partition(data, 3, "files", by="file", min_examples=1)
     assert [part.tolist() for part in split.indices] == [[6], [0, 1, 2, 3, 4, 5], [7]]
     assert (split.counts, split.moved) == (({"a": 1}, {"b": 6}, {"c": 1}), 0)
@@ -114,7 +112,7 @@ def test_a_file_a_client_moves_nothing():
 
 def test_a_long_value_costs_no_more_than_itself():
     tracemalloc.start()
-    data = Dataset.from_dict({"note": ["x" * 500_000, *(f"n{i}" for i in range(99))]})
+    data = Table({"note": ["x" * 500_000, *(f"n{i}" for i in range(99))]})
     assert len(partition(data, 2, "column", by="note").indices) == 2
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -122,7 +120,7 @@ def test_a_long_value_costs_no_more_than_itself():
 
 
 def test_whole_numbers_sort_by_value_and_truth_values_work():
-    data = Dataset.from_dict({"n": [10, 9, 10], "flag": [True, False, True]})
+    data = Table({"n": [10, 9, 10], "flag": [True, False, True]})
     assert partition(data, 2, "column", by="n").counts == ({"9": 1}, {"10": 2})
     assert partition(data, 2, "column", by="flag").counts == ({"False": 1}, {"True": 2})
 

@@ -66,7 +66,7 @@ def _use(task: Task, form: TextForm, pipeline: str) -> list[str]:
         said = ["It continues plain text."]
     else:
         pair = '{"text": "a text", "text_pair": "another"}'
-        text = pair if "text_pair" in task.train.column_names else '"a text"'
+        text = pair if "text_pair" in task.train.columns else '"a text"'
         call = f"print(model({text}))"
         said = ["It gives a number, not a class."]
         if task.labels:

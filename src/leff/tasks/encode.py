@@ -38,8 +38,8 @@ Kind = Literal["generation", "classification", "regression", "text"]
 Columns = Mapping[str, Sequence[Any]]
 
 
-class Table(Protocol):
-    """Rows as mappings, in a list or in a `datasets.Dataset`, whose slices are columns."""
+class Sliced(Protocol):
+    """Rows as mappings in a list, or a table (`columns.Table`), whose slices are columns."""
 
     def __getitem__(self, rows: slice, /) -> Sequence[Mapping[str, Any]] | Columns: ...
 
@@ -84,7 +84,7 @@ def _cut(ids: list[int], room: int, head: list[int]) -> list[int]:
 
 
 def encode(
-    dataset: Table,
+    table: Sliced,
     tokenizer: "PreTrainedTokenizerBase",
     kind: Kind,
     max_length: int,
@@ -103,7 +103,7 @@ def encode(
     Raises ConfigError for a `max_length` below 4, ModelError for a tokenizer without an end token.
     """
     _check(max_length)
-    columns = _columns(dataset)
+    columns = _columns(table)
     if not columns:
         return []
     _mention_special(columns, tokenizer, form)
@@ -219,7 +219,7 @@ def _blank(tokenizer: Any, form: TextForm) -> str:
     return "" if tokenizer.decode(ids + ids).strip() == "a a" else " "
 
 
-def _columns(table: Table) -> Columns:
+def _columns(table: Sliced) -> Columns:
     rows = table[:]
     if isinstance(rows, Mapping):
         return rows

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
+from leff.tasks.columns import Table
 from leff.tasks.encode import Example, encode, ensure_padding
 from leff.tasks.generation import generate
 from leff.tasks.held_out import held_out_logits, held_out_loss
@@ -24,7 +25,6 @@ from leff.tasks.task import Task, draw_rows
 from leff.tasks.text_form import USUAL, TextForm
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 
@@ -101,10 +101,10 @@ class Evaluator:
         """Return that many examples of a split, encoded, drawn with `seed`."""
         return self._encoded(split, self._rows(split, count))
 
-    def _rows(self, split: str, examples: int | None) -> "Dataset":
+    def _rows(self, split: str, examples: int | None) -> Table:
         return draw_rows(getattr(self.task, split), examples, self.seed, split)
 
-    def _texts(self, model: nn.Module, rows: "Dataset", beams: int) -> list[str]:
+    def _texts(self, model: nn.Module, rows: Table, beams: int) -> list[str]:
         return generate(
             model,
             self.tokenizer,
@@ -116,7 +116,7 @@ class Evaluator:
             form=self.form,
         )
 
-    def _encoded(self, split: str, rows: "Dataset") -> list[Example]:
+    def _encoded(self, split: str, rows: Table) -> list[Example]:
         """Return the drawn rows of a split as examples, kept for the next rounds."""
         key = (split, len(rows))
         if key not in self._seen:
@@ -125,7 +125,7 @@ class Evaluator:
             )
         return self._seen[key]
 
-    def _loss(self, model: nn.Module, split: str, rows: "Dataset") -> float:
+    def _loss(self, model: nn.Module, split: str, rows: Table) -> float:
         pad_id = ensure_padding(self.tokenizer)
         examples = self._encoded(split, rows)
         return held_out_loss(model, examples, batch_size=self.batch_size, pad_id=pad_id)
@@ -153,9 +153,7 @@ class Evaluator:
         metrics = {"accuracy": scores.accuracy, "subject_mean": scores.subject_mean}
         return self._loss(model, split, rows), metrics, scores.notes
 
-    def _labels(
-        self, model: nn.Module, split: str, rows: "Dataset"
-    ) -> tuple[float, dict[str, float]]:
+    def _labels(self, model: nn.Module, split: str, rows: Table) -> tuple[float, dict[str, float]]:
         """Return the loss and all metrics of plain text, or of labels."""
         if self.task.kind == "text":
             loss = self._loss(model, split, rows)

@@ -42,6 +42,7 @@ def load_task(
     test: Path | str | None = None,
     columns: Mapping[str, str] | None = None,
     kind: str | None = None,
+    labels: Sequence[str] = (),
     labelled: bool = True,
     seed: int = 0,
 ) -> "Task":
@@ -53,7 +54,9 @@ def load_task(
     Without `validation`, a random tenth of `train` (of each of its files), drawn with `seed`, is
     held out; rows with the same text stay together.  `columns` maps our column names (``input``,
     ``target``, ``references``, ``text``, ``text_pair``, ``label``) to the files' own.  `kind`
-    overrules the kind that a table's columns suggest.  Without `labelled`, a table's labels are not
+    overrules the kind that a table's columns suggest.  `labels` name its classes, in order;
+    without them they are those of the train file.  A task whose examples are on devices has no
+    train file, and needs `kind` (and `labels`).  Without `labelled`, a table's labels are not
     looked at, as for proxy data.  `seed` also makes ``sample``.
 
     What was read otherwise than it is written, and what looks wrong but can be used, is logged.
@@ -66,14 +69,18 @@ def load_task(
         raise ConfigError(f"no task is called {name!r}{nearest(name, known_tasks())}")
     given = {"train": train, "validation": validation, "test": test}
     files = {split: own_files(path, folder) for split, path in given.items() if path is not None}
+    if files.keys() == {"test"}:
+        raise ConfigError("a test file alone makes no task; name a validation file too")
     if name == "table":
         return _loader("table")(
-            files, columns=columns or {}, kind=kind, labelled=labelled, seed=seed
+            files, columns=columns or {}, kind=kind, classes=labels, labelled=labelled, seed=seed
         )
-    if columns or kind:
-        raise ConfigError(f"columns and kind describe a table, not {name!r}; use the task 'table'")
+    if columns or kind or labels:
+        raise ConfigError(
+            f"columns, kind and labels describe a table, not {name!r}; use the task 'table'"
+        )
     if name == "text":
-        return _loader("text")(files, _path(folder), seed=seed)
+        return _loader("text")(files, seed=seed) if files else _loader("wikitext")(_path(folder))
     if files:
         raise ConfigError(
             f"train, validation and test files are for the tasks 'text' and 'table', not {name!r}; "

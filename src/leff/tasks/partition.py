@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from leff.errors import ConfigError, DataError, nearest
 from leff.seeds import derive_seed, numpy_rng
+from leff.tasks.columns import Table
 
 if TYPE_CHECKING:
     import numpy as np
-    from datasets import Dataset
     from flwr_datasets.partitioner import Partitioner
 
 Scheme = Literal["iid", "dirichlet", "column", "files"]
@@ -67,7 +67,7 @@ class Partition:
 
 
 def partition(
-    dataset: "Dataset",
+    table: Table,
     clients: int,
     scheme: str,
     by: str | None = None,
@@ -75,7 +75,7 @@ def partition(
     seed: int = 0,
     min_examples: int = 1,
 ) -> Partition:
-    """Give every row of `dataset` to exactly one client; no client stays empty.
+    """Give every row of `table` to exactly one client; no client stays empty.
 
     - ``iid``: at random, in equal parts.
     - ``dirichlet``: the shares of every value of the column `by` are drawn from Dirichlet(`alpha`).
@@ -90,8 +90,8 @@ def partition(
     """
     import numpy as np
 
-    _check(len(dataset), clients, scheme, by, alpha, min_examples)
-    names, codes = _codes(dataset, by)
+    _check(len(table), clients, scheme, by, alpha, min_examples)
+    names, codes = _codes(table, by)
     if scheme == "files":
         _check_files(codes, names, clients, min_examples)
     parts, redraws = _draw(codes, clients, scheme, alpha, seed, min_examples)
@@ -145,19 +145,19 @@ def _check_files(codes: "np.ndarray", names: list[str], clients: int, least: int
         )
 
 
-def _codes(dataset: "Dataset", by: str | None) -> "tuple[list[str], np.ndarray]":
+def _codes(table: Table, by: str | None) -> "tuple[list[str], np.ndarray]":
     """Return the values of a column in sorted order, and every row's place among them."""
     import numpy as np
 
     if by is None:
-        return [], np.zeros(len(dataset), dtype=np.int64)
-    if by not in dataset.column_names:
-        known = nearest(by, dataset.column_names)
+        return [], np.zeros(len(table), dtype=np.int64)
+    if by not in table.columns:
+        known = nearest(by, table.columns)
         raise ConfigError(f"clients.by: the data has no column {by!r}{known}")
-    values: list[object] = dataset.select_columns([by])[:][by]
+    values: Sequence[object] = table[by]
     if not all(isinstance(value, str | int) for value in values):
         bins = "label_bin"
-        remedy = f"use {bins!r}" if bins in dataset.column_names else "put its values in bins first"
+        remedy = f"use {bins!r}" if bins in table.columns else "put its values in bins first"
         raise ConfigError(f"{by!r} is not a column of names or whole numbers; {remedy}")
     distinct: list[Any] = sorted(set(cast(Any, values)))  # numpy would pad all to the longest
     places = {value: place for place, value in enumerate(distinct)}

@@ -1,18 +1,15 @@
-"""A task: three data sets with canonical columns, and what is learnt from them.
+"""A task: three tables with canonical columns, and what is learnt from them.
 
 python -c "from leff.tasks.load import load_task; print(load_task('sample').kind)"
 """
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from leff.seeds import numpy_rng
+from leff.tasks.columns import Table
 from leff.tasks.encode import Kind
 from leff.tasks.text_form import USUAL
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -37,9 +34,9 @@ class Task:
 
     name: str
     kind: Kind
-    train: "Dataset"
-    validation: "Dataset"
-    test: "Dataset | None"
+    train: Table
+    validation: Table
+    test: Table | None
     labels: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
     shots: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
@@ -47,22 +44,19 @@ class Task:
     unusable: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def group_references(inputs: Sequence[str], targets: Sequence[str]) -> "Dataset":
+def group_references(inputs: Sequence[str], targets: Sequence[str]) -> Table:
     """Return one row per distinct input, with all its targets as ``references``, in file order."""
-    from datasets import Dataset
-
     references: dict[str, list[str]] = {}
     for source, target in zip(inputs, targets, strict=True):
         references.setdefault(source, []).append(target)
-    return Dataset.from_dict({"input": list(references), "references": list(references.values())})
+    return Table({"input": list(references), "references": list(references.values())})
 
 
-def draw_rows(dataset: "Dataset", count: int | None, seed: int, purpose: str) -> "Dataset":
+def draw_rows(table: Table, count: int | None, seed: int, purpose: str) -> Table:
     """Return `count` random rows in file order, drawn for a purpose; None means all rows."""
-    if count is None or count >= len(dataset):
-        return dataset
-    drawn = numpy_rng(seed, purpose).permutation(len(dataset))[:count]
-    return dataset.select(sorted(int(row) for row in drawn))
+    if count is None or count >= len(table):
+        return table
+    return table.select(sorted(numpy_rng(seed, purpose).permutation(len(table))[:count]))
 
 
 def held_out(units: Sequence[Hashable], seed: int, fraction: float = 0.1) -> list[bool]:

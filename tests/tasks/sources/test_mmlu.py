@@ -76,7 +76,7 @@ def test_a_folder_with_auxiliary_train(tmp_path, write):
     write("mmlu/auxiliary_train.parquet", SPLITS["test"])
     assert load_task("mmlu", tmp_path).train["subject"][9] == "virology"
     task = load_task("mmlu_auxiliary", tmp_path)
-    assert len(task.train) == 5 and task.train.column_names == ["input", "target"]
+    assert len(task.train) == 5 and list(task.train.columns) == ["input", "target"]
     check(task, attributes=())
 
 

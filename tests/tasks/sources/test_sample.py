@@ -28,9 +28,9 @@ def parse(text: str) -> dict[str, str]:
 
 def test_a_seed_gives_the_same_task(task):
     again = sample.load(0)
-    assert task.train.to_list() == again.train.to_list()
-    assert task.validation.to_list() == again.validation.to_list()
-    assert task.test.to_list() == again.test.to_list()
+    assert task.train == again.train
+    assert task.validation == again.validation
+    assert task.test == again.test
 
 
 def test_another_seed_gives_another_task(task):

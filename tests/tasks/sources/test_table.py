@@ -25,7 +25,7 @@ def test_generation_keeps_references_and_inputs_together(write, suffix):
     path = save(write, suffix, rows)
     task = load_task("table", train=path, columns={"input": "mr", "target": "ref"})
     assert task.kind == "generation"
-    assert task.train.column_names == ["input", "target", "town"]
+    assert list(task.train.columns) == ["input", "target", "town"]
     assert task.attributes == ("town",)
     assert len(task.validation) == 1
     assert len(task.validation[0]["references"]) == 2
@@ -64,7 +64,7 @@ def test_classes_are_sorted(write, suffix, labels, names, ids):
     assert (task.kind, task.labels) == ("classification", names)
     assert task.train["label"][:] == ids
     assert task.attributes == ("label",)
-    assert "text_pair" not in task.train.column_names
+    assert "text_pair" not in task.train.columns
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -83,7 +83,7 @@ def test_kind_overrules(write):
     path = save(write, "csv", rows)
     task = load_task("table", train=path, validation=path, kind="regression")
     assert task.train["label"][:] == [1.0, 2.0]
-    assert load_task("table", train=path, kind="text").train.column_names[0] == "text"
+    assert next(iter(load_task("table", train=path, kind="text").train.columns)) == "text"
 
 
 def test_a_label_that_train_does_not_have(write):

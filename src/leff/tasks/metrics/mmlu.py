@@ -21,11 +21,11 @@ from torch import nn
 
 from leff.errors import ModelError
 from leff.models import positions
+from leff.tasks.columns import Table
 from leff.tasks.encode import Example, by_length, collate, prompt_ids
 from leff.tasks.sources.mmlu import LETTERS, SHOTS, Shots, with_shots
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 # The authors' `categories.py`, whose fourth is "other (business, health, misc.)".
@@ -87,7 +87,7 @@ class Scores:
 def score(
     model: nn.Module,
     tokenizer: "PreTrainedTokenizerBase",
-    questions: "Dataset",
+    questions: Table,
     shots: Shots,
     *,
     count: int = SHOTS,

@@ -8,15 +8,12 @@ a column of `train`, with "none" if the meaning representation lacks the slot.
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from leff.errors import DataError
+from leff.tasks.columns import Table
 from leff.tasks.sources.files import locate, read_rows
 from leff.tasks.sources.rows import Rows
 from leff.tasks.task import Task, group_references
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 SLOTS = (
     "name",
@@ -81,9 +78,7 @@ def parse(meaning: str) -> dict[str, str]:
     return slots
 
 
-def _with_slots(rows: Rows, source: str, target: str) -> "Dataset":
-    from datasets import Dataset
-
+def _with_slots(rows: Rows, source: str, target: str) -> Table:
     inputs = rows.text(source)
     parsed: dict[str, dict[str, str]] = {}
     for i, meaning in enumerate(inputs):
@@ -93,4 +88,4 @@ def _with_slots(rows: Rows, source: str, target: str) -> "Dataset":
             except ValueError as error:
                 raise DataError(f"{rows.where(i)}: {error}") from error
     slots = {slot: [parsed[m].get(slot, "none") for m in inputs] for slot in SLOTS}
-    return Dataset.from_dict({"input": inputs, "target": rows.text(target), **slots})
+    return Table({"input": inputs, "target": rows.text(target), **slots})

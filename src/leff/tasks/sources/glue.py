@@ -12,16 +12,14 @@ import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from leff.errors import DataError
+from leff.tasks.columns import Table
 from leff.tasks.encode import Kind
 from leff.tasks.sources.files import locate, read_rows, read_tsv
 from leff.tasks.sources.rows import Rows
 from leff.tasks.task import Task
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 log = logging.getLogger("leff.tasks.load")
 HUB = "nyu-mll/glue"
@@ -107,7 +105,7 @@ def load(name: str, folder: Path | None = None) -> Task:
     files = locate(name, folder, inside, SPECIAL_FILES.get(name, FILES))
     rows = _from_files(name, files) if files else _from_hub(name)
     parts = {split: _canonical(part, name) for split, part in rows.items()}
-    extra = tuple(c for c in spec.extra if c in parts["train"].column_names)
+    extra = tuple(c for c in spec.extra if c in parts["train"].columns)
     kind: Kind = "classification" if spec.labels else "regression"
     attributes = ("label" if spec.labels else "label_bin", *extra)
     return Task(
@@ -168,10 +166,8 @@ def _from_hub(name: str) -> dict[str, Rows]:
     return rows
 
 
-def _canonical(rows: Rows, name: str) -> "Dataset":
+def _canonical(rows: Rows, name: str) -> Table:
     """Rename the columns, check every label, and keep the columns to partition by."""
-    from datasets import Dataset
-
     spec = SPECS[name]
     published = all(c in rows.columns for c in spec.published)
     *texts, label = spec.published if published else spec.columns
@@ -182,7 +178,7 @@ def _canonical(rows: Rows, name: str) -> "Dataset":
     if not spec.labels:
         columns["label_bin"] = [score_bin(score) for score in columns["label"]]
     columns |= {c: rows.column(c) for c in spec.extra if c in rows.columns}
-    return Dataset.from_dict(columns)
+    return Table(columns)
 
 
 def _labels(rows: Rows, column: str, names: tuple[str, ...]) -> list[float]:

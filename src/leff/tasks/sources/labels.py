@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
 
-from leff.errors import DataError, shown
+from leff.errors import ConfigError, DataError, shown
 from leff.tasks.sources.rows import Rows, listed
 
 log = logging.getLogger("leff.tasks.load")
@@ -57,6 +57,8 @@ def scores(rows: Rows) -> list[float]:
 
 def bins(values: Sequence[float]) -> list[int]:
     """Return the bin, 0 to 5, of each score: equal widths between the least and the greatest."""
+    if not values:
+        return []
     low, width = min(values), (max(values) - min(values)) / BINS or 1.0
     return [min(int((value - low) / width), BINS - 1) for value in values]
 
@@ -85,8 +87,27 @@ def class_names(rows: Rows, sure: bool = False) -> tuple[str, ...]:
     return tuple(sorted(counts, key=int) if numeric else sorted(counts))
 
 
-def class_ids(rows: Rows, names: Sequence[str]) -> list[int]:
-    """Return each label's place among `names`.  DataError for a label that is none of them."""
+def given_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return class names that a user gives, in their order, as labels are read.
+
+    Raises ConfigError for an empty name, one that is given twice, and a single one.
+    """
+    numeric = all(WHOLE.fullmatch(name.strip()) and not _has_leading_zero(name) for name in names)
+    read = [str(int(name)) if numeric else plain(name) for name in names]
+    repeated = next((name for name in read if read.count(name) > 1), None)
+    if "" in read or repeated is not None:
+        what = "an empty name" if repeated is None else f"{shown(repeated)} twice"
+        raise ConfigError(f"data.labels has {what}; name each class once")
+    if len(read) == 1:
+        raise ConfigError(f"data.labels has only {shown(read[0])}; a classifier needs two classes")
+    return tuple(read)
+
+
+def class_ids(rows: Rows, names: Sequence[str], whose: str = "the classes") -> list[int]:
+    """Return each label's place among `names`.  DataError for a label that is none of them.
+
+    `whose` says in its message whose classes they are.
+    """
     ids = {name: i for i, name in enumerate(names)}
     numeric = all(WHOLE.fullmatch(name) and not _has_leading_zero(name) for name in names)
     found: list[int] = []
@@ -94,7 +115,7 @@ def class_ids(rows: Rows, names: Sequence[str]) -> list[int]:
         label = _class(rows, i, value, numeric)
         if label not in ids:
             raise DataError(
-                f"{rows.where(i)}: label {shown(label)} is none of the classes: {listed(names)}"
+                f"{rows.where(i)}: label {shown(label)} is none of {whose}: {listed(names)}"
             )
         found.append(ids[label])
     return found

@@ -10,16 +10,14 @@ have no subjects, so clients cannot be split by subject.  No task trains on `tes
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from leff.errors import ConfigError, DataError, nearest
+from leff.tasks.columns import Table, joined_tables
 from leff.tasks.sources.files import locate, read_rows
 from leff.tasks.sources.rows import Rows
 from leff.tasks.task import Task, draw_rows
 from leff.tasks.text_form import AS_IT_IS
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 LETTERS = "ABCD"
 SHOTS = 5  # worked examples of each subject in `dev`
@@ -59,14 +57,12 @@ def load(name: str, folder: Path | None = None) -> Task:
 
 def load_test(
     folder: Path | None = None, subjects: Sequence[str] = (), examples: int | None = None
-) -> "tuple[Dataset, Shots]":
+) -> tuple[Table, Shots]:
     """Return the test questions of the subjects (all, if none is named), and the worked examples.
 
     `examples` limits the questions of each subject; the choice is always the same.  Raises
     ConfigError for an unknown subject, DataError for a missing file, column or answer.
     """
-    from datasets import concatenate_datasets
-
     rows = _rows("mmlu", folder, only=("test", "dev"))
     if "test" not in rows:
         place = Path(rows["dev"].path).parent
@@ -83,7 +79,7 @@ def load_test(
         draw_rows(questions.select(places[subject]), examples, 0, subject)
         for subject in dict.fromkeys(subjects or places)
     ]
-    return concatenate_datasets(drawn), shots
+    return joined_tables(drawn), shots
 
 
 def header(subject: str) -> str:
@@ -156,16 +152,12 @@ def _inputs(columns: Mapping[str, Sequence[str]]) -> list[str]:
     return [header(subject) + question for subject, question in pairs]
 
 
-def _training(columns: Mapping[str, Sequence[str]], name: str) -> "Dataset":
-    from datasets import Dataset
-
+def _training(columns: Mapping[str, Sequence[str]], name: str) -> Table:
     subjects = {} if name == AUXILIARY else {"subject": columns["subject"]}
-    return Dataset.from_dict({"input": _inputs(columns), "target": columns["answer"], **subjects})
+    return Table({"input": _inputs(columns), "target": columns["answer"], **subjects})
 
 
-def _evaluation(columns: Mapping[str, Sequence[str]], shots: Shots, rows: Rows) -> "Dataset":
-    from datasets import Dataset
-
+def _evaluation(columns: Mapping[str, Sequence[str]], shots: Shots, rows: Rows) -> Table:
     for i, subject in enumerate(columns["subject"]):
         if (count := len(shots.get(subject, ()))) < SHOTS:
             raise DataError(
@@ -174,6 +166,4 @@ def _evaluation(columns: Mapping[str, Sequence[str]], shots: Shots, rows: Rows) 
             )
     references = [[answer] for answer in columns["answer"]]
     subjects = columns["subject"]
-    return Dataset.from_dict(
-        {"input": _inputs(columns), "references": references, "subject": subjects}
-    )
+    return Table({"input": _inputs(columns), "references": references, "subject": subjects})

@@ -13,10 +13,12 @@ and a training part.  So texts of different parts never share a meaning, whateve
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
+from leff.tasks.columns import Table
 from leff.tasks.sources.sample_grammar import Meaning, draw_meaning, linearise, realise
 from leff.tasks.sources.sample_words import ATTRIBUTES
 from leff.tasks.task import Task
@@ -32,8 +34,6 @@ def load(
     seed: int = 0, *, train_rows: int = 4000, evaluation_rows: int = 200, references: int = 8
 ) -> Task:
     """Return the task of a `seed`: one text per training input, several per evaluation input."""
-    from datasets import Dataset
-
     rng = Random(f"task/{seed}")
     train = [
         {"input": linearise(m), "target": realise(m, rng)}
@@ -47,9 +47,9 @@ def load(
     return Task(
         name="sample",
         kind="generation",
-        train=Dataset.from_list(train),
-        validation=Dataset.from_list(evaluation[:evaluation_rows]),
-        test=Dataset.from_list(evaluation[evaluation_rows:]),
+        train=_table(train),
+        validation=_table(evaluation[:evaluation_rows]),
+        test=_table(evaluation[evaluation_rows:]),
         attributes=ATTRIBUTES,
     )
 
@@ -81,6 +81,10 @@ def proxy_text(seed: int = 0) -> Iterator[str]:
             yield _rewritten(meaning, rng)
         else:
             yield f"{realise(meaning, rng)} {realise(other, rng)}"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    return Table({name: [row[name] for row in rows] for name in rows[0]} if rows else {})
 
 
 def _rewritten(meaning: Meaning, rng: Random) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from leff.errors import ConfigError, DataError, nearest, shown
+from leff.tasks.columns import Table
 from leff.tasks.encode import Kind
 from leff.tasks.sources import labels
 from leff.tasks.sources.attributes import attributes_of, with_file, with_own
@@ -28,6 +29,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "regression": ("text", "label"),
     "text": ("text",),
 }
+LABELLED = ("classification", "regression")
 BIN = "label_bin"
 
 
@@ -36,16 +38,23 @@ def load(
     *,
     columns: Mapping[str, str],
     kind: str | None = None,
+    classes: Sequence[str] = (),
     labelled: bool = True,
     seed: int = 0,
 ) -> Task:
-    """Load the tables of `files` (by split; ``train`` is required).
+    """Load the tables of `files`, by split.
 
     Without a validation file, a random tenth of the rows, drawn with `seed`, is held out; copies
-    stay together.  Without `labelled`, labels are not looked at.  Raises ConfigError for a mapping
-    or kind that makes no task, and DataError for a file, column, row or label that cannot be used.
+    stay together.  `classes` are names of labels that the user gives, in order.  A task without a
+    train file, whose examples are on devices, needs its `kind`, and a classifier its `classes`.
+    Without `labelled`, labels are not looked at.  Raises ConfigError for a mapping, kind or class
+    that makes no task, and DataError for a file, column, row or label that cannot be used.
     """
-    _check(files, columns, kind)
+    names = labels.given_names(classes)
+    kind = kind or ("classification" if names else None)
+    _check(files, columns, kind, names)
+    if "train" not in files:
+        return _without_train(files, columns, _known_kind(kind), names)
     rows = {split: _read(paths, columns) for split, paths in files.items()}
     train = rows["train"]
     if not len(train):
@@ -53,15 +62,12 @@ def load(
     task_kind = _kind(train, columns, kind, labelled)
     for name in NEEDED[task_kind]:
         train.column(name)
-    names: tuple[str, ...] = ()
-    if task_kind in ("classification", "regression"):
-        names = labels.class_names(train, kind is not None) if task_kind == "classification" else ()
+    if task_kind == "classification" and not names:
+        names = labels.class_names(train, kind is not None)
+    if task_kind in LABELLED:
         rows = {split: _with_labels(part, names) for split, part in rows.items()}
     pairs = "text_pair" in train.columns and not (task_kind == "text" and labelled)
-    rows = _split(rows, task_kind, pairs, seed)
-    if task_kind == "generation":
-        return _generation(rows)
-    return _labelled(rows, task_kind, pairs, names)
+    return _task(_split(rows, task_kind, pairs, seed), task_kind, pairs, names)
 
 
 def load_test(
@@ -72,17 +78,50 @@ def load_test(
     `names` are the model's classes, in its order.  Raises DataError for a file, column, row or
     label that cannot be used.
     """
-    rows = _read([path], columns)
-    if not len(rows):
-        raise DataError(f"{path} has no rows")
-    for name in NEEDED[kind]:
-        rows.column(name)
-    if kind in ("classification", "regression"):
-        rows = _with_labels(rows, names)
+    rows = read_kind([path], kind, columns, names)
     splits = {split: rows for split in ("train", "validation", "test")}  # noqa: C420  any key
+    return _task(splits, kind, kind != "generation" and "text_pair" in rows.columns, names)
+
+
+def read_kind(
+    paths: Sequence[Path],
+    kind: Kind,
+    columns: Mapping[str, str],
+    names: Sequence[str] = (),
+    whose: str = "the classes",
+) -> Rows:
+    """Return the rows of tables whose kind and classes are known, with their labels checked.
+
+    Labels are class ids, places in `names`, or scores.  `whose` says in a message whose classes
+    they are.  Raises DataError for a file, column, row or label that cannot be used.
+    """
+    rows = _read(paths, columns)
+    if not len(rows):
+        raise DataError(f"{rows.path} has no rows")
+    for name in NEEDED[kind]:
+        if name != "target" or "references" not in rows.columns:
+            rows.column(name)
+    return _with_labels(rows, names, whose) if kind in LABELLED else rows
+
+
+def training_table(rows: Rows, kind: Kind, pairs: bool) -> Table:
+    """Return the canonical columns of rows to train on.  Raises DataError for a blank text."""
     if kind == "generation":
-        return _generation(splits)
-    return _labelled(splits, kind, "text_pair" in rows.columns, names)
+        return Table({"input": rows.filled("input"), "target": rows.filled("target")})
+    kept = ["text_pair"] if pairs else []
+    kept += ["label"] if kind in LABELLED else []
+    return Table({"text": rows.filled("text"), **{name: rows.column(name) for name in kept}})
+
+
+def evaluation_table(rows: Rows, kind: Kind, pairs: bool) -> Table:
+    """Return the canonical columns of rows to measure on: one row for each distinct input."""
+    if kind != "generation":
+        return training_table(rows, kind, pairs)
+    inputs = rows.filled("input")
+    if "references" not in rows.columns:
+        return group_references(inputs, rows.filled("target"))
+    each = [(source, text) for i, source in enumerate(inputs) for text in _references(rows, i)]
+    return group_references([source for source, _ in each], [text for _, text in each])
 
 
 def read_texts(
@@ -104,15 +143,37 @@ def read_texts(
 
 
 def _check(
-    files: Mapping[str, Sequence[Path]], columns: Mapping[str, str], kind: str | None
+    files: Mapping[str, Sequence[Path]],
+    columns: Mapping[str, str],
+    kind: str | None,
+    names: Sequence[str],
 ) -> None:
-    if "train" not in files:
-        raise ConfigError("a table needs a train file; name one")
+    if "train" not in files and kind is None:
+        raise ConfigError(
+            "a table needs a train file; name one, or the kind (data.kind) if devices have the rows"
+        )
     for name in columns:
         if name not in CANONICAL:
             raise ConfigError(f"no column is called {name!r} here{nearest(name, CANONICAL)}")
     if kind is not None and kind not in get_args(Kind):
         raise ConfigError(f"no kind of task is called {kind!r}{nearest(kind, get_args(Kind))}")
+    if names and kind != "classification":
+        raise ConfigError(f"data.labels name classes, and the kind is {kind!r}; leave them out")
+
+
+def _without_train(
+    files: Mapping[str, Sequence[Path]],
+    columns: Mapping[str, str],
+    kind: Kind,
+    names: tuple[str, ...],
+) -> Task:
+    """Return a task whose training rows are on devices; a validation file need not be there."""
+    if kind == "classification" and not names:
+        raise ConfigError("without a train file nobody knows the classes; name them in data.labels")
+    read = {split: read_kind(paths, kind, columns, names) for split, paths in files.items()}
+    pairs = kind in LABELLED and any("text_pair" in part.columns for part in read.values())
+    empty = Rows("no train file", {name: list[Any]() for name in CANONICAL}, [])
+    return _task({"train": empty, "validation": empty, **read}, kind, pairs, names)
 
 
 def _read(paths: Sequence[Path], columns: Mapping[str, str]) -> Rows:
@@ -153,18 +214,21 @@ def _kind(rows: Rows, columns: Mapping[str, str], kind: str | None, labelled: bo
             break
     if kind is None and "text" in rows.columns:
         kind = "text"
-    for known in get_args(Kind):
-        if kind == known:
-            return known
-    raise ConfigError(
-        f"{rows.path}: the columns {listed(rows.columns)} make no task; map columns to "
-        "input and target, to text and label, or to text"
-    )
+    if kind is None:
+        raise ConfigError(
+            f"{rows.path}: the columns {listed(rows.columns)} make no task; map columns to "
+            "input and target, to text and label, or to text"
+        )
+    return _known_kind(kind)
 
 
-def _with_labels(rows: Rows, names: Sequence[str]) -> Rows:
+def _known_kind(kind: str | None) -> Kind:
+    return next(known for known in get_args(Kind) if known == kind)
+
+
+def _with_labels(rows: Rows, names: Sequence[str], whose: str = "the classes") -> Rows:
     """Return the rows with class ids as labels, or with scores if there are no `names`."""
-    values = labels.class_ids(rows, names) if names else labels.scores(rows)
+    values = labels.class_ids(rows, names, whose) if names else labels.scores(rows)
     return Rows(rows.path, {**rows.columns, "label": values}, rows.lines, rows.unit, rows.origins)
 
 
@@ -172,7 +236,7 @@ def _split(rows: dict[str, Rows], kind: Kind, pairs: bool, seed: int) -> dict[st
     """Return the rows with a validation split; log what repeats and what contradicts itself."""
     train = rows["train"]
     units = {split: _units(part, kind, pairs) for split, part in rows.items()}
-    if kind in ("classification", "regression"):
+    if kind in LABELLED:
         warn_of_contradictions(units["train"], train.column("label"), train)
     for split in sorted(rows.keys() - {"train"}):
         warn_of_overlap(units["train"], units[split], rows[split])
@@ -195,30 +259,28 @@ def _units(rows: Rows, kind: Kind, pairs: bool) -> list[Hashable]:
     return list(zip(texts, (pair.strip() for pair in rows.text("text_pair")), strict=True))
 
 
-def _generation(rows: dict[str, Rows]) -> Task:
-    from datasets import Dataset
-
+def _task(rows: dict[str, Rows], kind: Kind, pairs: bool, names: tuple[str, ...]) -> Task:
+    """Return the task of these splits."""
     train = rows["train"]
+    if kind == "regression":
+        train = with_own(train, BIN, labels.bins(train.column("label")))
     attributes, unusable = attributes_of(train, CANONICAL)
-    columns = {"input": train.filled("input"), "target": train.filled("target")}
-    evaluation: dict[str, Dataset] = {}
-    for split in rows.keys() - {"train"}:
-        part = rows[split]
-        inputs = part.filled("input")
-        if "references" in part.columns:
-            pairs = [
-                (source, text) for i, source in enumerate(inputs) for text in _references(part, i)
-            ]
-            evaluation[split] = group_references([p[0] for p in pairs], [p[1] for p in pairs])
-        else:
-            evaluation[split] = group_references(inputs, part.filled("target"))
+    split_by = {"classification": ["label"], "regression": [BIN]}.get(kind, [])
+    split_by += [name for name in attributes if name not in split_by]
+    columns = {**training_table(train, kind, pairs).columns, **attributes}
+    measured = {
+        split: evaluation_table(part, kind, pairs)
+        for split, part in rows.items()
+        if split != "train"
+    }
     return Task(
         "table",
-        "generation",
-        Dataset.from_dict(columns | attributes),
-        evaluation["validation"],
-        evaluation.get("test"),
-        attributes=tuple(attributes),
+        kind,
+        Table(columns),
+        measured["validation"],
+        measured.get("test"),
+        names,
+        tuple(split_by),
         unusable=unusable,
     )
 
@@ -229,30 +291,4 @@ def _references(rows: Rows, i: int) -> list[str]:
         return cast(list[str], value)
     raise DataError(
         f"{rows.where(i)}: references must be a list of texts, got {shown(cast(Any, value))}"
-    )
-
-
-def _labelled(rows: dict[str, Rows], kind: Kind, pairs: bool, names: tuple[str, ...]) -> Task:
-    """Return the task of a classifier, of scores, or of plain text."""
-    from datasets import Dataset
-
-    train = rows["train"]
-    kept = ["text", *(["text_pair"] if pairs else []), *([] if kind == "text" else ["label"])]
-    parts = {split: {name: part.column(name) for name in kept} for split, part in rows.items()}
-    if kind == "regression":
-        train = with_own(train, BIN, labels.bins(train.column("label")))
-    attributes, unusable = attributes_of(train, CANONICAL)
-    parts["train"] |= attributes
-    split_by = {"classification": ["label"], "regression": [BIN]}.get(kind, [])
-    split_by += [name for name in attributes if name not in split_by]
-    sets = {split: Dataset.from_dict(columns) for split, columns in parts.items()}
-    return Task(
-        "table",
-        kind,
-        sets["train"],
-        sets["validation"],
-        sets.get("test"),
-        names,
-        tuple(split_by),
-        unusable=unusable,
     )

@@ -1,57 +1,52 @@
 """Plain text: one document (a paragraph) a line; headings stay, blank lines do not.
 
-    load_task("text", train="book.txt").train[0]
-
-Without the user's own file this is WikiText-103, in its tokenised form.
+load_task("text", train="book.txt").train[0]
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from leff.errors import ConfigError, DataError
+from leff.errors import DataError
+from leff.tasks.columns import Table
 from leff.tasks.sources.attributes import FILE, with_file
 from leff.tasks.sources.copies import hold_out, warn_of_overlap
-from leff.tasks.sources.files import READERS, ending, locate, read_lines
+from leff.tasks.sources.files import READERS, ending, read_lines
 from leff.tasks.sources.rows import Rows, joined
 from leff.tasks.task import Task
 
-_GZ = (".txt", ".txt.gz", ".tokens")
-FILES = {
-    "train": tuple(f"{s}{e}" for s in ("train", "wiki.train", "train_slice") for e in _GZ),
-    "validation": tuple(f"{s}{e}" for s in ("valid", "wiki.valid", "validation") for e in _GZ),
-    "test": tuple(f"{s}{e}" for s in ("test", "wiki.test") for e in _GZ),
-}
-HUB = ("Salesforce/wikitext", "wikitext-103-v1")
 
-
-def load(files: Mapping[str, Sequence[Path]], folder: Path | None = None, *, seed: int = 0) -> Task:
-    """Load the user's text `files` by split, or WikiText-103 from a folder or the hub.
+def load(files: Mapping[str, Sequence[Path]], *, seed: int = 0) -> Task:
+    """Load text files by split.
 
     Without a validation file, a random tenth of the lines, drawn with `seed`, is held out; equal
     lines stay together.  Of several train files, the attribute ``file`` says which a line is of.
+    Without a train file the lines are on devices.  Raises DataError for what cannot be read.
     """
-    if files and "train" not in files:
-        raise ConfigError("a text task needs a train file; name one")
-    if files:
-        return _task(_split({split: _read(paths) for split, paths in files.items()}, seed))
-    public = locate("text", folder, ("wikitext103", "wikitext-103", "."), FILES)
-    if not public:
-        return _from_hub()
-    return _task({split: _lines(path) for split, path in public.items()})
+    rows = {split: _read(paths) for split, paths in files.items()}
+    if "train" not in rows:
+        empty = Rows("no train file", {"text": []}, [])
+        return text_task({"train": empty, "validation": empty, **rows})
+    return text_task(_split(rows, seed))
 
 
 def _read(paths: Sequence[Path]) -> Rows:
     for path in paths:
-        if ending(path) in READERS.keys() - {".txt"}:
+        if is_table(path):
             raise DataError(
                 f"{path}: task text takes each line as it is; for a file with columns use task "
                 "table, with columns = {text = ...}"
             )
-    parts = [_lines(path) for path in paths]
+    parts = [read_text(path) for path in paths]
     return parts[0] if len(parts) == 1 else joined(with_file(parts))
 
 
-def _lines(path: Path) -> Rows:
+def is_table(path: Path) -> bool:
+    """Return whether a file has columns, by its ending."""
+    return ending(path) in READERS.keys() - {".txt"}
+
+
+def read_text(path: Path) -> Rows:
+    """Return the lines of a file that are not blank.  DataError if there is none."""
     texts, numbers = read_lines(path)
     if not texts:
         raise DataError(f"{path} holds no text")
@@ -71,22 +66,9 @@ def _split(rows: dict[str, Rows], seed: int) -> dict[str, Rows]:
     return {**rows, **held}
 
 
-def _task(rows: dict[str, Rows]) -> Task:
-    from datasets import Dataset
-
-    split_by = (FILE,) if FILE in rows["train"].columns else ()
-    sets = {split: Dataset.from_dict({"text": part.text("text")}) for split, part in rows.items()}
-    sets["train"] = Dataset.from_dict(rows["train"].columns)
-    return Task(
-        "text", "text", sets["train"], sets["validation"], sets.get("test"), attributes=split_by
-    )
-
-
-def _from_hub() -> Task:
-    from leff.tasks.sources.hub import fetch
-
-    def not_blank(batch: Mapping[str, Sequence[str]]) -> list[bool]:
-        return [bool(text.strip()) for text in batch["text"]]
-
-    splits = {name: part.filter(not_blank, batched=True) for name, part in fetch(*HUB).items()}
-    return Task("text", "text", splits["train"], splits["validation"], splits.get("test"))
+def text_task(rows: Mapping[str, Rows]) -> Task:
+    """Return the task of these splits."""
+    sets = {split: Table({"text": part.text("text")}) for split, part in rows.items()}
+    train = Table(rows["train"].columns)
+    split_by = (FILE,) if FILE in train.columns else ()
+    return Task("text", "text", train, sets["validation"], sets.get("test"), attributes=split_by)

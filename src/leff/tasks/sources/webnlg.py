@@ -14,6 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from leff.errors import DataError
+from leff.tasks.columns import Table
 from leff.tasks.sources.files import locate, read_rows
 from leff.tasks.sources.rows import Rows
 from leff.tasks.task import Task, group_references
@@ -32,8 +33,6 @@ Entry = tuple[str, int, list[str], list[tuple[str, str]]]
 
 def load(name: str, folder: Path | None = None) -> Task:
     """Load WebNLG from a folder (Parquet copy, or the release's XML or JSON) or from the hub."""
-    from datasets import Dataset
-
     inside = ("webnlg2017", "webnlg_challenge_2017", "webnlg", ".")
     files = locate(name, folder, inside, FILES)
     rows = {s: _read(path) for s, path in files.items()} if files else _from_hub()
@@ -49,7 +48,7 @@ def load(name: str, folder: Path | None = None) -> Task:
     return Task(
         name,
         "generation",
-        Dataset.from_dict({"input": inputs["train"], "target": texts["train"], **attributes}),
+        Table({"input": inputs["train"], "target": texts["train"], **attributes}),
         group_references(inputs["validation"], texts["validation"]),
         group_references(inputs["test"], texts["test"]) if "test" in rows else None,
         attributes=ATTRIBUTES,
