@@ -21,6 +21,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from leff.engines.flower.own_words import own_words
 from leff.engines.flower.roster import Place, Roster
 from leff.errors import RunError
@@ -152,21 +154,25 @@ class FlowerFleet:
         network: Network,
         roster: Roster,
         task: TaskCard,
+        tokenizer: Mapping[str, torch.Tensor],
         store: PartStore,
         arrivals: Path,
         rules: FleetRules,
         model_layers: int,
         upload_bytes: Callable[[Job], int],
     ) -> None:
-        """`arrivals` is where updates arrive, and `upload_bytes` bounds a job's update."""
+        """`tokenizer` is the task's part, and `arrivals` is where updates arrive.
+
+        `upload_bytes` bounds a job's update.
+        """
         self._network, self._roster, self._task = network, roster, task
+        self._tokenizer = tokenizer
         self._store, self._arrivals, self._rules = store, arrivals, rules
         self._model_layers, self._upload_bytes = model_layers, upload_bytes
         self._reports: dict[str, DeviceReport] = {}  # by fingerprint
         self._refused: dict[str, str] = {}
         self._sessions: dict[str, list[str]] = {}
         self.steady = False  # others may be there in a repeated round
-        make_folder(arrivals)
 
     # Who is there
 
@@ -340,6 +346,7 @@ class FlowerFleet:
     ) -> Generator[tuple[int, str, Answer | None]]:
         """Ask clients and yield client, token and answer; None at the deadline."""
         limit = self._rules.deadline_seconds
+        make_folder(self._arrivals)
         state = _Exchange(what, time.monotonic() + (limit or LONG_SECONDS), dict(requests))
         look = LOOK_SECONDS
         try:
@@ -423,6 +430,7 @@ class FlowerFleet:
 
     def _token(self, device: str, job: str, parts: Sequence[Part], upload_bytes: int) -> str:
         seconds = self._rules.deadline_seconds or LONG_SECONDS
+        self._store.put(self._tokenizer)  # parts of earlier rounds are deleted
         return self._network.issue(
             Grant(
                 device=device,

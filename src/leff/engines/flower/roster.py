@@ -23,7 +23,10 @@ class Roster:
     """The clients of one run, on disk, and the run's name on the network."""
 
     def __init__(self, path: Path) -> None:
-        """Read or begin a roster.  CheckpointError if it is damaged."""
+        """Read a roster, or begin one that is written with its first client.
+
+        CheckpointError if it is damaged.
+        """
         self._path = path
         remedy = "the run cannot tell its clients apart; start it again in a new folder"
         values = read_json(path, remedy)
@@ -34,8 +37,6 @@ class Roster:
         except (KeyError, TypeError, ValueError):
             raise CheckpointError(f"{path} is damaged; {remedy}") from None
         self._ids = {place: client for client, place in enumerate(self.places)}
-        if values is None:
-            self._write()
 
     def enter(self, places: Iterable[Place]) -> None:
         """Number the clients that are new, in this order."""
