@@ -67,7 +67,8 @@ def test_what_belongs_to_nobody_is_dropped_counted_and_logged(server, update, st
     _, (kept,), dropped = server.close()
     assert kept.client == 3 and kept.failure is None and dropped == 2
     assert "dropped 2 messages" in caplog.text
-    assert [path.name for path in server.spool.folder.iterdir()] == ["client-3.safetensors"]
+    names = sorted(path.name for path in server.spool.folder.iterdir())
+    assert names == ["client-3.json", "client-3.safetensors"]
 
 
 def test_the_first_good_update_of_a_client_counts(server, update):
@@ -81,7 +82,7 @@ def test_the_first_good_update_of_a_client_counts(server, update):
     for each in (bad, failed, other):
         assert server.receive(each) is None
     (accepted,) = server.spool.accepted()
-    assert accepted.payload == update.payload
+    assert accepted.payload.read_bytes() == update.payload
     _, (kept,), dropped = server.close()
     assert kept.failure is None and dropped == 5
 

@@ -126,13 +126,14 @@ def whole_folder(path: Path) -> Generator[Path]:
     unfinished.mkdir()
     yield unfinished
     for inner in [*unfinished.rglob("*"), unfinished]:
-        (sync_folder if inner.is_dir() else _sync_file)(inner)
+        (sync_folder if inner.is_dir() else sync_file)(inner)
     shutil.rmtree(path, ignore_errors=True)
     unfinished.replace(path)
     sync_folder(path.parent)
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Wait until a file's content is on the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

@@ -87,8 +87,8 @@ def run_round(
     plan = schedule.plan
     times.append(time.perf_counter())
     watcher.planned(plan)
-    server.open(model, plan.jobs, reports)
-    with closing(fleet.train(plan.jobs)) as updates:  # 3
+    left = server.open(model, plan.jobs, reports)  # all, unless a kill ended this round before
+    with closing(fleet.train(left)) as updates:  # 3
         for update in updates:
             received = server.receive(update)
             if received is not None:

@@ -2,11 +2,13 @@
 
     server = Server(store, Spool(folder), limits)
     reports, unfit = server.believed(asked, fleet.report(asked), layers=12)
-    server.open(model, jobs, reports)              # jobs go out
+    left = server.open(model, jobs, reports)       # these jobs go out
     update = server.receive(update)                # checked, on disk, perhaps refused
     jobs, updates, dropped = server.close()        # in the order of client ids, without payloads
 
-The server records which client holds which parts and whose memory ran out, for every engine.
+The server records which client holds which parts and whose memory ran out, for every engine.  An
+update is on the disk before it counts.  A round that is done again, since the run was killed in it,
+goes on with the updates that it had (`wire.spool`).
 
 A message that belongs to nobody in the round is dropped and counted: a report of a client that was
 not asked, an update of a client without a job or for another round.  Of a client's updates the
@@ -15,7 +17,9 @@ first that can be merged counts; while there is none, the first counts.  Others 
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,8 +32,10 @@ from leff.client.model import tuned_values
 from leff.methods.checks import expected_shapes
 from leff.methods.guard import NO_GUARD, Guard, clipped
 from leff.models import trainable_names
-from leff.wire.checks import Expected, checked, report_fault
+from leff.wire.checks import Expected, checked, refused, report_fault
+from leff.wire.codec import rebuild
 from leff.wire.holdings import Holdings
+from leff.wire.json import job_digest
 from leff.wire.messages import Capacity, Job, Update
 from leff.wire.parts import PartStore
 from leff.wire.spool import Spool
@@ -48,8 +54,8 @@ class Server:
         guard: Guard = NO_GUARD,
     ) -> None:
         self.store, self.spool, self.limits, self.guard = store, spool, limits, guard
-        self._model: nn.Module | None = None  # as the round's jobs were made from it
         self.holdings, self._setbacks = Holdings(), Setbacks()
+        self._model: nn.Module | None = None  # as the round's jobs were made from it
         self._jobs: dict[int, Job] = {}
         self._reports: dict[int, Capacity] = {}
         self._expected: dict[int, Expected] = {}
@@ -79,9 +85,12 @@ class Server:
         unfit = {client: fault for client, fault in unfit.items() if client not in usable}
         return [usable[client] for client in sorted(usable)], unfit
 
-    def open(self, model: nn.Module, jobs: Sequence[Job], reports: Sequence[Capacity]) -> None:
-        """Start a round: forget the last one; note the jobs and what each update has to be."""
-        self.spool.clear()
+    def open(self, model: nn.Module, jobs: Sequence[Job], reports: Sequence[Capacity]) -> list[Job]:
+        """Start a round: note the jobs and what each update has to be.
+
+        Return the jobs that are left to do.  These are all, unless this very round was begun before
+        and the updates of some jobs are in the spool.
+        """
         self._model = model
         self._jobs = {job.client: job for job in jobs}
         self._reports = {report.client: report for report in reports}
@@ -89,13 +98,23 @@ class Server:
             job.client: _expected(model, job, self._reports[job.client].examples) for job in jobs
         }
         self._downloads = {job.client: self.holdings.send(job) for job in jobs}
+        self.spool.open({job.client: job_digest(job) for job in jobs})
+        return [job for job in jobs if job.client not in self.spool.updates]
 
     def receive(self, update: Update) -> Update | None:
         """Keep an update, checked or refused, and return it; return None for one that is dropped.
 
-        An update that is kept has its download bytes.  If it can be merged, it also has the norm of
-        its difference, and the guard has clipped it.
+        An update that is kept has its download bytes, and its payload is in the spool only.  If it
+        can be merged, it also has the norm of its difference, and the guard has clipped it.  A file
+        with the payload is the server's from now on: it is moved there, or deleted.
         """
+        kept = self._kept(update)
+        if isinstance(update.payload, Path):
+            with suppress(OSError, ValueError):  # it was moved, or never was a file
+                update.payload.unlink()
+        return kept
+
+    def _kept(self, update: Update) -> Update | None:
         expected = self._expected.get(update.client) if type(update.client) is int else None
         if expected is None or type(update.round) is not int or update.round != expected.round:
             self._dropped += 1
@@ -104,18 +123,38 @@ class Server:
         if first is not None and first.failure is None:
             self._dropped += 1
             return None
-        update = checked(update, expected)
+        update = self._rebuilt(checked(update, expected), expected)
         if first is not None and update.failure is not None:
             self._dropped += 1
             return None
         downloaded = self._downloads[expected.client]
         update = replace(update, download_bytes=downloaded, norm=None, clipped=False)
         if update.failure is None:
-            update = clipped(update, self._start(expected.client), self.guard.clip_norm)
+            path = self.spool.folder / "clipped"
+            update = clipped(update, self._start(expected.client), self.guard.clip_norm, path)
         if update.out_of_memory_bytes:
-            update = self._with_prediction(update)
+            predicted = f"{self._predicted(update.client).predicted_bytes:,} bytes were predicted"
+            update = replace(update, failure=f"{update.failure}; {predicted}")
         self.spool.add(update)
-        return update
+        return self.spool.updates[expected.client]
+
+    def _rebuilt(self, update: Update, expected: Expected) -> Update:
+        """Return an update with whole fp32 tensors, if it came as a difference."""
+        if update.failure is not None or expected.upload == "full":
+            return update
+        path = self.spool.folder / "rebuilt"
+        start = self._start(expected.client)
+        fault = rebuild(update.payload, expected.shapes, expected.upload, start, path)
+        return replace(update, payload=path) if fault is None else refused(update, fault)
+
+    def _start(self, client: int) -> dict[str, torch.Tensor]:
+        """Return the values with which a client's trained tensors started the round."""
+        job, model = self._jobs[client], self._model
+        assert model is not None, "open() comes first"
+        if job.tuned is not None:
+            return tuned_values(job.tuned, self.store.get)
+        parameters = dict(model.named_parameters())
+        return {name: parameters[name] for name in trainable_names(model, job.block)}
 
     def close(self) -> tuple[dict[int, Job], list[Update], int]:
         """End the round: return its jobs by client, its updates, and how much was dropped.
@@ -126,7 +165,8 @@ class Server:
         updates = [update for _, update in sorted(self.spool.updates.items())]
         for update in updates:
             if update.out_of_memory_bytes:
-                self._setbacks.lower(self._jobs[update.client], self._reports[update.client])
+                job = self._predicted(update.client)
+                self._setbacks.lower(job, self._reports[update.client])
         if self._jobs:  # else the method still needs what it stored before
             self.store.keep({part.digest for job in self._jobs.values() for part in job.parts})
         dropped, self._dropped = self._dropped, 0
@@ -134,22 +174,11 @@ class Server:
             log.warning("dropped %d messages that belong to no client of the round", dropped)
         return self._jobs, updates, dropped
 
-    def _start(self, client: int) -> dict[str, torch.Tensor]:
-        """Return what a client started its round with, of the tensors that it trains."""
-        job, model = self._jobs[client], self._model
-        assert model is not None, "open() comes first"
-        if job.tuned is not None:
-            return tuned_values(job.tuned, self.store.get)
-        parameters = dict(model.named_parameters())
-        return {name: parameters[name] for name in trainable_names(model, job.block)}
-
-    def _with_prediction(self, update: Update) -> Update:
-        """Predict the peak of a job in which memory ran out, and add it to the failure's text."""
-        job = self._jobs[update.client]
+    def _predicted(self, client: int) -> Job:
+        """Return the job of a client whose memory ran out, with its predicted peak."""
         if self.limits is not None:
-            job = self._jobs[update.client] = with_peak(job, self.limits)
-        predicted = f"{job.predicted_bytes:,} bytes were predicted"
-        return replace(update, failure=f"{update.failure}; {predicted}")
+            self._jobs[client] = with_peak(self._jobs[client], self.limits)
+        return self._jobs[client]
 
     def state(self) -> dict[str, Any]:
         """Return the holdings and the setbacks as JSON values, for a resumed run."""
@@ -169,4 +198,5 @@ def _expected(model: nn.Module, job: Job, examples: int) -> Expected:
         examples=examples,
         steps=job_steps(job, examples),
         shapes=expected_shapes(model, job),
+        upload=job.upload,
     )

@@ -1,4 +1,7 @@
-"""Thousands of damaged updates: each is refused, dropped, or as good as one that was asked for."""
+"""Thousands of damaged updates: each is refused, dropped, or as good as one that was asked for.
+
+They come as bytes and as files, and in every form of upload.
+"""
 
 import json
 import math
@@ -13,6 +16,8 @@ from tiny_models import tiny
 from leff.capacity.setbacks import Setbacks
 from leff.methods.checks import expected_shapes
 from leff.server import Server
+from leff.wire.codec import encoded
+from leff.wire.json import from_json, job_digest, to_json
 from leff.wire.messages import Capacity, Update
 from leff.wire.spool import Spool
 from leff.wire.tensors import pack, unpack
@@ -29,18 +34,22 @@ WORDS = (
 )
 
 
-@pytest.fixture(scope="module")
-def case(tmp_path_factory):
+UPLOADS = ("full", "bf16", "int8")
+
+
+@pytest.fixture(scope="module", params=UPLOADS)
+def case(request, tmp_path_factory):
     from leff.wire.parts import PartStore
 
     folder = tmp_path_factory.mktemp("fuzz")
     store, model = PartStore(folder / "parts"), tiny("gpt2", KIND)
-    job = whole(model, KIND, store, range(1, 2))
+    job = replace(whole(model, KIND, store, range(1, 2)), upload=request.param)
     server = Server(store, Spool(folder / "updates"))
     server.open(model, [job], [Capacity(3, 1, 5)])
     tensors = {name: torch.randn(shape) for name, shape in expected_shapes(model, job).items()}
-    update = Update(0, 3, (1,), 5, pack(tensors), (2.0, 1.0), 2, 0.1, 0, 0, (0.1,), 100)
-    return server, update
+    sent = tensors if request.param == "full" else encoded(tensors, request.param)[0]
+    update = Update(0, 3, (1,), 5, pack(sent), (2.0, 1.0), 2, 0.1, 0, 0, (0.1,), 100)
+    return server, update, job, tensors
 
 
 def split(payload):
@@ -110,14 +119,21 @@ def mutated(rng, update):
     return with_fields(rng, update)
 
 
-@pytest.mark.soak(300, 20_000)
-def test_no_update_ends_a_run_or_gets_through_damaged(case, count):
-    server, update = case
-    rng, good = random.Random(11), unpack(update.payload)
+@pytest.mark.parametrize("form", ["bytes", "file"])
+@pytest.mark.soak(60, 10_000)
+def test_no_update_ends_a_run_or_gets_through_damaged(case, count, form, tmp_path):
+    server, update, job, good = case
+    rng, file = random.Random(11), tmp_path / "arrived"
     outcomes = {"dropped": 0, "refused": 0, "taken": 0}
     for _ in range(count):
-        server.spool.clear()
-        received = server.receive(mutated(rng, update))
+        server.spool.open({})  # forgets
+        server.spool.open({3: job_digest(job)})
+        changed = mutated(rng, update)
+        if form == "file" and type(changed.payload) is bytes:
+            file.write_bytes(changed.payload)
+            changed = replace(changed, payload=file)
+        received = server.receive(changed)
+        assert not file.exists()
         if received is None:
             assert not server.spool.updates
             outcomes["dropped"] += 1
@@ -126,27 +142,26 @@ def test_no_update_ends_a_run_or_gets_through_damaged(case, count):
         assert (received.layers, received.examples) == ((1,), 5)
         taken = list(server.spool.accepted())
         outcomes["taken" if taken else "refused"] += 1
+        assert received.payload == b""
         if received.failure is not None:
-            assert received.payload == b"" and received.losses is None and not taken
+            assert received.losses is None and not taken
             assert received.failure.isprintable() and 0 < len(received.failure) < 250
         for own in taken:
             tensors = unpack(own.payload)
             assert {n: t.shape for n, t in tensors.items()} == {n: t.shape for n, t in good.items()}
             assert all(t.dtype == torch.float32 and t.isfinite().all() for t in tensors.values())
-        line = json.dumps(
-            {f.name: getattr(received, f.name) for f in fields(Update) if f.name != "payload"},
-            allow_nan=False,
-        )
-        assert len(line.encode()) < 2000
+        assert from_json(Update, to_json(received)) == received
+        assert len(to_json(received)) < 2000
     assert all(outcomes.values()), outcomes
     server.close()
     report = Capacity(3, 4, 5)
     assert server.believed([3], [report], 4)[0][0].layers in (1, 4)
+    server.open(server._model, [job], [Capacity(3, 1, 5)])
 
 
 @pytest.mark.soak(300, 20_000)
-def test_no_report_ends_a_run(case, count):
-    server, _ = case
+def test_no_report_ends_a_run(tmp_path, count):
+    server = Server(None, Spool(tmp_path))
     rng, usable = random.Random(12), 0
     setbacks = Setbacks()
     for _ in range(count):

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from leff.capacity.job_cost import adapted_values, adapter_values, step_flops
 from leff.capacity.sizes import FP32_BYTES, Sizes, count
 from leff.methods.setup import ClientSetup, Layout
+from leff.wire.headers import DTYPES, VALUE_BYTES
+from leff.wire.messages import Upload
 
 ADAMW_BYTES = 8  # two fp32 moments for each parameter that trains
 
@@ -40,11 +42,12 @@ class Footprint:
     step_flops: int
     setup_bytes: int  # once, before a client's first round
     download_bytes: int  # per round
+    upload: Upload = "full"
 
     @property
     def upload_bytes(self) -> int:
-        """The trained values in fp32; file headers are left out."""
-        return self.trainable_parameters * FP32_BYTES
+        """The trained values as they are sent; file headers and scales of rows are left out."""
+        return self.trainable_parameters * VALUE_BYTES[DTYPES[self.upload]]
 
     @property
     def state_bytes(self) -> int:
@@ -94,6 +97,7 @@ def footprint(
         step_flops=step_flops(layout, sizes, setup.step, setup.length),
         setup_bytes=setup_bytes,
         download_bytes=download_bytes,
+        upload=setup.upload,
     )
 
 

@@ -155,7 +155,7 @@ def _time(
     layout = job_layout(job, setup.embedding_bits)
     needs = Needs(
         sum(part.size_bytes for digest, part in missing.items() if digest not in once),
-        packed_bytes(expected_shapes(model, job)),
+        packed_bytes(expected_shapes(model, job), job.upload),
         step_flops(layout, limits.sizes, job.training.step, setup.length),
     )
     return Timed(

@@ -17,22 +17,30 @@ import torch
 
 from leff.client.memory import asked_bytes, is_out_of_memory, resident_bytes
 from leff.client.model import Fetch, prepared
+from leff.client.residuals import Residuals
 from leff.client.steps import local_steps
+from leff.client.upload import packed
 from leff.errors import LeffError
 from leff.seeds import forked
 from leff.tasks.encode import Example
 from leff.wire.messages import Job, Update
-from leff.wire.tensors import pack
 
 log = logging.getLogger("leff.client")
 
 
-def train(job: Job, fetch: Fetch, examples: Sequence[Example], device: torch.device) -> Update:
+def train(
+    job: Job,
+    fetch: Fetch,
+    examples: Sequence[Example],
+    device: torch.device,
+    residuals: Residuals | None = None,
+) -> Update:
     """Do a job on a client's own examples and return the update.
 
-    The result depends only on the job, its parts and the examples.  Dropout and the order of the
-    examples draw from `job.seed`.  If a loss or a weight is not finite, or there are no examples,
-    the update reports a failure, and nothing is raised.
+    The result depends only on the job, its parts and the examples, and for a rounded upload on the
+    `residuals` before the round; without these, what rounding loses is lost.  Dropout and the order
+    of the examples draw from `job.seed`.  If a loss or a weight is not finite, or there are no
+    examples, the update reports a failure, and nothing is raised.
     """
     started = time.perf_counter()
     model, trained = prepared(job, fetch, device)
@@ -40,10 +48,9 @@ def train(job: Job, fetch: Fetch, examples: Sequence[Example], device: torch.dev
         done = local_steps(model, list(trained.values()), job, examples, device)
     model.zero_grad(set_to_none=True)  # packing the update can reuse the gradients' memory
     tensors = {name: parameter.detach().cpu() for name, parameter in trained.items()}
-    failure = done.failure
-    if failure is None and not all(torch.isfinite(t).all() for t in tensors.values()):
-        failure = "a trained weight is not finite"
-    payload = b"" if failure else pack(tensors)
+    payload, failure = b"", done.failure
+    if failure is None:
+        payload, failure = packed(job, tensors, fetch, residuals)
     return Update(
         round=job.round,
         client=job.client,
@@ -61,7 +68,11 @@ def train(job: Job, fetch: Fetch, examples: Sequence[Example], device: torch.dev
 
 
 def train_or_fail(
-    job: Job, fetch: Fetch, examples: Sequence[Example], device: torch.device
+    job: Job,
+    fetch: Fetch,
+    examples: Sequence[Example],
+    device: torch.device,
+    residuals: Residuals | None = None,
 ) -> Update:
     """Train, and return any error on the client as an update with its failure.
 
@@ -69,7 +80,7 @@ def train_or_fail(
     """
     before = resident_bytes(device)
     try:
-        return train(job, fetch, examples, device)
+        return train(job, fetch, examples, device, residuals)
     except LeffError:
         raise
     except Exception as error:

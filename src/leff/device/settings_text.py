@@ -12,7 +12,7 @@ def settings_text(profile: Profile, name: str, device: str) -> str:
     """Return a device's settings with what was measured."""
     memory, speed = profile.memory_bytes // 10**6, profile.flops_per_second / 1e9
     speed_text = f"{speed:.4f}GFLOP/s"
-    return f"""# This device in its federation.  `leff device start --set KEY=VALUE` overrides a line.
+    return f"""# This device.  `leff device start --set KEY=VALUE` overrides a line.
 name = {json.dumps(name)}
 threads = {profile.threads}
 device = {json.dumps(device)}         # auto, cpu, cuda, cuda:1, ...

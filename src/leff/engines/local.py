@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from leff.client.residuals import Residuals
 from leff.client.train import train_or_fail
 from leff.engines.processes import end_with
 from leff.errors import RunError
@@ -31,7 +32,10 @@ WORKERS_A_CORE = 4  # more only take memory; the GPU's too are fed by the cores
 
 
 class LocalFleet:
-    """Clients by id, with their examples and the capacity that each reports."""
+    """Clients by id, with their examples and the capacity that each reports.
+
+    `residuals` is where clients keep what rounding lost of their updates.
+    """
 
     def __init__(
         self,
@@ -40,9 +44,10 @@ class LocalFleet:
         store: PartStore,
         device: torch.device,
         workers: int = 1,
+        residuals: Residuals | None = None,
     ) -> None:
         self._examples, self._capacities = examples, capacities
-        self._store, self._device = store, device
+        self._store, self._device, self._residuals = store, device, residuals
         self._workers = max(1, min(workers, len(examples)))
 
     def clients(self) -> Sequence[int]:
@@ -53,8 +58,11 @@ class LocalFleet:
 
     def train(self, jobs: Sequence[Job]) -> Generator[Update]:
         """Yield the jobs' updates as they finish.  RunError if a worker process is killed."""
-        fetch, device = self._store.get, self._device
-        work = ((job, fetch, self._examples[job.client], device) for job in jobs)
+        fetch, device, kept = self._store.get, self._device, self._residuals
+        work = (
+            (job, fetch, self._examples[job.client], device, kept and kept.of(job.client))
+            for job in jobs
+        )
         if self._workers == 1:
             yield from itertools.starmap(train_or_fail, work)
             return

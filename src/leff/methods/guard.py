@@ -11,13 +11,15 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
 
+from leff.wire.headers import header
 from leff.wire.messages import Update
 from leff.wire.spool import Spool
-from leff.wire.tensors import pack, unpack
+from leff.wire.tensors import one_by_one
 
 PIECE = 2**22  # values that are in memory as float64 at a time
 
@@ -43,21 +45,26 @@ class Guard:
 NO_GUARD = Guard()
 
 
-def clipped(update: Update, start: Mapping[str, torch.Tensor], most: float) -> Update:
+def clipped(update: Update, start: Mapping[str, torch.Tensor], most: float, path: Path) -> Update:
     """Return an update with the norm of its difference, scaled down to `most` if it is above.
 
     The difference is between the update's tensors and what the client started with, `start`.  Its
     norm is the L2 norm over all tensors together (Sun et al., "Can you really backdoor federated
-    learning?", 2019).  With `most` = 0 it is only measured.
+    learning?", 2019).  With `most` = 0 it is only measured.  What is scaled is written to `path`;
+    one tensor is in memory at a time, if the payload is a file.
     """
-    tensors = unpack(update.payload)
-    norm = math.sqrt(math.fsum(_square(tensor, start[name]) for name, tensor in tensors.items()))
+    read, names = one_by_one(update.payload), sorted(start)
+    norm = math.sqrt(math.fsum(_square(read(name), start[name]) for name in names))
     if not most or norm <= most:
         return replace(update, norm=norm)
-    for name, tensor in tensors.items():
-        for own, first in _pieces(tensor, start[name]):
-            own.copy_(first + (own.double() - first) * (most / norm))
-    return replace(update, payload=pack(tensors), norm=norm, clipped=True)
+    with path.open("wb") as file:
+        file.write(header({name: start[name].shape for name in names}))
+        for name in names:
+            tensor = read(name).clone()
+            for own, first in _pieces(tensor, start[name]):
+                own.copy_(first + (own.double() - first) * (most / norm))
+            file.write(tensor.contiguous().numpy().tobytes())
+    return replace(update, payload=path, norm=norm, clipped=True)
 
 
 def _square(tensor: torch.Tensor, start: torch.Tensor) -> float:

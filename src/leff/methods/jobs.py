@@ -17,7 +17,7 @@ from leff.methods.setup import Layout
 from leff.models import blocks, config_to_json, half_words, layer_state, shell_state, tail_state
 from leff.models.quantised import quantised
 from leff.seeds import derive_seed
-from leff.wire.messages import Job, LocalTraining, Part, Segment, Tuned
+from leff.wire.messages import Job, LocalTraining, Part, Segment, Tuned, Upload
 
 
 class Store(Protocol):
@@ -41,13 +41,15 @@ class Frame:
 class JobWriter:
     """Writes jobs for one task and puts their parts into a store.
 
-    With 16 `shell_bits` the frozen word embeddings are sent, kept and read as float16.
+    With 16 `shell_bits` the frozen word embeddings are sent, kept and read as float16.  `upload` is
+    the form in which trained tensors come back.
     """
 
     store: Store
     kind: str
     pad_id: int
     shell_bits: int = 32
+    upload: Upload = "full"
 
     def block(self, model: nn.Module, layers: Sequence[int]) -> Segment:
         """Return these layers of the full model as a segment that trains."""
@@ -92,6 +94,7 @@ class JobWriter:
                 segments=segments[client],
                 training=context.training,
                 tuned=tuned.get(client),
+                upload=self.upload,
             )
             for client in sorted(segments)
         )

@@ -97,6 +97,7 @@ class MethodSpec:
     ranks_by_client: bool = False  # each client's adapters have their own rank
     rate_factor: float = 1.0  # its learning rate by default, as a multiple of that of whole layers
     gets_all_adapters: bool = False  # clients get all adapters, or the weights if these are less
+    new_basis: bool = False  # a client's adapters mean something else in every round
     clients: str = "every client holds the whole model, whatever its capacity"
 
 
@@ -255,6 +256,7 @@ _METHODS = {
             rate_factor=LITTLE,
             ranks_by_client=True,
             gets_all_adapters=True,
+            new_basis=True,
         ),
         MethodSpec(
             "flexlora",
@@ -263,6 +265,7 @@ _METHODS = {
             options=(*ADAPTERS, "method.base_bits", "clients.ranks"),
             rate_factor=LITTLE,
             ranks_by_client=True,
+            new_basis=True,
         ),
     )
 }

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from leff.methods.stand_ins.stand_in import EXACT, Context, Span
-from leff.wire.messages import Job, Segment, Step
+from leff.wire.messages import Job, Segment, Step, Upload
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -29,6 +29,7 @@ class ClientSetup:
     step: Step = field(default_factory=Step)
     length: int = 128  # tokens of a text
     labelled: float = 1.0  # share of a text's tokens that have a label
+    upload: Upload = "full"  # form of what comes back
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ def server_status(folder: ServerFolder, settings: ServerSettings) -> dict[str, A
     state = folder.running()
     nodes: dict[bytes, Node] | None = None
     if state is not None:
-        with suppress(LinkLostError):
-            with Control(f"127.0.0.1:{settings.link_port}", folder.ca.read_bytes()) as control:
-                nodes = control.nodes()
+        address, ca = f"127.0.0.1:{settings.link_port}", folder.ca.read_bytes()
+        with suppress(LinkLostError), Control(address, ca) as control:
+            nodes = control.nodes()
     return {
         "folder": str(folder.path),
         "address": settings.address,

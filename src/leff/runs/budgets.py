@@ -46,6 +46,7 @@ def setup_of(config: RunConfig, spec: MethodSpec, **numbers: int) -> ClientSetup
         embedding_bits=context.embedding_bits if spec.trains_blocks else 32,
         step=config.training.step,
         length=config.data.max_length,
+        upload=config.engine.upload,
     )
 
 

@@ -39,7 +39,7 @@ def build_method(
     or if an option promises to save memory that the method cannot save.
     """
     spec, kind = spec_of(config.method.name), writer.kind
-    _refuse_promises(config)
+    _refuse_promises(config, spec)
     ranks: tuple[int, ...] = (config.method.rank,)
     if spec.ranks_by_client:
         ranks = client_ranks(config, spec, model, kind)
@@ -154,8 +154,14 @@ def _refuse_ranks(
             )
 
 
-def _refuse_promises(config: RunConfig) -> None:
-    """Raise ConfigError for an option that saves memory, but not with this method."""
+def _refuse_promises(config: RunConfig, spec: MethodSpec) -> None:
+    """Raise ConfigError for an option that saves memory or bytes, but not with this method."""
+    if spec.new_basis and config.engine.upload != "full":
+        raise ConfigError(
+            f"engine.upload = {config.engine.upload!r} cannot be used by {spec.name}: its adapters "
+            "have another basis in each round, so what rounding lost cannot be added later; use "
+            "engine.upload = 'full'"
+        )
     values = {"clients.ranks": config.clients.ranks, "method.base_bits": config.method.base_bits}
     for key, value in values.items():
         names = users_of(key)

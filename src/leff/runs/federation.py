@@ -121,7 +121,7 @@ class Federation:
                 )
 
     def _recover(self) -> None:
-        self.folder.clear_scratch()
+        self.folder.clear_parts()
         self.method.begin(self.model)
         checkpoint = self.folder.load_checkpoint(self.folder.digest())
         if checkpoint is not None:

@@ -14,8 +14,9 @@ A record is appended before its checkpoint is made, and a checkpoint gets its fi
 complete.  After a kill at any moment, `rounds.jsonl` is cut back to the newest good checkpoint.
 Each file is on the disk before one that relies on it.  Each JSON file and each line is sealed
 (`leff.files`), and the seal is checked when it is read.  `split.json` is compared with the split
-itself.  The configuration's digest is in `environment.json`.  `rounds.png` and the scratch folders
-need no check: nothing reads them again.
+itself.  The configuration's digest is in `environment.json`.  A resumed run makes the parts again,
+and goes on with the updates and the residuals, each of which has its digest beside it.  They are
+removed when the run is finished.  `rounds.png` needs no check: nothing reads it again.
 """
 
 import fcntl
@@ -55,7 +56,7 @@ CHOSEN = {  # options that a run fills in if they are not set
     "clients": ("count", "partition", "min_examples"),
     "data": ("prompt",),
 }
-SCRATCH = ("parts", "updates")  # a round makes these, and a resumed run makes them again
+SCRATCH = ("parts", "updates", "residuals")  # only while the run is under way
 
 
 class RunFolder:
@@ -169,8 +170,12 @@ class RunFolder:
             return json.loads((self.path / "split.json").read_bytes())
         return None
 
+    def clear_parts(self) -> None:
+        """Remove the parts that a killed run left, perhaps half written: they are made again."""
+        shutil.rmtree(self.path / "parts", ignore_errors=True)
+
     def clear_scratch(self) -> None:
-        """Remove the files that only a running round needs."""
+        """Remove what is of no use once the run is finished."""
         for name in SCRATCH:
             shutil.rmtree(self.path / name, ignore_errors=True)
 

@@ -37,7 +37,7 @@ from leff.runs.option_types import (
 from leff.runs.presets import PRESETS
 from leff.tasks.load import OWN
 from leff.tasks.text_form import TextForm
-from leff.wire.messages import LocalTraining, Optimizer, Precision, Step
+from leff.wire.messages import LocalTraining, Optimizer, Precision, Step, Upload
 
 MOST_BEAMS = 128  # each has the memory of a whole text
 
@@ -431,6 +431,11 @@ class EngineConfig(Section):
     )
     workers: Annotated[int, Field(ge=0, le=1024)] = Field(
         default=0, description="clients at a time; 0: cores / threads, at most 4; same results"
+    )
+    upload: Upload = Field(
+        default="full",
+        description="form of what clients send back; bf16, int8: what training changed, rounded, "
+        "with error feedback; about half and a quarter of the bytes",
     )
     checkpoints: Annotated[int, Field(ge=2, le=10**6)] = Field(
         default=2, description="checkpoints kept"

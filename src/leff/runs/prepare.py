@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from leff.client.residuals import Residuals
 from leff.engines.local import LocalFleet, worker_count
 from leff.errors import ConfigError, DataError
 from leff.methods.jobs import JobWriter
@@ -90,7 +91,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     counts = [len(own) for own in examples]
     check_deadline(config, task.kind, model, counts)
     store = PartStore(folder.path / "parts")
-    writer = JobWriter(store, task.kind, tokenizer.pad_token_id)
+    writer = JobWriter(store, task.kind, tokenizer.pad_token_id, upload=config.engine.upload)
     digests = {
         "examples_digest": _digest_examples(examples),
         "evaluation_digest": _digest_rows(task),
@@ -117,7 +118,12 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         capacities=layers,
         method=method,
         fleet=LocalFleet(
-            examples, client_reports(config.clients, layers, counts), store, device, workers
+            examples,
+            client_reports(config.clients, layers, counts),
+            store,
+            device,
+            workers,
+            Residuals(folder.path / "residuals", config.engine.checkpoints),
         ),
         server=Server(
             store, Spool(folder.path / "updates"), make_limits(config, task.kind, model), guard

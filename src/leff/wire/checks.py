@@ -4,21 +4,22 @@ report_fault(report, layers=12)         # None, or the reason why the client can
 checked(update, expected)               # the update with the server's own numbers, or refused
 
 A client's word is never trusted.  Each field has a type and a range.  The header of the tensors is
-checked before any of them is made (`headers`).  What the server knows, it takes from itself: the
-layers, the number of examples, and the bytes that came.
+checked before any of them is made (`headers`).  A payload in a file is never whole in memory.  What
+the server knows, it takes from itself: the layers, the number of examples, and the bytes that came.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
 import torch
 from safetensors import SafetensorError
 
 from leff.errors import shown
-from leff.wire.headers import Shapes, header_fault
-from leff.wire.messages import Capacity, Device, Update
-from leff.wire.tensors import unpack
+from leff.wire.headers import SCALE, Shapes, header_fault, size_of
+from leff.wire.messages import Capacity, Device, Update, Upload
+from leff.wire.tensors import Payload, slices
 
 MOST_TEXT = 200  # characters of a client's own words
 MOST_EXAMPLES = 10**8  # D_i; no device has more texts
@@ -34,7 +35,7 @@ class Expected:
     """What the server knows of a client's update before it comes.
 
     `scored` are the layers whose importance the client may send.  `shapes` has the name and the
-    shape of each tensor that it must send, all in fp32; `headers.most_bytes` bounds them all.
+    shape of each tensor that it must send, in the form `upload`; `headers.most_bytes` bounds them.
     """
 
     round: int
@@ -44,6 +45,7 @@ class Expected:
     examples: int  # D_i, as the client reported before it saw the job
     steps: int  # at most
     shapes: Shapes
+    upload: Upload = "full"
 
 
 def report_fault(report: Capacity, layers: int) -> str | None:
@@ -84,27 +86,39 @@ def checked(update: Update, expected: Expected) -> Update:
     """Return an update of this client and round as the server takes it.
 
     It has the server's layers, number of examples and uploaded bytes.  If it cannot be merged, it
-    has a `failure` and no tensors, and if a field was wrong, no number of the client's.  A client's
-    own failure is cut and cleaned (`cleaned`).
+    is `refused`, and if a field was wrong, it has no number of the client's.
     """
-    sent = len(update.payload) if type(update.payload) is bytes else 0
+    upload_bytes = _sent_bytes(update.payload)
     fault = _field_fault(update, expected)
     if fault is not None:
         own = Update(expected.round, expected.client, expected.layers, expected.examples)
-        return replace(own, upload_bytes=sent, failure=cleaned(fault))
-    update = replace(update, layers=expected.layers, examples=expected.examples, upload_bytes=sent)
+        return replace(own, upload_bytes=upload_bytes, failure=cleaned(fault))
+    update = replace(
+        update, layers=expected.layers, examples=expected.examples, upload_bytes=upload_bytes
+    )
     fault = update.failure
     if fault is None:
-        fault = payload_fault(update.payload, expected.shapes)
-    if fault is None:
-        return update
+        fault = payload_fault(update.payload, expected.shapes, expected.upload)
+    return update if fault is None else refused(update, fault)
+
+
+def refused(update: Update, fault: str) -> Update:
+    """Return an update as a failure without tensors; the reason is cut and cleaned (`cleaned`)."""
     return replace(update, payload=b"", losses=None, failure=cleaned(fault) or "without a reason")
+
+
+def _sent_bytes(payload: object) -> int:
+    """Return the bytes that came; 0 if there are none, or what came is no payload."""
+    try:
+        return size_of(payload) if isinstance(payload, bytes | Path) else 0
+    except (OSError, ValueError):
+        return 0
 
 
 def _field_fault(update: Update, expected: Expected) -> str | None:
     """Return what is wrong with an update's fields, beside its tensors, or None."""
-    if type(update.payload) is not bytes:
-        return f"payload must be bytes, got {shown(update.payload)}"
+    if not isinstance(update.payload, bytes | Path):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return f"payload must be bytes or a file, got {shown(update.payload)}"
     if type(update.layers) is not tuple or update.layers != expected.layers:
         return "the update is not of the layers that the job asked for"
     if not _is_whole(update.examples, 1, MOST_EXAMPLES) or update.examples != expected.examples:
@@ -128,21 +142,26 @@ def _field_fault(update: Update, expected: Expected) -> str | None:
     return None
 
 
-def payload_fault(payload: bytes, shapes: Shapes) -> str | None:
+def payload_fault(payload: Payload, shapes: Shapes, upload: Upload = "full") -> str | None:
     """Return the reason why a payload cannot be merged, or None.
 
-    It must hold exactly the fp32 tensors of these names and shapes, and all must be finite.
+    It must hold exactly the tensors of an upload of these shapes.  All values must be finite, and
+    no scale negative.
     """
-    fault = header_fault(payload, shapes)
-    if fault is not None:
-        return fault
     try:
-        tensors = unpack(payload)
-    except SafetensorError as error:
+        fault = header_fault(payload, shapes, upload)
+        return fault if fault is not None else _values_fault(payload)
+    except (OSError, ValueError, SafetensorError) as error:
         return f"the update cannot be read: {error}"
-    wrong = (name for name, tensor in tensors.items() if not torch.isfinite(tensor).all())
-    name = next(wrong, None)
-    return None if name is None else f"{name} in the update is not finite"
+
+
+def _values_fault(payload: Payload) -> str | None:
+    for name, values in slices(payload):
+        if not torch.isfinite(values).all():
+            return f"{name} in the update is not finite"
+        if name.endswith(SCALE) and (values < 0).any():
+            return f"{name} in the update is negative"
+    return None
 
 
 def cleaned(text: str) -> str:

@@ -9,10 +9,12 @@ built from.  A client that still holds a part does not fetch it again.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 Precision = Literal["float32", "bfloat16"]
 Optimizer = Literal["adamw", "adamw8bit"]
+Upload = Literal["full", "bf16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ class Job:
     `config` is the full model's configuration as JSON, `kind` the task's kind, and `pad_id` the
     tokenizer's padding; `shell` holds the embeddings and whatever else is always frozen, `tail`
     what always trains.  With `tuned` no segment and no tail trains, but what it says.
-    `predicted_bytes` is the peak of a step; 0 if nobody asked, as no memory is limited.
+    `predicted_bytes` is the peak of a step; 0 if nobody asked, as no memory is limited.  `upload`
+    is the form in which the trained tensors come back (`wire.codec`).
     """
 
     round: int
@@ -145,6 +148,7 @@ class Job:
     training: LocalTraining
     tuned: Tuned | None = None
     predicted_bytes: int = 0
+    upload: Upload = "full"
 
     @property
     def block(self) -> tuple[int, ...]:
@@ -164,21 +168,23 @@ class Job:
 class Update:
     """What a client sends back: its trained tensors under the full model's names.
 
-    `failure` says why there is nothing to merge; `payload` is then empty.  `losses` has the mean
-    training loss of the first and of the last quarter of the steps.  `download_bytes` is what the
-    job's parts took that the client did not hold already, and `upload_bytes` what came back; the
-    server fills them in.  `examples` is D_i, as in the client's report.  `layer_scores`
-    is the importance of each of `layers`, as measured while training; `state_bytes` what weights,
-    gradients and optimizer state took on the client.  `out_of_memory_bytes` is what it held and
-    asked for when its memory ran out, 0 if it did not.  `norm` is the L2 norm of what training
-    changed, and `clipped` says that it was scaled down; the server sets both.
+    `payload` is safetensors bytes in the form that the job asked for, or the file that they are in;
+    it does not go into JSON.  `failure` says why there is nothing to merge; `payload` is then
+    empty.  `losses` has the mean training loss of the first and of the last quarter of the steps.
+    `download_bytes` is what the job's parts took that the client did not hold already, and
+    `upload_bytes` what came back; the server fills them in.  `examples` is D_i, as in the client's
+    report.  `layer_scores` is the importance of each of `layers`, as measured while training;
+    `state_bytes` what weights, gradients and optimizer state took on the client.
+    `out_of_memory_bytes` is what it held and asked for when its memory ran out, 0 if it did not.
+    `norm` is the L2 norm of what training changed, and `clipped` says that it was scaled down; the
+    server sets both.
     """
 
     round: int
     client: int
     layers: tuple[int, ...]
     examples: int
-    payload: bytes = field(default=b"", repr=False)
+    payload: bytes | Path = field(default=b"", repr=False)
     losses: tuple[float, float] | None = None
     steps: int = 0
     train_seconds: float = 0.0

@@ -3,10 +3,13 @@
 payload = pack({"weight": tensor})
 unpack(payload)["weight"]            # equal to the bit
 part_of(payload).digest              # SHA-256 of the bytes
+
+A payload is bytes, or the path of a file that holds them.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +18,8 @@ from leff.wire.messages import Part
 if TYPE_CHECKING:
     import torch
 
-READ_BYTES = 2**24  # the most of a part's file that is in memory beside the tensor being read
+READ_BYTES = 2**24  # the most of a file that is in memory beside the tensor being read
+Payload = bytes | Path
 
 
 def pack(tensors: Mapping[str, "torch.Tensor"]) -> bytes:
@@ -25,32 +29,59 @@ def pack(tensors: Mapping[str, "torch.Tensor"]) -> bytes:
     return save({name: tensors[name].detach().contiguous() for name in sorted(tensors)})
 
 
-def unpack(payload: bytes) -> dict[str, "torch.Tensor"]:
+def unpack(payload: Payload) -> dict[str, "torch.Tensor"]:
     """Return the tensors of `pack`'s bytes, on the CPU, in the order of their names.
 
     Each tensor is copied into memory that torch aligns.  safetensors aligns to 16 bytes only, and
     the last bits of a matrix product may depend on the alignment.
     """
-    from safetensors.torch import load
-
-    tensors = load(payload)  # in no fixed order
+    if isinstance(payload, Path):
+        return unpack_file(payload)
+    tensors = _load(payload)  # in no fixed order
     return {name: tensors[name].clone() for name in sorted(tensors)}
 
 
 def unpack_file(path: Path) -> "dict[str, torch.Tensor]":
     """Return the tensors of a file of `pack`'s bytes, as `unpack` does.
 
-    Beside them at most `READ_BYTES` or one row is in memory.  The file is mapped anew for each
-    piece, because the pages that were read stay in memory until the map is closed.
+    Beside them at most `READ_BYTES` or one row is in memory.
     """
+    return {name: _whole(path, name) for name in _names(path)}
+
+
+def one_by_one(payload: Payload) -> Callable[[str], "torch.Tensor"]:
+    """Return a function that gives a payload's tensor by name; of a file it reads only that one."""
+    if isinstance(payload, Path):
+        return partial(_whole, payload)
+    return _load(payload).__getitem__
+
+
+def slices(payload: Payload) -> "Generator[tuple[str, torch.Tensor]]":
+    """Yield all values of a payload, a name and some rows at a time.
+
+    Of a file at most `READ_BYTES` or one row is in memory.
+    """
+    if isinstance(payload, Path):
+        for name in _names(payload):
+            yield from ((name, rows) for _, rows in _rows(payload, name))
+    else:
+        yield from _load(payload).items()
+
+
+def _load(payload: bytes) -> dict[str, "torch.Tensor"]:
+    from safetensors.torch import load
+
+    return load(payload)
+
+
+def _names(path: Path) -> list[str]:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        names = sorted(file.keys())
-    return {name: _read(path, name) for name in names}
+        return sorted(file.keys())
 
 
-def _read(path: Path, name: str) -> "torch.Tensor":
+def _whole(path: Path, name: str) -> "torch.Tensor":
     import torch
     from safetensors import safe_open
 
@@ -59,10 +90,8 @@ def _read(path: Path, name: str) -> "torch.Tensor":
         if not shape:
             return file.get_tensor(name).clone()
         tensor = torch.empty(shape, dtype=file.get_slice(name)[:0].dtype)
-    rows = max(1, READ_BYTES * shape[0] // max(1, tensor.nbytes))
-    for first in range(0, shape[0], rows):
-        with safe_open(path, "pt") as file:
-            tensor[first : first + rows] = file.get_slice(name)[first : first + rows]
+    for first, rows in _rows(path, name):
+        tensor[first : first + len(rows)] = rows
     return tensor
 
 
@@ -81,6 +110,26 @@ def read_rows(path: Path, name: str, first: int, stop: int) -> "torch.Tensor":
     with safe_open(path, "pt") as file:
         rows = file.get_slice(name)
         return rows[first:stop].clone() if rows.get_shape() else file.get_tensor(name).clone()
+
+
+def _rows(path: Path, name: str) -> "Generator[tuple[int, torch.Tensor]]":
+    """Yield a tensor's rows, some at a time, with the number of the first.
+
+    The file is mapped anew for each piece, because the pages that were read stay in memory until
+    the map is closed.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        shape = file.get_slice(name).get_shape()
+        if not shape:
+            yield 0, file.get_tensor(name)
+            return
+        row_bytes = file.get_slice(name)[:1].nbytes if shape[0] else 1
+    count = max(1, READ_BYTES // max(1, row_bytes))
+    for first in range(0, shape[0], count):
+        with safe_open(path, "pt") as file:
+            yield first, file.get_slice(name)[first : first + count]
 
 
 def part_of(payload: bytes) -> Part:
