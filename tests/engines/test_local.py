@@ -149,14 +149,14 @@ def test_a_client_that_raises_is_a_refused_update(store, monkeypatch, caplog):
 
     monkeypatch.setattr(client, "train", train)
     broken, whole = fleet.train(jobs)
-    assert broken.failure == "IndexError: no row 12" and not broken.payload
+    assert broken.failure == "training failed with IndexError" and not broken.payload
     assert broken.examples == 5 and broken.layers == (1, 2)
     assert whole.failure is None
     assert "client 0 failed in round 1" in caplog.text
 
 
 def count_threads(part):
-    raise ValueError(f"{torch.get_num_threads()} threads")
+    raise type(f"Threads{torch.get_num_threads()}", (ValueError,), {})
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ def test_workers_have_the_threads_of_the_main_process(store, monkeypatch):
     monkeypatch.setattr(store, "get", count_threads)
     with pinned_threads(3):
         updates = fleet.train([replace(job, client=client) for client in (0, 1)])
-        assert [update.failure for update in updates] == ["ValueError: 3 threads"] * 2
+        assert [update.failure for update in updates] == ["training failed with Threads3"] * 2
 
 
 def test_a_round_that_breaks_stops_its_clients(tmp_path, store, monkeypatch):

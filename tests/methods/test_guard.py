@@ -1,7 +1,9 @@
 """The norm bound and the cap of one client's weight, under every method."""
 
 import math
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +30,9 @@ def update(tensors):
     return Update(0, 1, (0,), 5, pack(tensors))
 
 
+SCRATCH = Path(tempfile.mkdtemp()) / "clipped"
+
+
 def distance(tensors, start):
     moved = [tensors[n].double() - start[n].double() for n in tensors]
     return math.sqrt(sum(float(each.square().sum()) for each in moved))
@@ -40,7 +45,7 @@ def distance(tensors, start):
 def test_the_norm_is_over_all_tensors_together(a, b, first, second):
     sent = {"a": torch.tensor(a), "b": torch.tensor([b])}
     start = {"a": torch.tensor(first), "b": torch.tensor([second])}
-    found = clipped(update(sent), start, 0.0)
+    found = clipped(update(sent), start, 0.0, SCRATCH)
     assert found.norm == pytest.approx(distance(sent, start), rel=1e-12)
     assert not found.clipped and same(unpack(found.payload), sent)
 
@@ -52,7 +57,7 @@ def test_the_norm_is_over_all_tensors_together(a, b, first, second):
 )
 def test_a_clipped_difference_keeps_its_direction_and_has_the_norm(sent, most, start):
     sent, first = {"a": torch.tensor(sent)}, {"a": torch.tensor(start)}
-    found, norm = clipped(update(sent), first, most), distance(sent, first)
+    found, norm = clipped(update(sent), first, most, SCRATCH), distance(sent, first)
     moved = unpack(found.payload)
     assert found.norm == pytest.approx(norm) and found.clipped == (found.norm > most)
     if not found.clipped:
@@ -69,15 +74,18 @@ def test_pieces_change_nothing(monkeypatch):
         {"a": torch.randn(7, 5, generator=generator), "b": torch.randn((), generator=generator)}
         for _ in range(2)
     )
-    whole = clipped(update(sent), start, 0.5)
+    whole = clipped(update(sent), start, 0.5, SCRATCH)
+    payload = whole.payload.read_bytes()
     monkeypatch.setattr(guards, "PIECE", 4)
-    pieces = clipped(update(sent), start, 0.5)
-    assert whole.payload == pieces.payload and whole.norm == pytest.approx(pieces.norm, rel=1e-14)
+    pieces = clipped(update(sent), start, 0.5, SCRATCH)
+    assert payload == pieces.payload.read_bytes() and whole.norm == pytest.approx(
+        pieces.norm, rel=1e-14
+    )
 
 
 def test_an_update_that_overflows_fp32_is_brought_back():
     sent, start = {"a": torch.tensor([3e38, 3e38])}, {"a": torch.tensor([-3e38, -3e38])}
-    found = clipped(update(sent), start, 1e38)
+    found = clipped(update(sent), start, 1e38, SCRATCH)
     assert found.norm == pytest.approx(6e38 * math.sqrt(2))
     assert torch.isfinite(unpack(found.payload)["a"]).all()
 
@@ -119,8 +127,8 @@ def test_the_bound_holds_for_every_method(method, tmp_path, monkeypatch):
     """What is merged is within the bound, whatever a client sent and said of it."""
     most, merged = 0.05, []
 
-    def watched(update, start, bound):
-        found = clipped(update, start, bound)
+    def watched(update, start, bound, path):
+        found = clipped(update, start, bound, path)
         merged.append((unpack(found.payload), {n: t.detach().clone() for n, t in start.items()}))
         return found
 

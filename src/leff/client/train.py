@@ -18,7 +18,7 @@ import torch
 from leff.client.memory import asked_bytes, is_out_of_memory, resident_bytes
 from leff.client.model import Fetch, prepared
 from leff.client.residuals import Residuals
-from leff.client.steps import local_steps
+from leff.client.steps import Deadline, local_steps
 from leff.client.upload import packed
 from leff.errors import LeffError
 from leff.seeds import forked
@@ -34,18 +34,20 @@ def train(
     examples: Sequence[Example],
     device: torch.device,
     residuals: Residuals | None = None,
+    deadline: Deadline | None = None,
 ) -> Update:
     """Do a job on a client's own examples and return the update.
 
     The result depends only on the job, its parts and the examples, and for a rounded upload on the
     `residuals` before the round; without these, what rounding loses is lost.  Dropout and the order
     of the examples draw from `job.seed`.  If a loss or a weight is not finite, or there are no
-    examples, the update reports a failure, and nothing is raised.
+    examples, the update reports a failure, and nothing is raised.  After the `deadline` no step is
+    begun.
     """
     started = time.perf_counter()
     model, trained = prepared(job, fetch, device)
     with forked(job.seed):
-        done = local_steps(model, list(trained.values()), job, examples, device)
+        done = local_steps(model, list(trained.values()), job, examples, device, deadline)
     model.zero_grad(set_to_none=True)  # packing the update can reuse the gradients' memory
     tensors = {name: parameter.detach().cpu() for name, parameter in trained.items()}
     payload, failure = b"", done.failure
@@ -73,28 +75,29 @@ def train_or_fail(
     examples: Sequence[Example],
     device: torch.device,
     residuals: Residuals | None = None,
+    deadline: Deadline | None = None,
 ) -> Update:
     """Train, and return any error on the client as an update with its failure.
 
+    The failure has the error's type only, as its text may hold private data; the log has the rest.
     A LeffError is raised instead, since the server or the request is at fault.
     """
     before = resident_bytes(device)
     try:
-        return train(job, fetch, examples, device, residuals)
+        return train(job, fetch, examples, device, residuals, deadline)
     except LeffError:
         raise
     except Exception as error:
         failed = Update(job.round, job.client, job.block, len(examples))
         if not is_out_of_memory(error):
             log.warning("client %d failed in round %d", job.client, job.round + 1, exc_info=True)
-            return replace(failed, failure=f"{type(error).__name__}: {error}")
+            return replace(failed, failure=f"training failed with {type(error).__name__}")
         held = max(1, resident_bytes(device) - before + asked_bytes(error))
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        log.warning("client %d in round %d ran out of memory: %s", job.client, job.round + 1, error)
     gc.collect()  # the error is gone now, so its tensors can be freed
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    failure = f"out of memory: {held:,} bytes held and asked for ({reason})"
-    log.warning("client %d in round %d: %s", job.client, job.round + 1, failure)
+    failure = f"out of memory: {held:,} bytes held and asked for"
     return replace(failed, failure=failure, out_of_memory_bytes=held)
 
 

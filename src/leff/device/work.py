@@ -20,7 +20,9 @@ from pathlib import Path
 import torch
 
 from leff.client.measure import measure
-from leff.client.train import Deadline, train_or_fail
+from leff.client.residuals import Residuals
+from leff.client.steps import Deadline
+from leff.client.train import train_or_fail
 from leff.device.cache import PartCache
 from leff.device.data import DeviceData, read_data
 from leff.device.fetch import Transfers, client_fetch
@@ -31,13 +33,13 @@ from leff.models.hardware import pinned_threads
 from leff.tasks.tokenizer_part import load_tokenizer
 from leff.units import BYTES, parse_amount, parse_seconds
 from leff.wire.asks import Answer, Ask, DeviceReport, ShareReport
-from leff.wire.codec import Residuals
 from leff.wire.json import from_json, to_json
 from leff.wire.limits import JobLimits, job_fault
 from leff.wire.messages import Job, MeasureJob, TaskCard, Update
 
 log = logging.getLogger("leff.device")
-SPARE_SECONDS = 0.1  # share of a deadline that is left for the upload
+UPLOAD_SHARE = 0.1  # of a deadline, that is left for the upload
+KEPT_ROUNDS = 3  # of residuals: a server that was killed goes back by one or two
 
 
 class Worker:
@@ -77,7 +79,10 @@ class Worker:
         try:
             return to_json(self._answer(ask, received))
         except DataError as error:
-            return to_json(self._refusal(ask, f"its data does not fit the task: {error}"))
+            log.error("its data does not fit the task: %s", error)
+            return to_json(
+                self._refusal(ask, "its data does not fit the task; its own log says why")
+            )
         except LeffError as error:
             return to_json(self._refusal(ask, str(error)))
         except Exception as error:
@@ -149,11 +154,11 @@ class Worker:
         self._cache.keep([ask.task.tokenizer, *job.parts])
         fetch = client_fetch(self._cache, self._transfers, ask.token, until)
         examples = self._examples(ask, until).clients[ask.share].train
-        residuals = Residuals(self._home.residuals / ask.run / str(job.client))
+        residuals = Residuals(self._home.residuals / ask.run, KEPT_ROUNDS).of(job.client)
         deadline = None
         if until is not None:
             left = until - time.monotonic()
-            deadline = Deadline(time.monotonic() + (1 - SPARE_SECONDS) * left, ask.partial)
+            deadline = Deadline(time.monotonic() + (1 - UPLOAD_SHARE) * left, ask.partial)
         with pinned_threads(self._settings.threads):
             return train_or_fail(job, fetch, examples, self._device, residuals, deadline)
 
