@@ -26,7 +26,7 @@ from leff.record import RoundRecord, round_record
 from leff.seeds import numpy_rng
 from leff.server import Server
 from leff.units import share_of
-from leff.wire.messages import Capacity, Job, Update
+from leff.wire.messages import Capacity, Job, Measure, MeasureJob, Update
 from leff.wire.spool import Spool
 
 
@@ -46,6 +46,10 @@ class Fleet(Protocol):
 
         Closing it stops the clients that are still at work.
         """
+        ...
+
+    def measure(self, jobs: Sequence[MeasureJob]) -> Generator[Measure]:
+        """Have the clients measure a model, and yield what they found, as `train` does."""
         ...
 
 

@@ -200,6 +200,6 @@ def die(*_):
 def test_a_killed_worker_is_a_clear_error(store, monkeypatch):
     model, fleet = tiny(*GPT2), fleet_with(store, workers=2)
     job = job_of(model, "generation", store, range(1, 3))
-    monkeypatch.setattr(local, "_train_pinned", die)
+    monkeypatch.setattr(local, "_pinned", die)
     with pytest.raises(RunError, match=r"a worker process was killed.*engine\.workers = 1"):
         list(fleet.train([replace(job, client=client) for client in (0, 1)]))

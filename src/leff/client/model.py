@@ -23,7 +23,7 @@ from leff.models import (
     trainable_names,
 )
 from leff.models.quantised import install
-from leff.wire.messages import Job, Part, Tuned
+from leff.wire.messages import Job, MeasureJob, Part, Tuned
 
 Fetch = Callable[[Part], Mapping[str, torch.Tensor]]  # callers never change the tensors
 
@@ -36,7 +36,7 @@ def prepared(
     return model, unfreeze(model, job) if job.tuned is None else tune(model, job.tuned, fetch)
 
 
-def client_model(job: Job, fetch: Fetch, device: torch.device) -> nn.Module:
+def client_model(job: Job | MeasureJob, fetch: Fetch, device: torch.device) -> nn.Module:
     """Return the model that a job describes, in train mode.  Tensors keep the precision sent.
 
     Layer j of the model is the j-th layer of the job's segments.

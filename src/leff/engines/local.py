@@ -13,28 +13,31 @@ import itertools
 import logging
 import os
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from leff.client.measure import measure_or_fail
 from leff.client.residuals import Residuals
 from leff.client.train import train_or_fail
 from leff.engines.processes import end_with
 from leff.errors import RunError
 from leff.tasks.encode import Example
-from leff.wire.messages import Capacity, Job, Update
+from leff.wire.messages import Capacity, Job, Measure, MeasureJob, Update
 from leff.wire.parts import PartStore
 
 log = logging.getLogger("leff")
+T = TypeVar("T")
 WORKERS_A_CORE = 4  # more only take memory; the GPU's too are fed by the cores
 
 
 class LocalFleet:
     """Clients by id, with their examples and the capacity that each reports.
 
-    `residuals` is where clients keep what rounding lost of their updates.
+    `residuals` is where clients keep what rounding lost of their updates, and `validation` has the
+    examples that each client holds out to measure models on.
     """
 
     def __init__(
@@ -45,8 +48,9 @@ class LocalFleet:
         device: torch.device,
         workers: int = 1,
         residuals: Residuals | None = None,
+        validation: Sequence[Sequence[Example]] = (),
     ) -> None:
-        self._examples, self._capacities = examples, capacities
+        self._examples, self._capacities, self._validation = examples, capacities, validation
         self._store, self._device, self._residuals = store, device, residuals
         self._workers = max(1, min(workers, len(examples)))
 
@@ -58,13 +62,31 @@ class LocalFleet:
 
     def train(self, jobs: Sequence[Job]) -> Generator[Update]:
         """Yield the jobs' updates as they finish.  RunError if a worker process is killed."""
-        fetch, device, kept = self._store.get, self._device, self._residuals
+        kept = self._residuals
+        own = [(self._examples[job.client], kept and kept.of(job.client)) for job in jobs]
+        return self._done(train_or_fail, jobs, own)
+
+    def measure(self, jobs: Sequence[MeasureJob]) -> Generator[Measure]:
+        """Yield the measurements as they finish.  RunError if a worker process is killed."""
+        return self._done(measure_or_fail, jobs, [(self._validation[job.client],) for job in jobs])
+
+    def close(self) -> None:
+        """Do nothing: the clients' processes end with each round."""
+
+    def _done(
+        self,
+        do: Callable[..., T],
+        jobs: Sequence[Job] | Sequence[MeasureJob],
+        own: Sequence[tuple[Any, ...]],
+    ) -> Generator[T]:
+        """Yield what `do` makes of each job and what its client has, in any order."""
+        fetch, device = self._store.get, self._device
         work = (
-            (job, fetch, self._examples[job.client], device, kept and kept.of(job.client))
-            for job in jobs
+            (job, fetch, examples, device, *more)
+            for job, (examples, *more) in zip(jobs, own, strict=True)
         )
         if self._workers == 1:
-            yield from itertools.starmap(train_or_fail, work)
+            yield from itertools.starmap(do, work)
             return
         from joblib import Parallel, delayed
 
@@ -80,7 +102,7 @@ class LocalFleet:
             initargs=(os.getpid(),),
         )
         try:
-            yield from parallel(delayed(_train_pinned)(threads, *arguments) for arguments in work)
+            yield from parallel(delayed(_pinned)(threads, do, *arguments) for arguments in work)
         except BrokenProcessPool:
             raise RunError(
                 "a worker process was killed, often for want of memory; set engine.workers = 1"
@@ -104,7 +126,7 @@ def worker_count(wanted: int, device: torch.device, threads: int) -> int:
     return max(1, min(4, cpu_count() // threads))
 
 
-def _train_pinned(threads: int, *arguments: Any) -> Update:
-    """Train in a worker process with the main process's number of torch threads."""
+def _pinned(threads: int, do: Callable[..., T], *arguments: Any) -> T:
+    """Work in a worker process with the main process's number of torch threads."""
     torch.set_num_threads(threads)
-    return train_or_fail(*arguments)
+    return do(*arguments)

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from leff.methods.method import RoundContext
-from leff.methods.setup import Layout
+from leff.methods.setup import Layout, shell_bits
 from leff.models import blocks, config_to_json, half_words, layer_state, shell_state, tail_state
 from leff.models.quantised import quantised
 from leff.seeds import derive_seed
-from leff.wire.messages import Job, LocalTraining, Part, Segment, Tuned, Upload
+from leff.wire.messages import Job, LocalTraining, MeasureJob, Part, Segment, Tuned, Upload
 
 
 class Store(Protocol):
@@ -98,6 +98,33 @@ class JobWriter:
             )
             for client in sorted(segments)
         )
+
+
+def measure_jobs(
+    writer: JobWriter, model: Any, round: int, clients: Sequence[int], bits: int, batch_size: int
+) -> tuple[MeasureJob, ...]:
+    """Return a job for each client to measure the whole model, with linear weights in `bits`.
+
+    Layers in 8 bits are the same parts as LEFF's stand-ins in 8 bits, so a client that measured
+    the model holds these already.  ModelError as `quantised`.
+    """
+    frame = replace(writer, shell_bits=shell_bits(bits)).frame(model)
+    parts = tuple(writer.store.put(quantised(layer, bits)) for layer in blocks(model))
+    segments = (Segment(tuple(range(len(parts))), parts, bits=bits),)
+    return tuple(
+        MeasureJob(
+            round=round,
+            client=client,
+            kind=writer.kind,
+            config=frame.config,
+            pad_id=writer.pad_id,
+            shell=frame.shell,
+            tail=frame.tail,
+            segments=segments,
+            batch_size=batch_size,
+        )
+        for client in clients
+    )
 
 
 def layout_job(writer: JobWriter, model: Any, layout: Layout, training: LocalTraining) -> Job:

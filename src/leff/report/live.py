@@ -4,7 +4,7 @@ leff.run(progress=LiveTable(Console()))
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ class LiveTable:
         self._rows: list[tuple[str, ...]] = []
         self._seconds: list[float] = []
         self._rounds, self._metric, self._now = 0, "", ""
-        self._clock: tuple[str, ...] = ()  # the virtual clock's column, with a fleet file
+        self._more: dict[str, Callable[[RoundRecord], str]] = {}  # columns of some runs only
         self._live: Live | None = None
         self.folder: Path | None = None  # the run's, once it has started
 
@@ -53,8 +53,11 @@ class LiveTable:
     def started(self, federation: "Federation") -> None:
         self.folder = federation.folder.path
         self._rounds = federation.config.training.rounds
-        self._metric = federation.evaluator.metric
-        self._clock = ("simulated",) if federation.devices else ()
+        self._metric = federation.metric
+        if federation.on_devices is not None:
+            self._more["devices"] = _on_devices
+        if federation.devices:
+            self._more["simulated"] = _simulated
         self._console.print(_heading(federation), highlight=False)
         if self._console.is_terminal:
             self._live = Live(console=self._console, refresh_per_second=4)
@@ -76,8 +79,8 @@ class LiveTable:
         if record.seconds is not None:
             self._seconds.append(record.seconds)
         left = self._rounds - record.round
-        clock = (_simulated(record),) if self._clock else ()
-        self._rows.append((*_row(record), *clock, self._time_left(left)))
+        more = (cell(record) for cell in self._more.values())
+        self._rows.append((*_row(record), *more, self._time_left(left)))
         upcoming = f"round {record.round + 1}: scoring layers, making stand-ins"
         self._now = upcoming if left else "measuring the model with every metric"
         self._refresh()
@@ -86,7 +89,7 @@ class LiveTable:
             row = self._rows[-1]
             line = "  ".join(
                 f"{n} {v}"
-                for n, v in zip((*names, *self._clock, "left"), row, strict=True)
+                for n, v in zip((*names, *self._more, "left"), row, strict=True)
                 if v != ""
             )
             self._console.print(line, highlight=False, soft_wrap=True)
@@ -105,7 +108,7 @@ class LiveTable:
         for name in ("round", "train", "loss", self._metric):
             table.add_column(name, justify="right")
         table.add_column("client:layers trained", overflow="fold")
-        for name in ("down", "up", "seconds", *self._clock, "left"):
+        for name in ("down", "up", "seconds", *self._more, "left"):
             table.add_column(name, justify="right")
         for row in rows:
             table.add_row(*row)
@@ -142,13 +145,18 @@ def _limits(federation: "Federation") -> str:
     config, task = federation.config, federation.task
     used, rows = sum(len(own) for own in federation.split.indices), len(task.train)
     settings, held = config.evaluation, len(task.validation)
+    drawn = (
+        f"{used:,} of {rows:,} training rows, texts up to {config.data.max_length} tokens, "
+        f"learning rate {config.training.learning_rate:g}\n"
+    )
+    if settings.where == "devices":
+        return f"{drawn}measured on what each client holds out"
     final = len(task.validation if task.test is None else task.test)
     last = final if settings.final_examples is None else min(final, settings.final_examples)
+    also = "" if settings.where == "server" else "; and by each client on what it holds out"
     return (
-        f"{used:,} of {rows:,} training rows, texts up to {config.data.max_length} tokens, "
-        f"learning rate {config.training.learning_rate:g}\nmeasured on "
-        f"{min(held, settings.examples):,} of {held:,} validation rows, at the end on {last:,} of "
-        f"{final:,}"
+        f"{drawn}measured on {min(held, settings.examples):,} of {held:,} validation rows, "
+        f"at the end on {last:,} of {final:,}{also}"
     )
 
 
@@ -189,6 +197,16 @@ def _row(record: RoundRecord) -> tuple[str, ...]:
         "" if record.download_bytes is None else bytes_text(record.download_bytes),
         "" if record.upload_bytes is None else bytes_text(record.upload_bytes),
         "" if record.seconds is None else f"{record.seconds:.1f}",
+    )
+
+
+def _on_devices(record: RoundRecord) -> str:
+    """Return the devices' cell: ``1.9243, worst 3: 2.4511``, losses of all and of one."""
+    if record.devices is None:
+        return ""
+    worst = record.devices["worst"]
+    return _number(record.devices["loss"]) + (
+        f", worst {worst['client']}: {_number(worst['loss'])}" if worst else ""
     )
 
 
@@ -256,6 +274,9 @@ def print_result(
     console.print(table)
     for name, note in after["notes"].items():
         console.print(Text(f"{name}: {note}", style="dim"))
+    if worst := after.get("devices", {}).get("worst"):
+        loss = _number(worst["loss"]) or "not finite"
+        console.print(Text(f"worst device: {worst['client']}, loss {loss}", style="dim"))
     for row in after["texts"][:texts]:
         console.print()
         for label, value in (("input", row["input"]), ("output", row["output"])):

@@ -160,14 +160,17 @@ def client_layers(config: RunConfig, spec: MethodSpec, total: int) -> tuple[int,
 
 
 def client_reports(
-    clients: ClientsConfig, layers: Sequence[int], examples: Sequence[int]
+    clients: ClientsConfig,
+    layers: Sequence[int],
+    examples: Sequence[int],
+    validation: Sequence[int],
 ) -> list[Capacity]:
-    """Return each client's report, the same in every round; layers and examples are by client."""
+    """Return each client's report, the same in every round; numbers are by client."""
     devices = client_devices(clients) or itertools.repeat(None)
-    each = zip(layers, examples, client_budgets(clients), devices, strict=False)
+    each = zip(layers, examples, validation, client_budgets(clients), devices, strict=False)
     return [
-        Capacity(client, count, own, memory_bytes, step_flops, device)
-        for client, (count, own, (memory_bytes, step_flops), device) in enumerate(each)
+        Capacity(client, count, own, memory_bytes, step_flops, device, validation=held)
+        for client, (count, own, held, (memory_bytes, step_flops), device) in enumerate(each)
     ]
 
 

@@ -37,7 +37,9 @@ def model_card(config: RunConfig, task: Task, form: TextForm, result: Mapping[st
     lines = [*head, "---", "", "# A model fine-tuned with LEFF", "", *_use(task, form, pipeline)]
     lines += ["", "## How it was made", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
-    lines += ["", f"## Measured on {after['examples']} examples of the {after['split']} split", ""]
+    own = after["split"] == "devices"
+    place = "held out by the devices" if own else f"of the {after['split']} split"
+    lines += ["", f"## Measured on {after['examples']} examples {place}", ""]
     lines += ["| | before | after |", "|---|---|---|"]
     lines += [
         f"| {name} | {_figure(before['metrics'].get(name))} | {_figure(value)} |"

@@ -26,7 +26,9 @@ from leff.runs.card import model_card
 from leff.runs.checkpoints import Checkpoint
 from leff.runs.folder import RunFolder, config_digest
 from leff.runs.gap import measure_clients
+from leff.runs.on_devices import OnDevices
 from leff.runs.options import RunConfig
+from leff.runs.sources import text_form
 from leff.runs.trained import restore, save_model
 from leff.seeds import numpy_rng
 from leff.server import Server
@@ -71,10 +73,18 @@ class Federation:
     method: Method
     fleet: Fleet
     server: Server
-    evaluator: Evaluator
+    evaluator: Evaluator | None  # None if the devices alone measure
     digests: dict[str, str]  # of training data, start model and evaluation data
     devices: tuple[Device, ...] = ()  # one a client; () without a fleet file
+    on_devices: OnDevices | None = None  # None if the server alone measures
     done: int = 0
+
+    @property
+    def metric(self) -> str:
+        """The name of the headline metric: the server's, or else that of the devices."""
+        if self.evaluator is not None:
+            return self.evaluator.metric
+        return self.on_devices.metric if self.on_devices is not None else ""
 
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
         """Do the rounds that are left, write the result and the model, and return the result."""
@@ -149,17 +159,34 @@ class Federation:
         self.done = checkpoint.round
 
     def _measure_before(self, progress: Progress) -> None:
-        settings = self.config.evaluation
-        before = self.evaluator.full(self.model, settings.final_examples, settings.beams)
-        record = self._measured(RoundRecord(0, before=before))
+        record = self._measured(RoundRecord(0))
+        record = replace(record, before=self._full(record))
         self.folder.append(record)
         progress.measured(record)
 
     def _measured(self, record: RoundRecord) -> RoundRecord:
-        """Return the record with the full model's loss and metric on validation examples."""
+        """Return the record with the full model's loss and metric on validation examples.
+
+        They are the server's, or else those of all devices' examples together.
+        """
         started = time.perf_counter()
-        quick = self.evaluator.quick(self.model, self.config.evaluation.examples)
-        return replace(record, **quick, evaluation_seconds=time.perf_counter() - started)
+        values: dict[str, Any] = {}
+        if self.on_devices is not None:
+            found = self.on_devices.measure(self.model, self.fleet, self.server, record.round)
+            metric = found["metrics"][found["metric"]]
+            values = {"devices": found, "loss": found["loss"], "metric": metric}
+        if self.evaluator is not None:
+            values |= self.evaluator.quick(self.model, self.config.evaluation.examples)
+        return replace(record, **values, evaluation_seconds=time.perf_counter() - started)
+
+    def _full(self, record: RoundRecord) -> dict[str, Any]:
+        """Return the model's figures before or after the run; `record` is of the same model."""
+        if self.evaluator is not None:
+            settings = self.config.evaluation
+            return self.evaluator.full(self.model, settings.final_examples, settings.beams)
+        found = record.devices or {}
+        kept = {name: found[name] for name in ("examples", "loss", "metrics")}
+        return {"split": "devices", **kept, "notes": {}, "texts": []}
 
     def _round(self, index: int, progress: Progress) -> None:
         started, evaluation = time.perf_counter(), self.config.evaluation
@@ -190,6 +217,8 @@ class Federation:
     def observe(self, index: int, plan: Plan, spool: Spool) -> dict[str, Any]:
         """Measure how much some clients' training changes the full model's loss."""
         settings = self.config.evaluation
+        if self.evaluator is None:
+            return {}
         return measure_clients(
             self.model,
             plan.jobs,
@@ -203,21 +232,23 @@ class Federation:
         )
 
     def _finish(self) -> dict[str, Any]:
-        settings, records = self.config.evaluation, self.folder.records()
+        records = self.folder.records()
         clients = [client for record in records[1:] for client in record.clients]
         failures = [client.failure for client in clients if client.failure is not None]
         if len(failures) == len(clients):
             sat_out = [why for record in records[1:] for why in (record.sat_out or {}).values()]
             reason = [*failures, *sat_out][0]
             raise RunError(f"no client's update could be used in any round ({reason})")
-        before = records[0].before
-        after = self.evaluator.full(self.model, settings.final_examples, settings.beams)
+        first, last = records[0], records[-1]
+        before, after = dict(first.before or {}), self._full(last)
+        if self.on_devices is not None:
+            before["devices"], after["devices"] = _figures(first), _figures(last)
         result: dict[str, Any] = {
             "task": self.task.name,
             "method": self.config.method.name,
             "rounds": self.config.training.rounds,
             "seed": self.config.seed,
-            "metric": self.evaluator.metric,
+            "metric": self.metric,
             "before": before,
             "after": after,
             "failures": len(failures),
@@ -226,11 +257,17 @@ class Federation:
         }
         if self.task.labels:
             result["labels"] = list(self.task.labels)
-        card = model_card(self.config, self.task, self.evaluator.form, result)
+        card = model_card(self.config, self.task, text_form(self.config, self.task), result)
         save_model(self.model, self.tokenizer, card, self.folder.path / "model")
         self.folder.clear_scratch()
         self.folder.write_result(result)
         return self.folder.result() or {}
+
+
+def _figures(record: RoundRecord) -> dict[str, Any]:
+    """Return what devices measured in a round, without bytes and seconds."""
+    names = ("metric", "examples", "loss", "metrics", "worst", "clients")
+    return {name: (record.devices or {})[name] for name in names}
 
 
 class _Watch(Watcher):

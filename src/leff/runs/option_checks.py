@@ -24,6 +24,11 @@ def check_together(config: "RunConfig") -> None:
     _check_budgets(config)
     _check_fleet(config)
     _check_accumulation(config)
+    if config.evaluation.where != "server" and not config.clients.validation_share:
+        raise ValueError(
+            f"evaluation.where = {config.evaluation.where!r} needs clients.validation_share above "
+            "0, or clients have nothing to measure on"
+        )
     if min(config.clients.layers) < 1:
         raise ValueError(
             f"clients.layers must be at least 1 each, got {min(config.clients.layers)}; "

@@ -121,6 +121,11 @@ class DataConfig(Section):
         description="true: special tokens written in texts, such as </s>, are read as tokens; "
         "false: they are plain text",
     )
+    labels: list[str] = Field(
+        default=[],
+        description="for a classifier of task table: its classes, in order; without them, those of "
+        "the train file. If only devices have the data, data.kind and this say what it is",
+    )
     train_examples: CountOrAll = Field(
         default=1280,
         description="training examples used, drawn with the seed; or 'all', which is the default "
@@ -218,6 +223,11 @@ class ClientsConfig(Section):
     min_examples: Positive = Field(
         default=16,
         description="fewest examples of a client; lowered for small data if not set",
+    )
+    validation_share: Annotated[float, Field(ge=0, le=0.9)] = Field(
+        default=0.1,
+        description="if devices measure (evaluation.where): share of its texts that each client "
+        "holds out, instead of training on them",
     )
 
 
@@ -389,8 +399,23 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """How the server measures the model."""
+    """How the model is measured."""
 
+    where: Literal["server", "devices", "both"] = Field(
+        default="server",
+        description="server: on its validation and test split; devices: each on its own held-out "
+        "examples, so the server needs none; both: both",
+    )
+    bits: Literal[32, 16, 8] = Field(
+        default=8,
+        description="bits of the linear weights of the model that devices measure; 8: the parts "
+        "that context quantise sends too; below 32, word embeddings are float16",
+    )
+    device_metric: str = Field(
+        default="",
+        description="headline of what devices measure: accuracy, matthews, f1, macro_f1, pearson, "
+        "mse or perplexity; '': the task's own, perplexity for texts",
+    )
     every: Positive = Field(
         default=1, description="rounds between measurements; the last is always measured"
     )

@@ -26,7 +26,6 @@ from leff.runs.budgets import (
     client_layers,
     client_reports,
     make_limits,
-    with_fewest_examples,
     with_file_clients,
     with_fleet_count,
 )
@@ -34,17 +33,18 @@ from leff.runs.build_method import build_method
 from leff.runs.federation import Federation
 from leff.runs.folder import RunFolder
 from leff.runs.guard import make_guard
+from leff.runs.on_devices import on_devices
 from leff.runs.options import RunConfig
 from leff.runs.rates import with_learning_rate
+from leff.runs.shares import client_examples, divided
 from leff.runs.sources import evaluator_for, load_start, task_of, text_form, with_prompt
 from leff.runs.unused import unused_options
 from leff.server import Server
-from leff.tasks.encode import Example, Kind, encode
+from leff.tasks.columns import Table
+from leff.tasks.encode import Example, encode
 from leff.tasks.generation import MIN_PROMPT
-from leff.tasks.partition import Partition, partition
 from leff.tasks.proxy import proxy_batches, proxy_texts
-from leff.tasks.sources.attributes import FILE
-from leff.tasks.task import Task, draw_rows
+from leff.tasks.task import Task
 from leff.tasks.text_form import TextForm
 from leff.wire.parts import PartStore
 from leff.wire.spool import Spool
@@ -63,29 +63,29 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     check_precision(config.training.precision, device)
     task = task_of(config)
     config = with_prompt(config, task)
-    data = config.data
-    train = draw_rows(task.train, data.train_examples, config.seed, "train")
-    config = with_fewest_examples(config, len(train))
-    split = partition(
-        train,
-        config.clients.count,
-        config.clients.partition,
-        by=_split_column(config, task),
-        alpha=config.clients.alpha,
-        seed=config.seed,
-        min_examples=config.clients.min_examples,
-    )
+    config, train, split = divided(config, task)
     model, tokenizer = load_start(config, task)
     config, form = with_learning_rate(config, model.config, task.kind), text_form(config, task)
     _check_positions(config, model, task.kind)
     devices = client_devices(config.clients)
     layers = client_layers(config, spec, len(blocks(model)))
-    examples = _client_examples(train, split, tokenizer, task.kind, data.max_length, form)
+
+    def encoded(rows: Table) -> list[Example]:
+        return encode(rows, tokenizer, task.kind, config.data.max_length, form)
+
+    where = config.evaluation.where
+    share = 0.0 if where == "server" else config.clients.validation_share
+    examples, held = client_examples(train, split, task.kind, share, encoded)
     few = [client for client, own in enumerate(examples) if not own]
     if few:
         raise DataError(
             f"the texts of client {few[0]} are too short to learn from; raise "
             "clients.min_examples, or use fewer clients"
+        )
+    if share and not any(held):
+        raise DataError(
+            "no client has two texts or more, so none can hold any out; let the server measure "
+            "(evaluation.where = 'server')"
         )
     _mention_added_tokens(examples, tokenizer)
     counts = [len(own) for own in examples]
@@ -93,7 +93,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     store = PartStore(folder.path / "parts")
     writer = JobWriter(store, task.kind, tokenizer.pad_token_id, upload=config.engine.upload)
     digests = {
-        "examples_digest": _digest_examples(examples),
+        "examples_digest": _digest_examples([*examples, *held]),
         "evaluation_digest": _digest_rows(task),
         "model_digest": _digest_tensors([full_state(model)]),
     }
@@ -119,57 +119,21 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         method=method,
         fleet=LocalFleet(
             examples,
-            client_reports(config.clients, layers, counts),
+            client_reports(config.clients, layers, counts, [len(own) for own in held]),
             store,
             device,
             workers,
             Residuals(folder.path / "residuals", config.engine.checkpoints),
+            held,
         ),
         server=Server(
             store, Spool(folder.path / "updates"), make_limits(config, task.kind, model), guard
         ),
         devices=devices,
-        evaluator=evaluator_for(config, task, tokenizer),
+        evaluator=None if where == "devices" else evaluator_for(config, task, tokenizer),
+        on_devices=on_devices(config, task, writer),
         digests=digests,
     )
-
-
-def _split_column(config: RunConfig, task: Task) -> str | None:
-    """Return the column that examples are divided by; raise if there is none, or it cannot."""
-    scheme, by = config.clients.partition, config.clients.by
-    if scheme == "iid":
-        return None
-    if scheme == "files":
-        return FILE
-    if by in task.unusable:
-        raise DataError(
-            f"{task.unusable[by]}, so clients.by = {by!r} cannot divide the examples; mend the "
-            "rows, or leave them out"
-        )
-    if not by and not task.attributes:
-        why = "; ".join(task.unusable.values())
-        raise ConfigError(
-            f"clients.partition = {scheme!r} needs clients.by, a column to split by, and "
-            f"{task.name} has none{f' ({why})' if why else ''}; use clients.partition = 'iid'"
-        )
-    if not by and task.unusable:
-        log.info(
-            "clients.by is not set, so %r divides the examples; these columns cannot: %s",
-            task.attributes[0],
-            ", ".join(task.unusable),
-        )
-    return by or task.attributes[0]
-
-
-def _client_examples(
-    train: Any, split: Partition, tokenizer: Any, kind: Kind, max_length: int, form: TextForm
-) -> list[list[Example]]:
-    """Return every client's examples; in kind text, a client's documents are joined."""
-    if kind == "text":
-        parts = [train.select(rows) for rows in split.indices]
-        return [encode(part, tokenizer, kind, max_length, form) for part in parts]
-    encoded = encode(train, tokenizer, kind, max_length, form)
-    return [[encoded[i] for i in rows] for rows in split.indices]
 
 
 def _mention_added_tokens(clients: Sequence[Sequence[Example]], tokenizer: Any) -> None:
@@ -194,7 +158,7 @@ def _check_positions(config: RunConfig, model: Any, kind: str) -> None:
     """Raise ConfigError for texts longer than the model has positions for."""
     most = positions(model.config)
     wanted = {"data.max_length": (config.data.max_length, most)}
-    if kind == "generation":
+    if kind == "generation" and config.evaluation.where != "devices":
         room = most - MIN_PROMPT
         wanted["evaluation.max_new_tokens"] = (config.evaluation.max_new_tokens, room)
     for key, (value, limit) in wanted.items():

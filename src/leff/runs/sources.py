@@ -22,7 +22,7 @@ from leff.tasks.task import Task
 from leff.tasks.text_form import TextForm, chat_template
 
 log = logging.getLogger("leff")
-SOURCE = ("task", "folder", "train", "validation", "test", "columns", "kind")
+SOURCE = ("task", "folder", "train", "validation", "test", "columns", "kind", "labels")
 
 
 def load_source(source: DataConfig | ProxyConfig, seed: int = 0) -> Task:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from leff.errors import CheckpointError
+from leff.errors import CheckpointError, ConfigError
 from leff.files import whole_folder
 from leff.models import FROZEN_HEAD, freeze_head, full_state, load_model
 from leff.models.hardware import pinned_threads, torch_device
@@ -94,6 +94,8 @@ def measure(
     folder, config = RunFolder.open(path)
     model, tokenizer = read_trained(path)
     task = task_of(config) if data is None else _own_test(data, folder, config, model)
+    if not len(task.validation if task.test is None else task.test):
+        raise ConfigError(f"{path} has no data on this machine to measure on; give it with --data")
     model = model.to(torch_device(config.engine.device))
     evaluator = replace(evaluator_for(config, task, tokenizer), form=trained_form(path, tokenizer))
     with pinned_threads(config.engine.threads):

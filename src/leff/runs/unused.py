@@ -17,6 +17,7 @@ def unused_options(config: RunConfig) -> list[str]:
     unused += [] if config.clients.deadline else ["clients.min_steps_share"]
     unused += [] if config.method.merge == "trimmed_mean" else ["method.trim"]
     unused += [] if config.method.merge == "mean" else ["method.most_weight"]
+    unused += _unused_by_place(config.evaluation.where)
     default = RunConfig(preset=config.preset)
     return [key for key in unused if _value(config, key) != _value(default, key)]
 
@@ -64,6 +65,14 @@ def _unused_by_blocks(config: RunConfig) -> list[str]:
 def _unused_by_partition(partition: str) -> list[str]:
     unused = [] if partition == "dirichlet" else ["clients.alpha"]
     return [*unused, "clients.by"] if partition in ("iid", "files") else unused
+
+
+def _unused_by_place(where: str) -> list[str]:
+    """Return the options that mean nothing where the model is not measured."""
+    if where == "server":
+        return ["evaluation.bits", "evaluation.device_metric", "clients.validation_share"]
+    names = ("examples", "final_examples", "gap_clients", "beams", "max_new_tokens")
+    return [f"evaluation.{name}" for name in names] if where == "devices" else []
 
 
 def _value(config: RunConfig, key: str) -> Any:

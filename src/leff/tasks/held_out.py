@@ -59,12 +59,20 @@ def held_out_loss(
 
     Raises ValueError if there are no examples, or none has a label.
     """
+    total, count = held_out_sum(model, examples, batch_size=batch_size, pad_id=pad_id)
+    if not count:
+        raise ValueError("there is nothing to evaluate on")
+    return total / count
+
+
+def held_out_sum(
+    model: nn.Module, examples: Sequence[Example], *, batch_size: int, pad_id: int
+) -> tuple[float, int]:
+    """Return the sum of the model's losses over the examples' labels (nats), and their number."""
     total, count = 0.0, 0
     with eval_mode(model) as device:
         for _, batch in held_out_batches(examples, batch_size, pad_id, device):
             weight = label_count(batch["labels"])
             if weight:
                 total, count = total + float(mean_loss(model, batch)) * weight, count + weight
-    if not count:
-        raise ValueError("there is nothing to evaluate on")
-    return total / count
+    return total, count

@@ -6,7 +6,7 @@ python -c "from leff.tasks.load import load_task; print(load_task('sample').kind
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from leff.seeds import numpy_rng
+from leff.seeds import derive_seed, numpy_rng
 from leff.tasks.columns import Table
 from leff.tasks.encode import Kind
 from leff.tasks.text_form import USUAL
@@ -57,6 +57,19 @@ def draw_rows(table: Table, count: int | None, seed: int, purpose: str) -> Table
     if count is None or count >= len(table):
         return table
     return table.select(sorted(numpy_rng(seed, purpose).permutation(len(table))[:count]))
+
+
+def own_validation(table: Table, kind: Kind, share: float) -> list[bool]:
+    """Return for every row of one client whether it is held out to measure models on.
+
+    A `share` of its texts is drawn, always the same; rows with the same text stay together.
+    Nothing is held out of a client with a single text, or with a share of 0.
+    """
+    if not share:
+        return [False] * len(table)
+    texts = [text.strip() for text in table["input" if kind == "generation" else "text"]]
+    pairs = [text.strip() for text in table.columns.get("text_pair", [""] * len(table))]
+    return held_out(list(zip(texts, pairs, strict=True)), derive_seed(0, "validation"), share)
 
 
 def held_out(units: Sequence[Hashable], seed: int, fraction: float = 0.1) -> list[bool]:

@@ -2,6 +2,7 @@
 
 report_fault(report, layers=12)         # None, or the reason why the client cannot take part
 checked(update, expected)               # the update with the server's own numbers, or refused
+checked_measure(measure, expected)      # the same for a measurement
 
 A client's word is never trusted.  Each field has a type and a range.  The header of the tensors is
 checked before any of them is made (`headers`).  A payload in a file is never whole in memory.  What
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 
 from leff.errors import shown
 from leff.wire.headers import SCALE, Shapes, header_fault, size_of
-from leff.wire.messages import Capacity, Device, Update, Upload
+from leff.wire.messages import Capacity, Device, Measure, Update, Upload
 from leff.wire.tensors import Payload, slices
 
 MOST_TEXT = 200  # characters of a client's own words
@@ -56,6 +57,7 @@ def report_fault(report: Capacity, layers: int) -> str | None:
     limits: list[tuple[str, object, int, int]] = [
         ("layers", report.layers, 1, layers),
         ("examples", report.examples, 1, MOST_EXAMPLES),
+        ("validation", report.validation, 0, MOST_EXAMPLES),
     ]
     for name in ("memory_bytes", "step_flops"):
         value = getattr(report, name)
@@ -164,6 +166,75 @@ def _values_fault(payload: Payload) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class ExpectedMeasure:
+    """What the server knows of a client's measurement before it comes."""
+
+    round: int
+    client: int
+    kind: str
+    examples: int  # that the client reported as held out
+    classes: int  # K of a classifier, else 0
+    labels: int  # of all examples together, at most
+
+
+def checked_measure(measure: Measure, expected: ExpectedMeasure) -> Measure:
+    """Return a measurement of this client and round as the server takes it.
+
+    If a field is wrong, it has a `failure` and no number of the client's.
+    """
+    own = Measure(expected.round, expected.client, expected.examples)
+    fault = _measure_fault(measure, expected)
+    if fault is None and measure.failure is not None:
+        fault = measure.failure or "without a reason"
+    return measure if fault is None else replace(own, failure=cleaned(fault))
+
+
+def _measure_fault(measure: Measure, expected: ExpectedMeasure) -> str | None:
+    """Return what is wrong with a measurement's fields, or None."""
+    if measure.failure is not None:
+        good = type(measure.failure) is str
+        return None if good else f"failure must be a text, got {shown(measure.failure)}"
+    if not _is_whole(measure.examples, 1, MOST_EXAMPLES) or measure.examples != expected.examples:
+        own = f"{expected.examples:,} were reported"
+        return f"it measured on {shown(measure.examples)} validation examples, {own}"
+    if not _is_number(measure.seconds, 0, MOST_SECONDS):
+        return f"seconds = {shown(measure.seconds)} is no time"
+    counted = expected.kind in ("classification", "regression")
+    least, most = (expected.examples,) * 2 if counted else (1, expected.labels)
+    if not _is_whole(measure.weight, least, most):
+        return _wrong("weight", measure.weight, least, most)
+    if measure.loss is None:  # the model is not finite
+        empty = measure.confusion == () == measure.moments
+        return None if empty else "a measurement without a loss has other sums"
+    if not _is_number(measure.loss, 0, MOST_LOSS):
+        return f"loss = {shown(measure.loss)} is no sum of losses"
+    return _sums_fault(measure, expected)
+
+
+def _sums_fault(measure: Measure, expected: ExpectedMeasure) -> str | None:
+    """Return what is wrong with a measurement's counts or moments, or None."""
+    rows, classes = measure.confusion, expected.classes
+    if type(rows) is not tuple or len(rows) != classes:
+        return f"confusion must have {classes} rows"
+    if any(not _are_wholes(row, classes, expected.examples) for row in rows):
+        return f"confusion must have {classes} counts in each row"
+    if classes and sum(map(sum, rows)) != expected.examples:
+        return f"confusion counts {sum(map(sum, rows)):,} examples, not {expected.examples:,}"
+    moments = measure.moments
+    if expected.kind != "regression":
+        return None if moments == () else "moments are of a regression only"
+    if not _are_numbers(moments, (6,), -MOST_LOSS, MOST_LOSS):
+        return "moments must be six finite numbers"
+    n, p, y, pp, yy, py = moments
+    if n != expected.examples:
+        return f"moments count {shown(n)} examples, not {expected.examples:,}"
+    slack = 1 + 1e-9  # for rounding
+    if p * p > n * pp * slack or y * y > n * yy * slack or py * py > pp * yy * slack:
+        return "moments are of no numbers: a sum of squares is too small"
+    return None
+
+
 def cleaned(text: str) -> str:
     """Return a text as one line of at most `MOST_TEXT` printable characters."""
     line = " ".join(text[: 4 * MOST_TEXT].split())
@@ -188,3 +259,10 @@ def _are_numbers(values: object, counts: Sequence[int], low: float, high: float)
         return False
     own = cast("tuple[object, ...]", values)
     return len(own) in counts and all(_is_number(value, low, high) for value in own)
+
+
+def _are_wholes(values: object, count: int, high: int) -> bool:
+    if type(values) is not tuple:
+        return False
+    own = cast("tuple[object, ...]", values)
+    return len(own) == count and all(_is_whole(value, 0, high) for value in own)

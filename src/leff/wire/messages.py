@@ -1,4 +1,4 @@
-"""What crosses the network, and nothing else: capacities, jobs and updates.
+"""What crosses the network, and nothing else: capacities, jobs, updates and measurements.
 
 All of it is frozen.  Tensors travel as safetensors bytes (`wire.tensors`): nothing is ever
 unpickled.  A job holds no tensors, only the content hashes of the parts that a client's model is
@@ -35,7 +35,7 @@ class Capacity:
     A device that does not know how many layers it can train says what it has room for: bytes at the
     peak of a training step, and operations of a step; None is no limit.  `device` says how fast it
     is, where that is known.  `failed_bytes` is the least peak that was predicted for a job that its
-    memory ran out in.
+    memory ran out in.  It trains on `examples`, and measures models on other `validation` examples.
     """
 
     client: int
@@ -45,6 +45,7 @@ class Capacity:
     step_flops: int | None = None
     device: Device | None = None
     failed_bytes: int | None = None
+    validation: int = 0
 
 
 @dataclass(frozen=True)
@@ -196,3 +197,61 @@ class Update:
     out_of_memory_bytes: int = 0
     norm: float | None = None
     clipped: bool = False
+
+
+@dataclass(frozen=True)
+class TaskCard:
+    """What a device must know of the task to make examples of its own files.
+
+    `labels` are a classifier's classes, in order of their ids.  `prompt` and `special_tokens` are
+    as in `tasks.text_form.TextForm`.  `tokenizer` is its files (`tasks.tokenizer_part`).
+    """
+
+    kind: str
+    labels: tuple[str, ...]
+    max_length: int  # tokens of an example, at most
+    prompt: str
+    special_tokens: bool
+    pad_id: int
+    tokenizer: Part
+
+
+@dataclass(frozen=True)
+class MeasureJob:
+    """A model that a client measures on its own validation examples; fields are as in `Job`."""
+
+    round: int  # 0 is the model before the first round
+    client: int
+    kind: str
+    config: str
+    pad_id: int
+    shell: Part
+    tail: Part
+    segments: tuple[Segment, ...]
+    batch_size: int = 64
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Every part that the model is built from."""
+        return (self.shell, self.tail, *(p for segment in self.segments for p in segment.parts))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a client measured, as sums that can be added up over clients.
+
+    `loss` is a sum over `weight` labels (nats) or scores (squared errors); it is None if the model
+    is not finite.  `confusion[y][p]` counts a classifier's examples of label y that it took for p.
+    `moments` of a regression's predictions p and labels y are n, Σp, Σy, Σp², Σy² and Σpy.
+    `failure` says why nothing was measured.
+    """
+
+    round: int
+    client: int
+    examples: int
+    loss: float | None = None
+    weight: int = 0
+    confusion: tuple[tuple[int, ...], ...] = ()
+    moments: tuple[float, ...] = ()
+    seconds: float = 0.0
+    failure: str | None = None

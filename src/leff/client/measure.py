@@ -1,0 +1,96 @@
+"""One client's measurement of a model on its own held-out examples: a pure function.
+
+    measure(job, store.get, examples, device).loss       # a sum, which adds up over clients
+
+The server turns the sums of all clients into losses and metrics (`leff.tasks.metrics.sums`), which
+are those of all their examples together.  No text and no single prediction leaves the client.
+"""
+
+import gc
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch.nn import functional
+
+from leff.client.memory import is_out_of_memory
+from leff.client.model import Fetch, client_model
+from leff.errors import LeffError
+from leff.tasks.encode import Example
+from leff.tasks.held_out import held_out_logits, held_out_sum
+from leff.wire.messages import Measure, MeasureJob
+
+log = logging.getLogger("leff.client")
+
+
+def measure(
+    job: MeasureJob, fetch: Fetch, examples: Sequence[Example], device: torch.device
+) -> Measure:
+    """Measure the job's model on a client's own examples.
+
+    A model that is not finite is a measurement without a loss.  Without examples there is a
+    failure.  Nothing is raised for either.
+    """
+    started = time.perf_counter()
+    done = Measure(job.round, job.client, len(examples))
+    if not examples:
+        return replace(done, failure="the client has no validation examples")
+    model = client_model(job, fetch, device)
+    if job.kind in ("classification", "regression"):
+        logits = held_out_logits(model, examples, batch_size=job.batch_size, pad_id=job.pad_id)
+        labels = [example.label or 0 for example in examples]
+        sums = _class_sums if job.kind == "classification" else _score_sums
+        done = replace(done, weight=len(examples))
+        if torch.isfinite(logits).all():
+            done = sums(done, logits.double(), labels)
+    else:
+        loss, weight = held_out_sum(model, examples, batch_size=job.batch_size, pad_id=job.pad_id)
+        done = replace(done, loss=loss if math.isfinite(loss) else None, weight=weight)
+    return replace(done, seconds=time.perf_counter() - started)
+
+
+def _class_sums(done: Measure, logits: torch.Tensor, labels: Sequence[float]) -> Measure:
+    """Add the loss and the confusion counts of logits (n, K)."""
+    wanted, count = torch.tensor(labels, dtype=torch.long), logits.shape[1]
+    loss = float(functional.cross_entropy(logits, wanted, reduction="sum"))
+    cells = torch.bincount(wanted * count + logits.argmax(-1), minlength=count**2)
+    rows = cells.view(count, count).numpy()
+    return replace(done, loss=loss, confusion=tuple(tuple(map(int, row)) for row in rows))
+
+
+def _score_sums(done: Measure, logits: torch.Tensor, labels: Sequence[float]) -> Measure:
+    """Add the squared errors and the moments of scores (n, 1)."""
+    scores = list(map(float, logits[:, 0]))
+    pairs = list(zip(scores, labels, strict=True))
+    moments = (
+        float(len(pairs)),
+        math.fsum(scores),
+        math.fsum(labels),
+        math.fsum(p * p for p in scores),
+        math.fsum(y * y for y in labels),
+        math.fsum(p * y for p, y in pairs),
+    )
+    return replace(done, loss=math.fsum((p - y) ** 2 for p, y in pairs), moments=moments)
+
+
+def measure_or_fail(
+    job: MeasureJob, fetch: Fetch, examples: Sequence[Example], device: torch.device
+) -> Measure:
+    """Measure, and return any error on the client as its type's name.
+
+    A LeffError is raised instead, since the server or the request is at fault.
+    """
+    try:
+        return measure(job, fetch, examples, device)
+    except LeffError:
+        raise
+    except Exception as error:
+        log.warning("client %d could not measure", job.client, exc_info=True)
+        failure = "out of memory" if is_out_of_memory(error) else type(error).__name__
+    gc.collect()  # the error is gone now, so its tensors can be freed
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return Measure(job.round, job.client, len(examples), failure=failure)
