@@ -74,9 +74,9 @@ def short_run(options: Mapping[str, Any], hostile: bool) -> tuple[float, list[Cl
     config = load_config(None, options)
     with tempfile.TemporaryDirectory() as folder, pinned_threads(config.engine.threads):
         run = prepare(config, RunFolder.new(Path(folder) / "run", config))
-        fleet = run.fleet
+        fleet = run.clients.fleet
         if hostile:
-            sizes = [len(rows) for rows in run.split.indices]
+            sizes = [len(rows) for rows in run.clients.split.indices]
             fleet = Hostile(fleet, run.model, sizes.index(max(sizes)))
         run.method.begin(run.model)
         clients: list[ClientRecord] = []

@@ -26,12 +26,19 @@ from leff.record import RoundRecord, round_record
 from leff.seeds import numpy_rng
 from leff.server import Server
 from leff.units import share_of
+from leff.wire.json import from_json, to_json
 from leff.wire.messages import Capacity, Job, Measure, MeasureJob, Update
 from leff.wire.spool import Spool
 
 
 class Fleet(Protocol):
-    """Reaches the clients.  It keeps nothing between rounds."""
+    """Reaches the clients.
+
+    A `steady` fleet has the same clients with the same capacities in every round.  Of another one,
+    the round records who was there, so that a repeated round asks the same.
+    """
+
+    steady: bool
 
     def clients(self) -> Sequence[int]:
         """Return the ids of the available clients, in order."""
@@ -50,6 +57,10 @@ class Fleet(Protocol):
 
     def measure(self, jobs: Sequence[MeasureJob]) -> Generator[Measure]:
         """Have the clients measure a model, and yield what they found, as `train` does."""
+        ...
+
+    def close(self) -> None:
+        """Let the clients go, at the end of a run."""
         ...
 
 
@@ -83,8 +94,8 @@ def run_round(
     """
     watcher, times = watcher or Watcher(), [time.perf_counter()]
     rng = numpy_rng(context.seed, "clients", context.index)
-    asked = choose_clients(fleet.clients(), share, rng)
-    reports, unfit = server.believed(asked, fleet.report(asked), len(blocks(model)))  # 1
+    asked, answers = _reports(fleet, context, share, rng)
+    reports, unfit = server.believed(asked, answers, len(blocks(model)))  # 1
     plan = method.plan(model, context, reports)  # 2
     schedule = schedule_jobs(model, plan, reports, server.holdings.missing, server.limits)
     schedule = replace(schedule, sat_out={**schedule.sat_out, **unfit})
@@ -106,6 +117,21 @@ def run_round(
     names = ("plan_seconds", "train_seconds", "observe_seconds", "merge_seconds")
     seconds = dict(zip(names, np.diff(times).tolist(), strict=True))
     return replace(record, too_few=too_few or None, **observed, **seconds)
+
+
+def _reports(
+    fleet: Fleet, context: RoundContext, share: float, rng: np.random.Generator
+) -> tuple[list[int], list[Capacity]]:
+    """Return the clients that are asked, and their reports; those of before in a repeated round."""
+    decided = context.decided.get("clients")
+    if decided is not None:
+        return decided["asked"], [from_json(Capacity, text) for text in decided["reports"]]
+    asked = choose_clients(fleet.clients(), share, rng)
+    answers = fleet.report(asked)
+    if not fleet.steady:
+        reports = [to_json(answer) for answer in answers]
+        context.decided["clients"] = {"asked": asked, "reports": reports}
+    return asked, answers
 
 
 def choose_clients(clients: Sequence[int], share: float, rng: np.random.Generator) -> list[int]:

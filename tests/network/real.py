@@ -139,9 +139,7 @@ class RealServer:
         if admit:
             self.leff("server", "admit", home.public_key, "--name", name)
         sets = [part for option in options for part in ("--set", option)]
-        started = self.start(
-            name, "device", "start", "--home", home.path, "--data", data, *sets
-        )
+        started = self.start(name, "device", "start", "--home", home.path, "--data", data, *sets)
         self.devices[name] = started
         return started
 

@@ -113,16 +113,16 @@ def test_preparing_writes_nothing_and_splits_everything(tmp_path, tiny_gpt2):
     folder = tmp_path / "run"
     prepared = prepare(config, RunFolder.new(folder, config))
     assert isinstance(prepared, Federation) and not folder.exists()
-    assert sum(map(len, prepared.split.indices)) == 40
-    rows = np.sort(np.concatenate(prepared.split.indices))
+    assert sum(map(len, prepared.clients.split.indices)) == 40
+    rows = np.sort(np.concatenate(prepared.clients.split.indices))
     assert rows.tolist() == list(range(40))
-    assert prepared.capacities == (1, 2, 4, 1)
-    reports = prepared.fleet.report(range(4))
+    assert prepared.clients.layers == (1, 2, 4, 1)
+    reports = prepared.clients.fleet.report(range(4))
     assert [r.layers for r in reports] == [1, 2, 4, 1]
-    assert [r.examples for r in reports] == [len(r) for r in prepared.split.indices]
+    assert [r.examples for r in reports] == [len(r) for r in prepared.clients.split.indices]
     again = prepare(config, RunFolder.new(folder, config))
     assert again.digests == prepared.digests
-    assert again.split.digest == prepared.split.digest
+    assert again.clients.split.digest == prepared.clients.split.digest
 
 
 def local_trainings(prepared, rounds, monkeypatch):
@@ -183,7 +183,7 @@ def test_the_environment_says_what_the_run_depended_on(tmp_path, tiny_gpt2):
         assert len(environment[name]) == 64
     config = load_config(run.folder / "config.toml")
     prepared = prepare(config, RunFolder(tmp_path / "other"))
-    assert prepared.split.digest == environment["split_digest"]
+    assert prepared.clients.split.digest == environment["split_digest"]
     split = json.loads((run.folder / "split.json").read_text())
     assert sum(client["examples"] for client in split) == 40
     assert all(sum(c["values"].values()) == c["examples"] for c in split)

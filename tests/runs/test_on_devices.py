@@ -45,10 +45,10 @@ def prepared(tmp_path, kind, **changes):
 def test_the_devices_sums_are_the_figures_of_all_their_examples(tmp_path, kind):
     """Measured one by one and added up: what one evaluator says of all examples at once."""
     federation = prepared(tmp_path, kind)
-    held = [example for own in federation.fleet._validation for example in own]
-    assert all(map(len, federation.fleet._validation)) and federation.evaluator is None
+    held = [example for own in federation.clients.fleet._validation for example in own]
+    assert all(map(len, federation.clients.fleet._validation)) and federation.evaluator is None
     found = federation.on_devices.measure(
-        federation.model, federation.fleet, federation.server, round=0
+        federation.model, federation.clients.fleet, federation.server, round=0
     )
     assert found["examples"] == len(held)
     pad = federation.tokenizer.pad_token_id
@@ -114,7 +114,7 @@ def test_eight_bits_are_close_and_the_parts_of_stand_ins_are_not_sent_again(tmp_
     """After the devices measured the model in 8 bits, LEFF's stand-ins are what they hold."""
     changes = {"method__name": "leff", "context__name": "quantise", "clients__layers": [1]}
     federation = prepared(tmp_path, "text", evaluation__bits=8, **changes)
-    fleet, server, model = federation.fleet, federation.server, federation.model
+    fleet, server, model = federation.clients.fleet, federation.server, federation.model
     found = federation.on_devices.measure(model, fleet, server, round=0)
     exact = replace(federation.on_devices, bits=32).measure(model, fleet, server, round=0)
     assert found["loss"] == pytest.approx(exact["loss"], abs=1e-3)
@@ -166,7 +166,7 @@ def test_a_diverged_model_is_recorded(tmp_path):
     with torch.no_grad():
         next(federation.model.parameters()).fill_(math.nan)
     found = federation.on_devices.measure(
-        federation.model, federation.fleet, federation.server, round=0
+        federation.model, federation.clients.fleet, federation.server, round=0
     )
     assert math.isnan(found["loss"]) and math.isnan(found["metrics"]["pearson"])
     assert found["worst"]["client"] == 0 and "failure" not in found["clients"]["0"]
@@ -175,7 +175,7 @@ def test_a_diverged_model_is_recorded(tmp_path):
 def test_what_clients_say_is_checked_and_counted_once(tmp_path):
     """Wrong, foreign, late and missing answers: one client's failure each, or nothing at all."""
     federation = prepared(tmp_path, "text")
-    fleet, own = federation.fleet, federation.on_devices
+    fleet, own = federation.clients.fleet, federation.on_devices
 
     class Meddling(type(fleet)):
         def measure(self, jobs):
@@ -200,9 +200,9 @@ def test_what_clients_say_is_checked_and_counted_once(tmp_path):
 def test_nobody_measures(tmp_path):
     federation = prepared(tmp_path, "text")
     answers = iter([Measure(0, client, 1, failure="gone") for client in range(4)])
-    federation.fleet.measure = lambda jobs: (answer for answer in answers)
+    federation.clients.fleet.measure = lambda jobs: (answer for answer in answers)
     found = federation.on_devices.measure(
-        federation.model, federation.fleet, federation.server, round=0
+        federation.model, federation.clients.fleet, federation.server, round=0
     )
     assert math.isnan(found["loss"]) and found["worst"] is None and found["examples"] == 0
 

@@ -55,8 +55,8 @@ def test_each_file_is_a_client_also_after_a_kill(sites, tmp_path, tiny_gpt2, mon
 def test_the_number_of_clients_is_that_of_the_files(sites, tmp_path, tiny_gpt2, caplog):
     values = settings(tiny_gpt2, [str(sites)], **{"data__train_examples": "all"})
     federation = prepared(tmp_path, values)
-    assert federation.config.clients.count == 3 and federation.split.moved == 0
-    assert [len(rows) for rows in federation.split.indices] == [27, 18, 5]
+    assert federation.config.clients.count == 3 and federation.clients.split.moved == 0
+    assert [len(rows) for rows in federation.clients.split.indices] == [27, 18, 5]
     assert "has no effect" not in caplog.text
     assert "3 clients, 5 to 27 examples each, a file each;" in _heading(federation)
     with pytest.raises(ConfigError, match=r"clients.count = 4, but data.train has 3 files, .*out"):

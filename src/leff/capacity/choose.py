@@ -147,7 +147,8 @@ class ByBudget:
     measured.
 
     `limit` applies to devices of a fleet.  A device that no candidate fits gets nothing; nor does
-    a client whose memory ran out before.
+    a client whose memory ran out before.  With `capped`, a client gets no more layers than it
+    reports, and one that no candidate fits gets nothing.
     """
 
     def __init__(
@@ -158,7 +159,9 @@ class ByBudget:
         peaks: KnowsPeaks,
         limit: TimeLimit | None = None,
         measured: bool = True,
+        capped: bool = False,
     ) -> None:
+        self._capped = capped
         self._tried, self._bank, self._proxy, self._peaks = list(tried), bank, proxy, peaks
         self._limit, self._measured = limit or TimeLimit(), measured
         self._errors: dict[tuple[int, Setting], float] = {}
@@ -172,9 +175,12 @@ class ByBudget:
         for report in reports:
             errors = partial(self._measure, model)
             try:
-                chosen = choose(self._tried, errors, report, self._limit, self._peaks)
+                most = report.layers if self._capped else math.inf
+                tried = [candidate for candidate in self._tried if candidate.layers <= most]
+                chosen = choose(tried, errors, report, self._limit, self._peaks)
             except ConfigError:
-                if report.device is None and report.failed_bytes is None:
+                fixed = report.device is None and report.failed_bytes is None
+                if fixed and not self._capped:
                     raise
                 continue
             layers, setting = _kind(chosen.candidate)

@@ -104,7 +104,7 @@ class Worker:
         report = self._report(ask, until)
         if ask.about == "report":
             return Answer("report", report)
-        if ask.data != report.data or not 0 <= ask.share < len(report.shares):
+        if ask.data not in ("", report.data) or not 0 <= ask.share < len(report.shares):
             return Answer(ask.about, report, refusal="its data has changed since it reported")
         if ask.about == "measure":
             return self._measure(ask, report, until)

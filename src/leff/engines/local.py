@@ -53,6 +53,7 @@ class LocalFleet:
         self._examples, self._capacities, self._validation = examples, capacities, validation
         self._store, self._device, self._residuals = store, device, residuals
         self._workers = max(1, min(workers, len(examples)))
+        self.steady = True
 
     def clients(self) -> Sequence[int]:
         return range(len(self._examples))

@@ -46,7 +46,7 @@ def stacked_updates(
         return {}, sums
     stack = lora.stacked(
         [
-            (examples / sums.total * alpha / ranks[client], lora.products(tensors))
+            (examples / sums.total * alpha / ranks[client % len(ranks)], lora.products(tensors))
             for client, examples, tensors in sent
         ]
     )

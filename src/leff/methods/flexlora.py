@@ -36,12 +36,17 @@ class FlexLora:
     def plan(self, model: Any, context: RoundContext, reports: Sequence[Capacity]) -> Plan:
         own = own_parameters(model)
         by_rank: dict[int, Tuned] = {}
-        for rank in sorted({self._ranks[report.client] for report in reports}):
+        for rank in sorted({self._ranks[report.client % len(self._ranks)] for report in reports}):
             tensors = {**self._cut(rank), **own}
             part = self._base.store.put(tensors)
             by_rank[rank] = Tuned(shapes_of(tensors), part, self._alpha / rank)
-        tuned = {report.client: by_rank[self._ranks[report.client]] for report in reports}
-        ranks = {str(report.client): self._ranks[report.client] for report in reports}
+        tuned = {
+            report.client: by_rank[self._ranks[report.client % len(self._ranks)]]
+            for report in reports
+        }
+        ranks = {
+            str(report.client): self._ranks[report.client % len(self._ranks)] for report in reports
+        }
         return Plan(self._base.jobs(context, tuned), {"ranks": ranks})
 
     def _cut(self, rank: int) -> dict[str, torch.Tensor]:

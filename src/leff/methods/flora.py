@@ -51,17 +51,21 @@ class FLora:
         tuned = {
             report.client: Tuned(
                 {
-                    **lora.adapter_shapes(self._targets, self._ranks[report.client]),
+                    **lora.adapter_shapes(
+                        self._targets, self._ranks[report.client % len(self._ranks)]
+                    ),
                     **shapes_of(own),
                 },
                 part,
-                self._alpha / self._ranks[report.client],
+                self._alpha / self._ranks[report.client % len(self._ranks)],
                 derive_seed(self._seed, "flora", context.index, report.client),
                 merged,
             )
             for report in reports
         }
-        ranks = {str(report.client): self._ranks[report.client] for report in reports}
+        ranks = {
+            str(report.client): self._ranks[report.client % len(self._ranks)] for report in reports
+        }
         return Plan(self._base.jobs(context, tuned), {"ranks": ranks})
 
     def merge_updates(self, model: Any, updates: Iterable[Update]) -> None:

@@ -56,7 +56,7 @@ class LiveTable:
         self._metric = federation.metric
         if federation.on_devices is not None:
             self._more["devices"] = _on_devices
-        if federation.devices:
+        if federation.clients.devices:
             self._more["simulated"] = _simulated
         self._console.print(_heading(federation), highlight=False)
         if self._console.is_terminal:
@@ -116,37 +116,51 @@ class LiveTable:
 
 
 def _heading(federation: "Federation") -> str:
-    config, sizes = federation.config, [len(rows) for rows in federation.split.indices]
-    split = config.clients.partition
-    if split == "files":
-        split = "a file each"
-    elif split != "iid":
-        split += f" by {federation.split.by}"
-    if config.clients.partition == "dirichlet":
-        split += f" (alpha {config.clients.alpha})"
+    config = federation.config
     what = config.method.name
     if what == "leff":
         what += f", context {config.context.name}, {config.method.sampling} sampling"
-    moved = (
-        f", {federation.split.moved} moved so that none is empty" if federation.split.moved else ""
-    )
     model, folder = escape(config.model.name), escape(str(federation.folder.path))
     return (
         f"[bold]{federation.task.name}[/bold] with {model}: {what}\n"
-        f"{len(federation.capacities)} clients, {min(sizes)} to {max(sizes)} examples each, "
-        f"{split}{moved}; {_what_they_can(config, federation.capacities, federation.devices)}\n"
+        f"{_who(federation)}\n"
         f"{_limits(federation)}\n"
         f"run folder {folder}"
     )
 
 
+def _who(federation: "Federation") -> str:
+    """Return how many clients there are, what each has, and what it can."""
+    config, clients = federation.config, federation.clients
+    if clients.split is None:
+        return (
+            f"devices on the network; a round needs {config.engine.quorum} clients and ends after "
+            f"{config.engine.deadline} at the latest"
+        )
+    sizes, split = [len(rows) for rows in clients.split.indices], config.clients.partition
+    if split == "files":
+        split = "a file each"
+    elif split != "iid":
+        split += f" by {clients.split.by}"
+    if config.clients.partition == "dirichlet":
+        split += f" (alpha {config.clients.alpha})"
+    moved = f", {clients.split.moved} moved so that none is empty" if clients.split.moved else ""
+    return (
+        f"{len(clients.layers)} clients, {min(sizes)} to {max(sizes)} examples each, {split}{moved}"
+        f"; {_what_they_can(config, clients.layers, clients.devices)}"
+    )
+
+
 def _limits(federation: "Federation") -> str:
     """Return what the run leaves out, and the rate that it takes."""
-    config, task = federation.config, federation.task
-    used, rows = sum(len(own) for own in federation.split.indices), len(task.train)
+    config, task, split = federation.config, federation.task, federation.clients.split
+    if split is None:
+        rows = "training rows stay on the devices"
+    else:
+        rows = f"{sum(map(len, split.indices)):,} of {len(task.train):,} training rows"
     settings, held = config.evaluation, len(task.validation)
     drawn = (
-        f"{used:,} of {rows:,} training rows, texts up to {config.data.max_length} tokens, "
+        f"{rows}, texts up to {config.data.max_length} tokens, "
         f"learning rate {config.training.learning_rate:g}\n"
     )
     if settings.where == "devices":

@@ -91,8 +91,9 @@ def _assignment(
     Raises ConfigError for a budget that nothing fits.
     """
     context, clients = config.context, config.clients
-    budgets = client_budgets(clients)
-    if context.name != "auto" and clients.fleet is None:
+    budgets, remote = client_budgets(clients), config.engine.name != "local"
+    by_device = remote and "layers" not in clients.model_fields_set
+    if context.name != "auto" and clients.fleet is None and not by_device:
         given = zip(itertools.cycle(clients.layers), budgets, strict=False)
         for layers, (memory_bytes, _) in set(given):
             if memory_bytes is not None:
@@ -108,7 +109,9 @@ def _assignment(
         report = Capacity(0, 1, 0, *budget)
         choose(candidates, lambda c: dict.fromkeys(c, 0.0), report, TimeLimit(), peaks)
     bank = Bank(replace(distillation, seconds=0.0))  # no time limit, so that a resumed run agrees
-    return ByBudget(candidates, bank, proxy, peaks, limit, measured=context.name == "auto")
+    return ByBudget(
+        candidates, bank, proxy, peaks, limit, measured=context.name == "auto", capped=by_device
+    )
 
 
 def client_ranks(config: RunConfig, spec: MethodSpec, model: Any, kind: str) -> tuple[int, ...]:

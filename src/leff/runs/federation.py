@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any, Protocol
@@ -21,13 +22,14 @@ from leff.methods.method import Method, Plan, RoundContext
 from leff.models import full_state
 from leff.models.hardware import pinned_threads, torch_device
 from leff.record import RoundRecord
-from leff.round import Fleet, Watcher, run_round
+from leff.round import Watcher, run_round
 from leff.runs.card import model_card
 from leff.runs.checkpoints import Checkpoint
 from leff.runs.folder import RunFolder, config_digest
 from leff.runs.gap import measure_clients
 from leff.runs.on_devices import OnDevices
 from leff.runs.options import RunConfig
+from leff.runs.population import Population
 from leff.runs.sources import text_form
 from leff.runs.trained import restore, save_model
 from leff.seeds import numpy_rng
@@ -35,7 +37,7 @@ from leff.server import Server
 from leff.tasks.evaluator import Evaluator
 from leff.tasks.partition import Partition
 from leff.tasks.task import Task
-from leff.wire.messages import Device, Update
+from leff.wire.messages import Update
 from leff.wire.spool import Spool
 
 log = logging.getLogger("leff")
@@ -68,14 +70,11 @@ class Federation:
     task: Task
     tokenizer: Any
     model: nn.Module
-    split: Partition
-    capacities: tuple[int, ...]
+    clients: Population
     method: Method
-    fleet: Fleet
     server: Server
     evaluator: Evaluator | None  # None if the devices alone measure
     digests: dict[str, str]  # of training data, start model and evaluation data
-    devices: tuple[Device, ...] = ()  # one a client; () without a fleet file
     on_devices: OnDevices | None = None  # None if the server alone measures
     done: int = 0
 
@@ -89,8 +88,8 @@ class Federation:
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
         """Do the rounds that are left, write the result and the model, and return the result."""
         progress = progress or Silent()
-        facts = environment(self.config, self.task.kind, self.split, self.digests)
-        split = self.split.report(self.task.labels if self.split.by == "label" else ())
+        facts = environment(self.config, self.task.kind, self.clients.split, self.digests)
+        split = self._split_report()
         self.folder.start(self.config, facts, split)
         self._check_data(facts)
         if self.folder.split() != split:
@@ -101,11 +100,19 @@ class Federation:
             progress.started(self)
             for record in self.folder.records():
                 progress.measured(record)
-            if not self.folder.records():
-                self._measure_before(progress)
-            for index in range(self.done, self.config.training.rounds):
-                self._round(index, progress)
-            return self._finish()
+            with closing(self.clients.fleet):
+                if not self.folder.records():
+                    self._measure_before(progress)
+                for index in range(self.done, self.config.training.rounds):
+                    self._round(index, progress)
+                return self._finish()
+
+    def _split_report(self) -> list[dict[str, Any]]:
+        """Return what is known of how the examples are divided; [] if devices have them."""
+        split = self.clients.split
+        if split is None:
+            return []
+        return split.report(self.task.labels if split.by == "label" else ())
 
     def _check_data(self, facts: dict[str, Any]) -> None:
         """Raise DataError if the data, the start model or the fleet changed since the start.
@@ -113,7 +120,7 @@ class Federation:
         A change of device or versions only warns: the last bits of results may differ.
         """
         recorded = self.folder.environment()
-        for name in ("split_digest", *self.digests):
+        for name in self.digests:
             if recorded.get(name) != facts[name]:
                 raise DataError(
                     "the data, the start model or the fleet is not what "
@@ -172,7 +179,9 @@ class Federation:
         started = time.perf_counter()
         values: dict[str, Any] = {}
         if self.on_devices is not None:
-            found = self.on_devices.measure(self.model, self.fleet, self.server, record.round)
+            found = self.on_devices.measure(
+                self.model, self.clients.fleet, self.server, record.round
+            )
             metric = found["metrics"][found["metric"]]
             values = {"devices": found, "loss": found["loss"], "metric": metric}
         if self.evaluator is not None:
@@ -195,13 +204,13 @@ class Federation:
         record = run_round(
             self.model,
             self.method,
-            self.fleet,
+            self.clients.fleet,
             RoundContext(index, self.config.seed, training.local(index), decided),
             self.server,
             self.config.clients.per_round,
             _Watch(self, index, progress),
         )
-        _check_failures(record, len(self.fleet.clients()))
+        _check_failures(record, self.config.clients.per_round == 1)
         if last or (index + 1) % evaluation.every == 0:
             record = self._measured(record)
         record = replace(record, seconds=time.perf_counter() - started)
@@ -286,8 +295,8 @@ class _Watch(Watcher):
         return self._federation.observe(self._index, plan, spool)
 
 
-def _check_failures(record: RoundRecord, clients: int) -> None:
-    """Log who of all `clients` failed or sat out.
+def _check_failures(record: RoundRecord, everyone: bool) -> None:
+    """Log who failed or sat out; `everyone` says that all clients were asked.
 
     Raises RunError if no update could be used.  Two rounds without an update go on, since the
     next one asks for something else: clients that all ran out of memory are asked for less, and
@@ -302,7 +311,7 @@ def _check_failures(record: RoundRecord, clients: int) -> None:
         log.warning("round %d: refused %d updates (%s)", record.round, len(failed), first)
     if len(failed) < len(record.clients):
         return
-    if len(sat_out) == clients:
+    if everyone and not record.clients:
         raise RunError(
             f"round {record.round}: every client sat out (the first: "
             f"{next(iter(sat_out.values()), 'no reason')}); give clients more memory or time"
@@ -316,18 +325,17 @@ def _check_failures(record: RoundRecord, clients: int) -> None:
 
 
 def environment(
-    config: RunConfig, kind: str, split: Partition, digests: dict[str, str]
+    config: RunConfig, kind: str, split: Partition | None, digests: dict[str, str]
 ) -> dict[str, Any]:
     """Return what a run depends on beside its options: versions, machine, and digests."""
     names = ("leff", "torch", "transformers", "datasets", "flwr-datasets", "bitsandbytes", "numpy")
     return {
         "config_digest": config_digest(config),
         "kind": kind,
-        "split_digest": split.digest,
         **digests,
         "device": str(torch_device(config.engine.device)),
-        "split_moved": split.moved,
-        "split_redraws": split.redraws,
+        "split_moved": 0 if split is None else split.moved,
+        "split_redraws": 0 if split is None else split.redraws,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),

@@ -1,6 +1,6 @@
 """From options to the bounds of one client's influence, with what the merge needs.
 
-guard = make_guard(config, method, layers, total)        # layers: L_i of every client
+guard = make_guard(config, method, layers, total)        # layers: L_i of every client, () if unknown
 """
 
 import logging
@@ -33,6 +33,8 @@ def make_guard(config: RunConfig, method: Method, layers: Sequence[int], total: 
             f"{asked} cannot be used by {method.name}, whose merge needs single updates; use "
             "fedlora, slora, fedbitfit, fedavg or leff, or bound updates by method.clip_norm"
         )
+    if not layers:  # of devices on a network, nobody knows how many will be there
+        return guard
     clients = share_of(config.clients.count, config.clients.per_round)
     needed = 2 * guard.cut(clients) + 1
     if clients < needed:

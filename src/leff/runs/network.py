@@ -1,6 +1,6 @@
-"""From a configuration to a fleet of devices on a network, and what it asks of the method.
+"""From a configuration to the devices of a server on the network.
 
-    fleet = network_fleet(config, folder, task, tokenizer, model, store)
+    clients = network_population(config, task, model, tokenizer, store, folder)
 
 The server has the model, the proxy data and, if it likes, a validation and a test set.  Training
 examples stay on the devices.
@@ -18,6 +18,7 @@ from leff.models import blocks
 from leff.network.find import find_server
 from leff.network.superlink import check_version
 from leff.runs.options import RunConfig
+from leff.runs.population import Population
 from leff.runs.sources import text_form
 from leff.tasks.task import Task
 from leff.tasks.tokenizer_part import pack_tokenizer
@@ -30,10 +31,10 @@ from leff.wire.tensors import pack, part_of
 log = logging.getLogger("leff")
 
 
-def network_fleet(
-    config: RunConfig, folder: Path, task: Task, tokenizer: Any, model: Any, store: PartStore
-) -> FlowerFleet:
-    """Return the fleet of the server that the configuration means.
+def network_population(
+    config: RunConfig, task: Task, model: Any, tokenizer: Any, store: PartStore, folder: Path
+) -> Population:
+    """Return the devices of the server that the configuration means, whoever they will be.
 
     Raises ConfigError if there is none, NetworkError if flwr is missing or of another version.
     """
@@ -54,7 +55,7 @@ def network_fleet(
     def upload_bytes(job: Job) -> int:
         return most_bytes(expected_shapes(model, job), job.upload)
 
-    return FlowerFleet(
+    fleet = FlowerFleet(
         ServerNetwork(server, settings, roster.run),
         roster,
         card,
@@ -65,6 +66,7 @@ def network_fleet(
         len(blocks(model)),
         upload_bytes,
     )
+    return Population(fleet)
 
 
 def _rules(config: RunConfig) -> FleetRules:

@@ -5,43 +5,31 @@ federation.run(progress)
 """
 
 import hashlib
-import itertools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
-from leff.client.residuals import Residuals
-from leff.engines.local import LocalFleet, worker_count
 from leff.errors import ConfigError, DataError
 from leff.methods.jobs import JobWriter
 from leff.methods.registry import spec_of
 from leff.methods.stand_ins import Batch
 from leff.models import blocks, full_state, positions
 from leff.models.hardware import check_precision, torch_device
-from leff.runs.budgets import (
-    check_deadline,
-    client_devices,
-    client_layers,
-    client_reports,
-    make_limits,
-    with_file_clients,
-    with_fleet_count,
-)
+from leff.runs.budgets import make_limits, with_file_clients, with_fleet_count
 from leff.runs.build_method import build_method
 from leff.runs.federation import Federation
 from leff.runs.folder import RunFolder
 from leff.runs.guard import make_guard
 from leff.runs.on_devices import on_devices
 from leff.runs.options import RunConfig
+from leff.runs.population import local_population
 from leff.runs.rates import with_learning_rate
-from leff.runs.shares import client_examples, divided
+from leff.runs.shares import divided
 from leff.runs.sources import evaluator_for, load_start, task_of, text_form, with_prompt
 from leff.runs.unused import unused_options
 from leff.server import Server
-from leff.tasks.columns import Table
-from leff.tasks.encode import Example, encode
 from leff.tasks.generation import MIN_PROMPT
 from leff.tasks.proxy import proxy_batches, proxy_texts
 from leff.tasks.task import Task
@@ -57,101 +45,55 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
 
     Raises ConfigError, DataError or ModelError for what is missing, wrong or does not fit.
     """
-    spec = spec_of(config.method.name)
-    config = with_file_clients(with_fleet_count(config))
+    spec, local = spec_of(config.method.name), config.engine.name == "local"
+    config = with_file_clients(with_fleet_count(config)) if local else config
     device = torch_device(config.engine.device)
     check_precision(config.training.precision, device)
     task = task_of(config)
     config = with_prompt(config, task)
-    config, train, split = divided(config, task)
+    rows = None
+    if local:
+        config, train, split = divided(config, task)
+        rows = train, split
     model, tokenizer = load_start(config, task)
     config, form = with_learning_rate(config, model.config, task.kind), text_form(config, task)
     _check_positions(config, model, task.kind)
-    devices = client_devices(config.clients)
-    layers = client_layers(config, spec, len(blocks(model)))
-
-    def encoded(rows: Table) -> list[Example]:
-        return encode(rows, tokenizer, task.kind, config.data.max_length, form)
-
-    where = config.evaluation.where
-    share = 0.0 if where == "server" else config.clients.validation_share
-    examples, held = client_examples(train, split, task.kind, share, encoded)
-    few = [client for client, own in enumerate(examples) if not own]
-    if few:
-        raise DataError(
-            f"the texts of client {few[0]} are too short to learn from; raise "
-            "clients.min_examples, or use fewer clients"
-        )
-    if share and not any(held):
-        raise DataError(
-            "no client has two texts or more, so none can hold any out; let the server measure "
-            "(evaluation.where = 'server')"
-        )
-    _mention_added_tokens(examples, tokenizer)
-    counts = [len(own) for own in examples]
-    check_deadline(config, task.kind, model, counts)
     store = PartStore(folder.path / "parts")
+    if rows is not None:
+        clients = local_population(config, task, rows, model, tokenizer, store, folder.path)
+    else:
+        from leff.runs.network import network_population  # needs the extra `network`
+
+        clients = network_population(config, task, model, tokenizer, store, folder.path)
     writer = JobWriter(store, task.kind, tokenizer.pad_token_id, upload=config.engine.upload)
     digests = {
-        "examples_digest": _digest_examples([*examples, *held]),
+        **clients.digests,
         "evaluation_digest": _digest_rows(task),
         "model_digest": _digest_tensors([full_state(model)]),
     }
-    if devices:
-        digests["fleet_digest"] = hashlib.sha256(repr(devices).encode()).hexdigest()
     proxy = _proxy(config, tokenizer, task, device, form) if spec.trains_blocks else []
     if spec.trains_blocks:
         digests["proxy_digest"] = _digest_tensors(proxy)
     model = model.to(device)
     method = build_method(config, writer, proxy, model)
-    guard = make_guard(config, method, layers, len(blocks(model)))
+    guard = make_guard(config, method, clients.layers, len(blocks(model)))
     if unused := unused_options(config):
         log.info("without effect in this run: %s", ", ".join(unused))
-    workers = worker_count(config.engine.workers, device, config.engine.threads)
+    limits = make_limits(config, task.kind, model)
+    measured_here = config.evaluation.where != "devices"
     return Federation(
         config=config,
         folder=folder,
         task=task,
         tokenizer=tokenizer,
         model=model,
-        split=split,
-        capacities=layers,
+        clients=clients,
         method=method,
-        fleet=LocalFleet(
-            examples,
-            client_reports(config.clients, layers, counts, [len(own) for own in held]),
-            store,
-            device,
-            workers,
-            Residuals(folder.path / "residuals", config.engine.checkpoints),
-            held,
-        ),
-        server=Server(
-            store, Spool(folder.path / "updates"), make_limits(config, task.kind, model), guard
-        ),
-        devices=devices,
-        evaluator=None if where == "devices" else evaluator_for(config, task, tokenizer),
+        server=Server(store, Spool(folder.path / "updates"), limits, guard),
+        evaluator=evaluator_for(config, task, tokenizer) if measured_here else None,
         on_devices=on_devices(config, task, writer),
         digests=digests,
     )
-
-
-def _mention_added_tokens(clients: Sequence[Sequence[Example]], tokenizer: Any) -> None:
-    """Log how many examples hold tokens that were added to the tokenizer's vocabulary."""
-    added = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if not t.special}
-    if not added:
-        return
-    own = [
-        added.keys() & set(example.input_ids.tolist()) for client in clients for example in client
-    ]
-    used = sorted(set[int]().union(*own))
-    if used:
-        log.warning(
-            "%d examples hold tokens added to the vocabulary (%s); embeddings stay frozen, so the "
-            "start model must know them already",
-            sum(map(bool, own)),
-            ", ".join(added[token] for token in used[:4]),
-        )
 
 
 def _check_positions(config: RunConfig, model: Any, kind: str) -> None:
@@ -167,15 +109,6 @@ def _check_positions(config: RunConfig, model: Any, kind: str) -> None:
                 f"{key} must be at most {limit}, as {config.model.name} has {most} positions, "
                 f"got {value}"
             )
-
-
-def _digest_examples(clients: Sequence[Sequence[Example]]) -> str:
-    """Return the SHA-256 of all clients' tokens and labels."""
-    sha = hashlib.sha256()
-    for example in itertools.chain.from_iterable(clients):
-        sha.update(f"{len(example.input_ids)} {example.prompt_tokens} {example.label}\n".encode())
-        sha.update(example.input_ids.astype("<i4").tobytes())
-    return sha.hexdigest()
 
 
 def _digest_tensors(states: Iterable[Mapping[str, torch.Tensor]]) -> str:

@@ -39,6 +39,7 @@ LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.05, 0.5  # between looks for answers
 REPORT_SECONDS = 120.0  # that a device has to read its data, once the quorum is there
 AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 0.5, 30.0  # after an ask that came to nothing
 ASK_AGAIN_SECONDS = 120.0  # without an answer, in case that the ask got lost with a process
+ROUND_TRIES = 3
 GRACE_SECONDS = 600.0  # that a token outlives its round
 LONG_SECONDS = 7 * 86_400.0  # of an ask without a deadline
 
@@ -308,8 +309,7 @@ class FlowerFleet:
 
     def _update(self, job: Job, answer: Answer | None) -> Update:
         """Return what an answer says, with the payload as a file; the server checks it."""
-        capacity = self._capacity(job.client)
-        failed = Update(job.round, job.client, job.block, capacity.examples)
+        failed = Update(job.round, job.client, job.block, examples=0)
         if answer is None:
             return replace(failed, failure="no answer by the deadline")
         if answer.refusal or not answer.update:
@@ -331,7 +331,7 @@ class FlowerFleet:
         by_client = {job.client: job for job in jobs}
         for client, _, answer in self._answers(asks, "measure"):
             job = by_client[client]
-            failed = Measure(job.round, client, self._capacity(client).validation)
+            failed = Measure(job.round, client, 0)
             if answer is None or answer.refusal or not answer.measure:
                 why = "no answer by the deadline" if answer is None else own_words(answer.refusal)
                 yield replace(failed, failure=why or "it sends no measure")
@@ -344,30 +344,46 @@ class FlowerFleet:
     def _answers(
         self, requests: Mapping[int, _Request], what: str
     ) -> Generator[tuple[int, str, Answer | None]]:
-        """Ask clients and yield client, token and answer; None at the deadline."""
-        limit = self._rules.deadline_seconds
+        """Ask clients and yield client, token and answer; None at the deadline.
+
+        If nobody answers at all, the network is at fault, or the server's own machine was away.  So
+        the clients are asked again, once enough are there, up to `ROUND_TRIES` times.
+        """
         make_folder(self._arrivals)
-        state = _Exchange(what, time.monotonic() + (limit or LONG_SECONDS), dict(requests))
+        for tried in range(1, ROUND_TRIES + 1):
+            state = _Exchange(what, time.monotonic() + self._limit, dict(requests))
+            try:
+                yield from self._exchange(state)
+                if len(state.open) < len(requests) or tried == ROUND_TRIES or not requests:
+                    for client in state.open:
+                        yield client, state.tokens.get(client, ""), None
+                    return
+            finally:
+                for token in state.tokens.values():
+                    self._network.revoke(token)
+            log.warning("%s: nobody answered in %.0f s; asking again", what, self._limit)
+            self.clients()
+
+    def _exchange(self, state: "_Exchange") -> Generator[tuple[int, str, Answer]]:
+        """Ask the open requests, and yield answers as they come, until the time is over."""
         look = LOOK_SECONDS
-        try:
-            while state.open and time.monotonic() < state.until:
-                came = 0
-                try:
-                    self._send(state)
-                    for client, text in self._come(state):
-                        answer = self._heard(client, text, state.open.pop(client).about)
-                        came += 1
-                        yield client, state.tokens[client], answer
-                except LinkLostError as error:
-                    self._network.lost(error)
-                    state.under_way.clear()
-                look = LOOK_SECONDS if came else min(1.2 * look, LONGEST_LOOK_SECONDS)
-                time.sleep(min(look, max(0.0, state.until - time.monotonic())))
-            for client in state.open:
-                yield client, state.tokens.get(client, ""), None
-        finally:
-            for token in state.tokens.values():
-                self._network.revoke(token)
+        while state.open and time.monotonic() < state.until:
+            came = 0
+            try:
+                self._send(state)
+                for client, text in self._come(state):
+                    answer = self._heard(client, text, state.open.pop(client).about)
+                    came += 1
+                    yield client, state.tokens[client], answer
+            except LinkLostError as error:
+                self._network.lost(error)
+                state.under_way.clear()
+            look = LOOK_SECONDS if came else min(1.2 * look, LONGEST_LOOK_SECONDS)
+            time.sleep(min(look, max(0.0, state.until - time.monotonic())))
+
+    @property
+    def _limit(self) -> float:
+        return self._rules.deadline_seconds or LONG_SECONDS
 
     def _come(self, state: "_Exchange") -> Iterator[tuple[int, str]]:
         """Yield clients and their answers; whose ask came to nothing is asked again later."""
@@ -398,7 +414,7 @@ class FlowerFleet:
         asked: list[int] = []
         for client in clients:
             key, share = self._roster.places[client]
-            if key not in nodes or key not in self._reports:
+            if key not in nodes:
                 continue
             request = state.open[client]
             if client not in state.tokens:
@@ -407,7 +423,8 @@ class FlowerFleet:
                 state.tokens[client] = self._token(key, name, parts, request.upload_bytes)
             left = state.until - now if self._rules.deadline_seconds else 0.0
             ask = self._ask(request.about, state.tokens[client], left)
-            data = self._reports[key].data
+            report = self._reports.get(key)  # None in a round that a resumed run does again
+            data = "" if report is None else report.data
             texts.append(
                 (nodes[key], to_json(replace(ask, share=share, data=data, job=request.job)))
             )
@@ -429,7 +446,6 @@ class FlowerFleet:
         )
 
     def _token(self, device: str, job: str, parts: Sequence[Part], upload_bytes: int) -> str:
-        seconds = self._rules.deadline_seconds or LONG_SECONDS
         self._store.put(self._tokenizer)  # parts of earlier rounds are deleted
         return self._network.issue(
             Grant(
@@ -439,7 +455,7 @@ class FlowerFleet:
                 folder=self._store.folder,
                 upload_bytes=upload_bytes,
                 spool=self._arrivals,
-                expires=time.time() + seconds + GRACE_SECONDS,
+                expires=time.time() + self._limit + GRACE_SECONDS,
             )
         )
 
