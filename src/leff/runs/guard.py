@@ -1,6 +1,6 @@
 """From options to the bounds of one client's influence, with what the merge needs.
 
-guard = make_guard(config, method, layers, total)        # layers: L_i of every client, () if unknown
+guard = make_guard(config, method, layers, total)        # layers: L_i, () if unknown
 """
 
 import logging
