@@ -2,26 +2,39 @@
 
     .venv/bin/python -m benchmarks.robust              # about ten minutes on two cores
     .venv/bin/python -m benchmarks.robust --method leff --json
+    .venv/bin/python -m benchmarks.robust --cost --clients 8 40        # of the merge alone
 
 The built-in task with short runs.  The hostile client is the one with the most examples.  In every
 round it sends what it started with, less ten times what its training changed.  `loss` is the full
 model's on validation examples after the last round, as mean and deviation over the seeds.  The
 bound `clip` is the median norm of the updates of the plain run with the same seed.  LEFF's clients
 train four of the eight layers each, so that about four train each layer.
+
+`--cost` merges random updates of 100 MB into a model of that size, in four tensors.  `bytes` is how
+far the process's peak is above what it held before, and `seconds` are the processor's.
 """
 
 import argparse
+import ctypes
 import json
 import statistics
 import tempfile
+import time
 from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from leff.methods.aggregate import Merge
+from leff.methods.guard import Guard, MergeRule
 from leff.methods.method import RoundContext
+from leff.methods.robust import robust_means
+from leff.methods.sums import add_up
 from leff.models.hardware import pinned_threads
 from leff.record import ClientRecord
 from leff.round import Fleet, run_round
@@ -29,8 +42,10 @@ from leff.runs.config import load_config
 from leff.runs.folder import RunFolder
 from leff.runs.prepare import prepare
 from leff.wire.messages import Capacity, Job, Update
+from leff.wire.spool import Spool
 from leff.wire.tensors import pack, unpack
 
+ROBUST: tuple[MergeRule, ...] = ("trimmed_mean", "median")
 FACTOR = -10
 EVALUATED = 128  # validation examples
 RULES: dict[str, dict[str, Any]] = {
@@ -48,7 +63,7 @@ SHORT = {
 class Hostile:
     """A fleet in which one client sends `FACTOR` times what it changed."""
 
-    def __init__(self, fleet: Fleet, model: torch.nn.Module, client: int) -> None:
+    def __init__(self, fleet: Fleet, model: nn.Module, client: int) -> None:
         self._fleet, self._model, self._client = fleet, model, client
 
     def clients(self) -> Sequence[int]:
@@ -122,6 +137,41 @@ def measure(method: str, rounds: int, examples: int, seeds: int) -> list[dict[st
     ]
 
 
+def merge_cost(rule: MergeRule, clients: int, width: int = 2500, layers: int = 4) -> dict[str, Any]:
+    """Return seconds and bytes of one merge, in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_merge_cost, rule, clients, width, layers).result()
+
+
+def _merge_cost(rule: MergeRule, clients: int, width: int, layers: int) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    model = nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(layers)))
+    cut = Guard(merge=rule).cut
+    with tempfile.TemporaryDirectory() as folder:
+        spool = Spool(Path(folder) / "updates")
+        for client in range(clients):
+            tensors = {n: torch.randn_like(p) for n, p in model.named_parameters()}
+            spool.add(Update(0, client, (0,), 1, pack(tensors)))
+        del tensors
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        before, started = _memory("VmRSS"), time.process_time()
+        means = robust_means(spool.files(), cut) if rule in ROBUST else add_up(spool.accepted())
+        Merge().apply(model, means)
+        seconds = time.process_time() - started
+    return {
+        "rule": rule,
+        "clients": clients,
+        "seconds": seconds,
+        "bytes": _memory("VmHWM") - before,
+    }
+
+
+def _memory(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -130,8 +180,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--examples", type=int, default=640, help="of all clients together")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--cost", action="store_true", help="seconds and memory of the merge")
+    parser.add_argument("--clients", type=int, nargs="+", default=[8], help="for --cost")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if arguments.cost:
+        rules: list[MergeRule] = ["mean", *ROBUST]
+        costs = [merge_cost(rule, count) for count in arguments.clients for rule in rules]
+        print(json.dumps(costs, indent=1))
+        return
     rows = measure(arguments.method, arguments.rounds, arguments.examples, arguments.seeds)
     if arguments.json:
         print(json.dumps(rows, indent=1))

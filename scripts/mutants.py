@@ -30,6 +30,8 @@ ROOT = Path(__file__).parents[1]
 # Modules, and the tests that hold them to what they should do, the quickest first.
 COVERED = {
     "methods/sums.py": ("methods/test_aggregate.py", "methods/test_importance.py"),
+    "methods/robust.py": ("methods/test_robust.py",),
+    "methods/guard.py": ("methods/test_guard.py", "methods/test_robust.py"),
     "methods/aggregate.py": ("methods/test_aggregate.py",),
     "methods/adapters.py": ("methods/test_fedlora.py", "methods/test_slora.py"),
     "methods/checks.py": ("methods/test_aggregate.py", "test_round.py"),

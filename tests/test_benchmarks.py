@@ -4,18 +4,21 @@ import argparse
 import json
 import runpy
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 from scipy.stats import ttest_rel
 from transformers import AutoConfig
 
-from benchmarks import convergence, deadline, device, fidelity, flora, server
+from benchmarks import convergence, deadline, device, fidelity, flora, robust, server
 from leff.files import read_json
 from leff.methods.setup import ClientSetup
 from leff.models import short_config
 from leff.runs.config import load_config
 from leff.runs.plans import shape_of
-from leff.wire.messages import Step
+from leff.wire.messages import Step, Update
+from leff.wire.tensors import pack, unpack
 
 SMALL = {
     "proxy.examples": 16,
@@ -206,3 +209,43 @@ def test_leff_is_measured_first_in_the_middle_and_last():
     assert blocks(leff, config) == [[0], [6], [11]]
     assert blocks(leff, short) == [[0], [1]]
     assert blocks(adapters, config) == [list(range(12))]  # once, whole
+
+
+def test_robust_bounds_by_the_plain_runs_median_norm(monkeypatch):
+    asked = []
+
+    def short_run(options, hostile):
+        asked.append((options["method.clip_norm"], options.get("method.merge", "mean"), hostile))
+        clients = [SimpleNamespace(norm=norm, clipped=None) for norm in (1.0, 2.0, 9.0)]
+        return float(len(asked)), clients
+
+    monkeypatch.setattr(robust, "short_run", short_run)
+    rows = robust.measure("fedavg", rounds=2, examples=40, seeds=2)
+    assert [(row["rule"], row["hostile"]) for row in rows] == [
+        (rule, hostile) for rule in robust.RULES for hostile in (0, 1)
+    ]
+    assert rows[0]["losses"] == [1.0, 9.0] and rows[0]["loss"] == 5.0
+    bounds = {"clip": 2.0}
+    for rule, (bound, merge, _) in zip((r["rule"] for r in rows), asked[:8], strict=True):
+        assert bound == bounds.get(rule, 0.0)
+        assert merge == (rule if rule in robust.ROBUST else "mean")
+
+
+def test_the_hostile_client_sends_minus_ten_times_its_change():
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(2.0)
+
+    class Fleet:
+        def train(self, jobs):
+            for client in (0, 1):
+                yield Update(0, client, (0,), 1, pack({"weight": torch.tensor([[3.0]])}))
+
+    sent = [unpack(u.payload)["weight"].item() for u in robust.Hostile(Fleet(), model, 1).train([])]
+    assert sent == [3.0, -8.0]
+
+
+@pytest.mark.parametrize("rule", ["mean", "median"])
+def test_robust_measures_a_merge(rule):
+    cost = robust._merge_cost(rule, clients=3, width=8, layers=2)
+    assert cost["rule"] == rule and cost["clients"] == 3
+    assert cost["seconds"] >= 0 and cost["bytes"] >= 0
