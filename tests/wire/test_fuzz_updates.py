@@ -120,7 +120,7 @@ def mutated(rng, update):
 
 
 @pytest.mark.parametrize("form", ["bytes", "file"])
-@pytest.mark.soak(60, 10_000)
+@pytest.mark.soak(30, 10_000)
 def test_no_update_ends_a_run_or_gets_through_damaged(case, count, form, tmp_path):
     server, update, job, good = case
     rng, file = random.Random(11), tmp_path / "arrived"

@@ -58,7 +58,7 @@ def difference(name: str, upload: Upload, read: Callable[[str], torch.Tensor]) -
 
 def _rows(values: torch.Tensor) -> torch.Tensor:
     """Return a tensor as the rows that have a scale each, (R, D)."""
-    return values.reshape(len(values) if values.dim() > 1 else 1, -1)
+    return values.flatten(1) if values.dim() > 1 else values.reshape(1, -1)
 
 
 def rebuild(
