@@ -23,6 +23,7 @@ DEVICES = 3
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all processes end
     folder = Path("runs") / f"network-demo-{time.strftime('%Y%m%d-%H%M%S')}"
     folder.mkdir(parents=True)
     port, link_port = free_ports(2)

@@ -52,7 +52,10 @@ class Server:
         spool: Spool,
         limits: Limits | None = None,
         guard: Guard = NO_GUARD,
+        counted: bool = False,
     ) -> None:
+        """With `counted`, the engine counts the bytes that clients fetch, as the network does."""
+        self._counted = counted
         self.store, self.spool, self.limits, self.guard = store, spool, limits, guard
         self.holdings, self._setbacks = Holdings(), Setbacks()
         self._model: nn.Module | None = None  # as the round's jobs were made from it
@@ -128,6 +131,8 @@ class Server:
             self._dropped += 1
             return None
         downloaded = self._downloads[expected.client]
+        if self._counted:
+            downloaded = update.download_bytes
         update = replace(update, download_bytes=downloaded, norm=None, clipped=False)
         if update.failure is None:
             path = self.spool.folder / "clipped"

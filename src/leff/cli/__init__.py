@@ -6,6 +6,9 @@ Exit status: 0 on success, 2 on wrong use, 1 on failure.  Errors go to standard 
 ``--json`` standard output is one JSON value, and progress goes to standard error.
 """
 
+# pyright: reportUnknownMemberType=false
+# the types of typer 0.20 do not know those of click 8.4
+
 import logging
 import sys
 from collections.abc import Sequence

@@ -1,5 +1,8 @@
 """The two consoles that commands print to, and the option --json."""
 
+# pyright: reportUnknownMemberType=false
+# the types of typer 0.20 do not know those of click 8.4
+
 import json
 import sys
 from typing import Annotated, Any

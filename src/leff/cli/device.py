@@ -1,5 +1,8 @@
 """`leff device join|start|status`: this machine as a device of a federation."""
 
+# pyright: reportUnknownMemberType=false
+# the types of typer 0.20 do not know those of click 8.4
+
 import os
 import sys
 from pathlib import Path

@@ -1,5 +1,8 @@
 """`leff table` and `leff figure`: the paper's tables and figures with our values."""
 
+# pyright: reportUnknownMemberType=false
+# the types of typer 0.20 do not know those of click 8.4
+
 from pathlib import Path
 from typing import Annotated, Any
 

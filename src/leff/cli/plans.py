@@ -1,5 +1,8 @@
 """`leff plan` and `leff profile`: what a method needs, and what a device has."""
 
+# pyright: reportUnknownMemberType=false
+# the types of typer 0.20 do not know those of click 8.4
+
 from pathlib import Path
 from typing import Annotated
 

@@ -1,5 +1,8 @@
 """`leff score` and `leff mmlu`: measurements that need no run."""
 
+# pyright: reportUnknownMemberType=false
+# the types of typer 0.20 do not know those of click 8.4
+
 from pathlib import Path
 from typing import Annotated
 

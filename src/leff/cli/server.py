@@ -1,5 +1,8 @@
 """`leff server init|start|status|stop|admit|remove|split`: a federation on a network."""
 
+# pyright: reportUnknownMemberType=false
+# the types of typer 0.20 do not know those of click 8.4
+
 import json
 import os
 import signal

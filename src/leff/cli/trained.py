@@ -1,5 +1,8 @@
 """`leff evaluate`, `predict` and `generate`: what a trained model can do."""
 
+# pyright: reportUnknownMemberType=false
+# the types of typer 0.20 do not know those of click 8.4
+
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -33,6 +33,8 @@ from leff.wire.messages import Device
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
+    from leff.device.data import DataSettings
+
 JOIN_BYTES = 2**16
 KEYS = ("address", "federation", "leff", "ca")
 
@@ -68,8 +70,8 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class DataSettings(_Section):
-    """The device's own files, as in a run's `data`."""
+class DataSection(_Section):
+    """The device's own files, as in a run's `data`; `data.DataSettings` checks them."""
 
     train: str | list[str] | None = None
     validation: str | None = None
@@ -77,15 +79,22 @@ class DataSettings(_Section):
     columns: dict[str, str] = {}
     kind: Literal["generation", "classification", "regression", "text"] | None = None
 
-    def check_files(self) -> None:
-        """Raise ConfigError without a training file, DataError for one that is not there."""
-        from leff.tasks.load import own_files
+    def of_device(self) -> "DataSettings":
+        """Return the settings by which the files are read.  ConfigError without a file."""
+        from leff.device.data import DataSettings
 
         if self.train is None:
             raise ConfigError(
                 "the device has no data; give --data FILE, or data.train in its device.toml"
             )
-        files = own_files(self.train)
+        files = (self.train,) if isinstance(self.train, str) else tuple(self.train)
+        return DataSettings(files, self.columns, self.validation, self.validation_share, self.kind)
+
+    def check_files(self) -> None:
+        """Raise ConfigError without a training file, DataError for one that is not there."""
+        from leff.tasks.load import own_files
+
+        files = own_files(self.of_device().files)
         missing = [file for file in files if not file.is_file()]
         if missing:
             raise DataError(f"there is no file {missing[0]}; see --data")
@@ -160,7 +169,7 @@ class DeviceSettings(_Section):
     name: Annotated[str, Field(min_length=1, max_length=60)] = "device"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     device: str = "auto"
-    data: DataSettings = DataSettings()
+    data: DataSection = DataSection()
     capacity: CapacitySettings = CapacitySettings()
     limits: LimitSettings = LimitSettings()
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from leff.client.job_checks import JobLimits, job_fault
 from leff.client.measure import measure
 from leff.client.residuals import Residuals
 from leff.client.steps import Deadline
@@ -30,11 +31,10 @@ from leff.device.home import DeviceHome, DeviceSettings
 from leff.errors import DataError, LeffError, RunError
 from leff.files import make_folder, write_atomically, write_json
 from leff.models.hardware import pinned_threads
-from leff.tasks.tokenizer_part import load_tokenizer
+from leff.tasks.tokenizer_part import read_tokenizer
 from leff.units import BYTES, parse_amount, parse_seconds
 from leff.wire.asks import Answer, Ask, DeviceReport, ShareReport
 from leff.wire.json import from_json, to_json
-from leff.wire.limits import JobLimits, job_fault
 from leff.wire.messages import Job, MeasureJob, TaskCard, Update
 
 log = logging.getLogger("leff.device")
@@ -64,7 +64,7 @@ class Worker:
             most_seconds=parse_seconds(limits.time),
             most_epochs=limits.epochs,
         )
-        self._data: tuple[TaskCard, DeviceData] | None = None
+        self._data: tuple[TaskCard, DeviceData, str] | None = None
         make_folder(home.outbox)
 
     def answer(self, text: str, received: float | None = None) -> str:
@@ -111,26 +111,27 @@ class Worker:
         return self._train(ask, report, until)
 
     def _report(self, ask: Ask, until: float | None) -> DeviceReport:
-        data, capacity = self._examples(ask, until), self._settings.capacity
+        (data, digest), capacity = self._examples(ask, until), self._settings.capacity
         return DeviceReport(
             leff=metadata.version("leff"),
             session=self._session,
-            data=data.digest,
+            data=digest,
             shares=tuple(ShareReport(len(c.train), len(c.validation)) for c in data.clients),
             layers=capacity.layers,
             memory_bytes=capacity.memory_bytes,
             device=capacity.device(self._settings.name),
         )
 
-    def _examples(self, ask: Ask, until: float | None) -> DeviceData:
-        """Return this device's examples for the task, read once for each task."""
+    def _examples(self, ask: Ask, until: float | None) -> tuple[DeviceData, str]:
+        """Return this device's examples for the task and their digest, read once for each task."""
         if self._data is None or self._data[0] != ask.task:
             self._working("reading its data")
             self._cache.keep([ask.task.tokenizer])
             fetch = client_fetch(self._cache, self._transfers, ask.token, until)
-            tokenizer = load_tokenizer(fetch(ask.task.tokenizer))
-            self._data = ask.task, read_data(self._settings.data, ask.task, tokenizer)
-        return self._data[1]
+            tokenizer = read_tokenizer(fetch(ask.task.tokenizer))
+            data = read_data(self._settings.data.of_device(), ask.task, tokenizer)
+            self._data = ask.task, data, _digest(data)
+        return self._data[1], self._data[2]
 
     def _train(self, ask: Ask, report: DeviceReport, until: float | None) -> Answer:
         job = from_json(Job, ask.job)
@@ -153,7 +154,7 @@ class Worker:
     def _trained(self, ask: Ask, job: Job, until: float | None) -> Update:
         self._cache.keep([ask.task.tokenizer, *job.parts])
         fetch = client_fetch(self._cache, self._transfers, ask.token, until)
-        examples = self._examples(ask, until).clients[ask.share].train
+        examples = self._examples(ask, until)[0].clients[ask.share].train
         residuals = Residuals(self._home.residuals / ask.run, KEPT_ROUNDS).of(job.client)
         deadline = None
         if until is not None:
@@ -167,10 +168,22 @@ class Worker:
         self._working("measuring the model")
         self._cache.keep([ask.task.tokenizer, *job.parts])
         fetch = client_fetch(self._cache, self._transfers, ask.token, until)
-        examples = self._examples(ask, until).clients[ask.share].validation
+        examples = self._examples(ask, until)[0].clients[ask.share].validation
         with pinned_threads(self._settings.threads):
             measured = measure(job, fetch, examples, self._device)
         return Answer("measure", report, measure=to_json(measured))
+
+
+def _digest(data: DeviceData) -> str:
+    """Return the SHA-256 of all tokens and labels."""
+    sha = hashlib.sha256()
+    for client in data.clients:
+        for example in (*client.train, *client.validation):
+            head = f"{len(example.input_ids)} {example.prompt_tokens} {example.label}\n"
+            sha.update(head.encode())
+            sha.update(example.input_ids.astype("<i4").tobytes())
+        sha.update(b"\n")
+    return sha.hexdigest()
 
 
 class Kept:

@@ -110,7 +110,9 @@ def command(
 def _quiet() -> None:
     """Keep flwr from sending telemetry and from printing; what matters is raised or logged here."""
     os.environ.update(environment(Path(os.environ.get("FLWR_HOME", "/nonexistent"))))
-    logging.getLogger("flwr").setLevel(logging.CRITICAL)
+    import flwr.supercore.logger  # it sets levels when it is imported
+
+    logging.getLogger(flwr.supercore.logger.FLOWER_LOGGER.name).setLevel(logging.CRITICAL)
 
 
 class Control:

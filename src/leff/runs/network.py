@@ -21,7 +21,7 @@ from leff.runs.options import RunConfig
 from leff.runs.population import Population
 from leff.runs.sources import text_form
 from leff.tasks.task import Task
-from leff.tasks.tokenizer_part import pack_tokenizer
+from leff.tasks.tokenizer_part import packed_tokenizer
 from leff.units import parse_seconds
 from leff.wire.headers import most_bytes
 from leff.wire.messages import Job, TaskCard
@@ -41,7 +41,7 @@ def network_population(
     check_version()
     server, settings = find_server(config.engine.server)
     roster = Roster(folder / "clients.json")
-    form, files = text_form(config, task), pack_tokenizer(tokenizer)
+    form, files = text_form(config, task), packed_tokenizer(tokenizer)
     card = TaskCard(
         kind=task.kind,
         labels=task.labels,

@@ -89,7 +89,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         model=model,
         clients=clients,
         method=method,
-        server=Server(store, Spool(folder.path / "updates"), limits, guard),
+        server=Server(store, Spool(folder.path / "updates"), limits, guard, counted=not local),
         evaluator=evaluator_for(config, task, tokenizer) if measured_here else None,
         on_devices=on_devices(config, task, writer),
         digests=digests,
