@@ -153,7 +153,7 @@ class Transfers:
         with self._answer("GET", f"/parts/{part.digest}", headers) as answer:
             range_given = answer.headers.get("content-range", "")
             goes_on = answer.status_code == 206 and range_given.startswith(f"bytes {have}-")
-            with path.open("ab" if goes_on else "wb", buffering=0) as file:
+            with path.open("ab" if goes_on else "wb") as file:
                 for piece in _watched(answer.iter_raw(), patience):
                     if file.tell() + len(piece) > part.size_bytes:
                         raise NetworkError(
