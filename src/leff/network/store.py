@@ -15,7 +15,7 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 
 import anyio
@@ -88,9 +88,10 @@ class Parts:
         if request.method == "HEAD":
             await Response(None, status, headers)(scope, receive, send)
             return
+        chunks = self._chunks(token, path, first, end)
         with self.slots.take(grant.device):
-            chunks = self._chunks(token, path, first, end)
-            await StreamingResponse(chunks, status, headers)(scope, receive, send)
+            async with aclosing(chunks):  # also if the device breaks off
+                await StreamingResponse(chunks, status, headers)(scope, receive, send)
 
     async def _chunks(self, token: str, path: Path, first: int, end: int) -> AsyncGenerator[bytes]:
         with path.open("rb", buffering=0) as file:
