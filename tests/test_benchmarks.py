@@ -206,3 +206,12 @@ def test_leff_is_measured_first_in_the_middle_and_last():
     assert blocks(leff, config) == [[0], [6], [11]]
     assert blocks(leff, short) == [[0], [1]]
     assert blocks(adapters, config) == [list(range(12))]  # once, whole
+
+
+@pytest.mark.slow
+def test_transfers_has_a_row_for_one_device_and_one_for_many(printed):
+    rows = printed("transfers", "--sizes", "2000000", "1000000", "--devices", "2")
+    assert [(row["devices"], row["size_bytes"]) for row in rows] == [(1, 2 * 10**6), (2, 10**6)]
+    for row in rows:
+        assert row["get_mb_per_second"] > 0 and row["put_mb_per_second"] > 0
+        assert row["server_peak_bytes"] >= row["server_before_bytes"] > 10**7

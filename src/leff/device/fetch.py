@@ -138,7 +138,8 @@ class Transfers:
             try:
                 with path.open("rb") as file:
                     pieces = _watched(iter(lambda: file.read(2**16), b""), patience)
-                    with self._answer("PUT", f"/updates/{digest}", headers, pieces):
+                    with self._answer("PUT", f"/updates/{digest}", headers, pieces) as answer:
+                        _start_of(answer)  # to its end, so that the connection can go on
                         return
             except TryAgainError as error:
                 patience.wait(error)
