@@ -44,7 +44,7 @@ class Gateway:
         self.spool = folder / "spool"
         with listening("127.0.0.1", 0) as free:
             self.port = free.getsockname()[1]
-        self.superlink = superlink
+        self.superlink, self.superlink_authority = superlink, None
         self.devices = itertools.count()
 
     @property
@@ -62,6 +62,7 @@ class Gateway:
             secret=self.folder / "secret",
             federation=self.federation,
             superlink=self.superlink,
+            superlink_authority=self.superlink_authority,
             log=self.folder / "gateway.log",
         )
 

@@ -249,3 +249,12 @@ def test_robust_measures_a_merge(rule):
     cost = robust._merge_cost(rule, clients=3, width=8, layers=2)
     assert cost["rule"] == rule and cost["clients"] == 3
     assert cost["seconds"] >= 0 and cost["bytes"] >= 0
+
+
+@pytest.mark.slow
+def test_transfers_has_a_row_for_one_device_and_one_for_many(printed):
+    rows = printed("transfers", "--sizes", "2000000", "1000000", "--devices", "2")
+    assert [(row["devices"], row["size_bytes"]) for row in rows] == [(1, 2 * 10**6), (2, 10**6)]
+    for row in rows:
+        assert row["get_mb_per_second"] > 0 and row["put_mb_per_second"] > 0
+        assert row["server_peak_bytes"] >= row["server_before_bytes"] > 10**7

@@ -119,6 +119,15 @@ def test_a_head_that_is_too_large(gateway):
     assert gateway.answers()
 
 
+def test_a_body_that_is_no_http(gateway, caplog):
+    head = b"PUT /updates/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with gateway.tls() as tls:
+        tls.sendall(head + b"ZZ\r\n")
+        assert read_answer(tls) == (400, "Invalid HTTP request received.")
+    assert gateway.answers()
+    assert not any(record.exc_info for record in caplog.records)
+
+
 def ends(tls):
     """Whether the other side closes the connection."""
     try:

@@ -17,12 +17,12 @@ from leff.network.relay import CALLS
 class SuperLink:
     """A SuperLink that keeps what it was asked and answers with what a test says."""
 
-    def __init__(self):
+    def __init__(self, **tls):
         self.asked, self.answer = [], Response(b"answer", media_type="application/x-protobuf")
         app = Starlette(routes=[Route("/{path:path}", self.take, methods=["GET", "POST", "PUT"])])
         self.sock = listening("127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self.sock.getsockname()[1]}"
-        config = uvicorn.Config(app, ws="none", log_config=None, timeout_graceful_shutdown=1)
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.sock.getsockname()[1]}"
+        config = uvicorn.Config(app, ws="none", log_config=None, timeout_graceful_shutdown=1, **tls)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, args=([self.sock],))
         self.thread.start()
@@ -143,6 +143,22 @@ def test_the_superlink_is_down(gateway):
         answer = transfers._client.post("/v1/fleet/get-run", content=b"q")
     assert (answer.status_code, answer.text) == (503, "the SuperLink is down; try again later")
     assert gateway.answers()
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_superlink_with_tls(tmp_path, trusted):
+    """It has the server's certificate, which is for this machine too."""
+    (tmp_path / "other").mkdir()
+    made, other = Gateway(tmp_path), Gateway(tmp_path / "other")
+    own = made if trusted else other
+    files = {"ssl_certfile": own.settings.certificate, "ssl_keyfile": own.settings.key}
+    link = SuperLink(**files)
+    made.superlink, made.superlink_authority = link.url, made.authority
+    with made.in_thread(), made.transfers() as transfers:
+        answer = transfers._client.post("/v1/fleet/get-run", content=b"q")
+    link.stop()
+    assert answer.status_code == (200 if trusted else 503)
+    assert len(link.asked) == trusted
 
 
 def test_the_superlink_breaks_off(tmp_path):

@@ -140,7 +140,7 @@ def test_a_part_that_is_gone_or_cut(gateway, device):
     for change in (lambda: path.write_bytes(b"x"), path.unlink, path.mkdir):
         change()
         answer = device.get(f"/parts/{part.digest}", headers=bearer(token))
-        assert answer.status_code == 404 and "not on the server" in answer.text
+        assert answer.status_code == 404 and "no longer on the server" in answer.text
     path.rmdir()
 
 
@@ -311,7 +311,7 @@ def test_an_upload_that_is_cut_leaves_nothing(gateway, payload):
 def test_an_upload_that_stops_is_ended(gateway, payload, monkeypatch):
     monkeypatch.setattr(store, "RECEIVE_SECONDS", 0.2)
     with half_sent(gateway, gateway.token(), payload) as tls:
-        assert read_answer(tls) == (408, "nothing arrived for 0.2 s")
+        assert read_answer(tls) == (408, "too little arrived in 0.2 s")
     assert left_in(gateway) == []
 
 

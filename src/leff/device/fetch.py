@@ -138,7 +138,8 @@ class Transfers:
             try:
                 with path.open("rb") as file:
                     pieces = _watched(iter(lambda: file.read(2**16), b""), patience)
-                    with self._answer("PUT", f"/updates/{digest}", headers, pieces):
+                    with self._answer("PUT", f"/updates/{digest}", headers, pieces) as answer:
+                        _start_of(answer)  # to its end, so that the connection can go on
                         return
             except TryAgainError as error:
                 patience.wait(error)
@@ -153,7 +154,7 @@ class Transfers:
         with self._answer("GET", f"/parts/{part.digest}", headers) as answer:
             range_given = answer.headers.get("content-range", "")
             goes_on = answer.status_code == 206 and range_given.startswith(f"bytes {have}-")
-            with path.open("ab" if goes_on else "wb", buffering=0) as file:
+            with path.open("ab" if goes_on else "wb") as file:
                 for piece in _watched(answer.iter_raw(), patience):
                     if file.tell() + len(piece) > part.size_bytes:
                         raise NetworkError(

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
+from h11 import LocalProtocolError
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -42,7 +43,7 @@ CONNECTIONS = 1000  # at once
 HEAD_BYTES = 2**14  # of a request
 IDLE_SECONDS = 20.0  # without a whole head of a request
 SECRET_BYTES = 32
-SEND_SECONDS = 120.0  # for a piece of an answer
+SEND_SECONDS = 60.0  # for a piece of an answer
 log = logging.getLogger("leff.network")
 
 
@@ -143,7 +144,8 @@ class _Timed:
 
         try:
             await self.app(scope, receive, send_in_time)
-        except (ClientDisconnect, TimeoutError, RefusedError) as error:
+        except (ClientDisconnect, TimeoutError, RefusedError, LocalProtocolError) as error:
+            # the last: a body that is no HTTP was refused before the application could answer
             log.info("%s ended: %s", scope.get("path"), error or type(error).__name__)
 
 

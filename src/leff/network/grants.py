@@ -83,9 +83,7 @@ class Grants:
 
         RefusedError for one that is malformed, forged, expired, or unknown here.
         """
-        name = self._name(token)
-        if int(name[:12], 16) <= time.time() * 1000:
-            raise RefusedError("the token has expired; wait for the next job")
+        name = self._good(token)
         try:
             values = read_json(self.folder / f"{name}.json", "")
         except CheckpointError:
@@ -112,9 +110,9 @@ class Grants:
     def count(self, token: str, download: int = 0, upload: int = 0, uploads: int = 0) -> None:
         """Add to a grant's traffic; only the gateway's one process does.
 
-        RefusedError if the grant was revoked.
+        RefusedError if the grant has expired or was revoked.
         """
-        old, path = self.traffic(token), self._counts(self._name(token))
+        old, path = self.traffic(token), self._counts(self._good(token))
         new = old.download_bytes + download, old.upload_bytes + upload, old.uploads + uploads
         try:
             with path.open("r+b", buffering=0) as file:
@@ -127,6 +125,12 @@ class Grants:
 
     def _sign(self, name: str) -> str:
         return hmac.new(self.secret, name.encode(), "sha256").hexdigest()
+
+    def _good(self, token: str) -> str:
+        name = self._name(token)
+        if int(name[:12], 16) <= time.time() * 1000:
+            raise RefusedError("the token has expired; wait for the next job")
+        return name
 
     def _name(self, token: str) -> str:
         match = _TOKEN.fullmatch(token)

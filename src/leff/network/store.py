@@ -15,7 +15,7 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 
 import anyio
@@ -28,8 +28,8 @@ from leff.errors import RefusedError
 from leff.files import sync_folder
 from leff.network.grants import Grant, Grants
 
-CHUNK_BYTES = 2**18  # read, written and sent at a time
-RECEIVE_SECONDS = 30.0  # the longest wait for the next bytes of a device
+CHUNK_BYTES = 2**17  # read, written and sent at a time
+RECEIVE_SECONDS = 60.0  # for as many bytes of an update
 TRANSFERS = 4  # at once, of one device
 UPLOADS = 3  # different ones under one grant: a device that was killed may do its job again
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -72,7 +72,7 @@ class Parts:
             raise HTTPException(403, "the token is not for this part; fetch those of the job")
         path = grant.folder / digest
         if not path.is_file() or path.stat().st_size != size:
-            raise HTTPException(404, "the part is not on the server; resume the run")
+            raise HTTPException(404, "the part is no longer on the server; wait for the next job")
         first, end = asked_range(request, size)
         headers = {
             "Accept-Ranges": "bytes",
@@ -88,14 +88,18 @@ class Parts:
         if request.method == "HEAD":
             await Response(None, status, headers)(scope, receive, send)
             return
+        chunks = self._chunks(token, path, first, end)
         with self.slots.take(grant.device):
-            chunks = self._chunks(token, path, first, end)
-            await StreamingResponse(chunks, status, headers)(scope, receive, send)
+            async with aclosing(chunks):  # also if the device breaks off
+                await StreamingResponse(chunks, status, headers)(scope, receive, send)
 
     async def _chunks(self, token: str, path: Path, first: int, end: int) -> AsyncGenerator[bytes]:
-        async with await anyio.open_file(path, "rb") as file:
-            await file.seek(first)
-            while first < end and (chunk := await file.read(min(CHUNK_BYTES, end - first))):
+        with path.open("rb", buffering=0) as file:
+            file.seek(first)
+            while first < end:
+                chunk = await anyio.to_thread.run_sync(file.read, min(CHUNK_BYTES, end - first))
+                if not chunk:
+                    return
                 self.grants.count(token, download=len(chunk))
                 first += len(chunk)
                 yield chunk
@@ -141,7 +145,7 @@ class Updates:
         except RefusedError as error:
             raise HTTPException(401, str(error)) from None
         except TimeoutError:
-            raise HTTPException(408, f"nothing arrived for {RECEIVE_SECONDS:g} s") from None
+            raise HTTPException(408, f"too little arrived in {RECEIVE_SECONDS:g} s") from None
         except OSError as error:
             if error.errno in FULL:
                 raise HTTPException(507, "the server's disk is full; try again later") from None
@@ -152,7 +156,7 @@ class Updates:
     async def _write(self, request: Request, token: str, path: Path) -> str:
         """Write a request's body to a new file, synced, and return its SHA-256."""
         found = hashlib.sha256()
-        with path.open("xb", buffering=0) as file:
+        with path.open("xb") as file:
 
             def keep(piece: bytes) -> None:
                 found.update(piece)
@@ -161,26 +165,29 @@ class Updates:
             async for piece in pieces(request):
                 self.grants.count(token, upload=len(piece))
                 await anyio.to_thread.run_sync(keep, piece)
+            await anyio.to_thread.run_sync(file.flush)
             await anyio.to_thread.run_sync(os.fsync, file.fileno())
         return found.hexdigest()
 
 
 async def pieces(request: Request) -> AsyncGenerator[bytes]:
-    """Yield a body in pieces of about `CHUNK_BYTES`.  TimeoutError if nothing comes for long."""
-    stream, held = request.stream(), bytearray()
-    while True:
+    """Yield a body in pieces of about `CHUNK_BYTES`.
+
+    TimeoutError if one takes too long.  What arrived before that, or before a cut, comes first.
+    """
+    stream, ended = request.stream(), False
+    while not ended:
+        held = bytearray()
         try:
             async with asyncio.timeout(RECEIVE_SECONDS):
-                chunk = await anext(stream, b"")
+                while not ended and len(held) < CHUNK_BYTES:
+                    chunk = await anext(stream, b"")
+                    held += chunk
+                    ended = not chunk
         except (ClientDisconnect, TimeoutError):
-            yield bytes(held)  # it arrived, so it is counted
-            raise
-        held += chunk
-        if len(held) >= CHUNK_BYTES or not chunk:
             yield bytes(held)
-            held.clear()
-        if not chunk:
-            return
+            raise
+        yield bytes(held)
 
 
 def granted(grants: Grants, request: Request) -> tuple[str, Grant]:
@@ -197,7 +204,7 @@ def granted(grants: Grants, request: Request) -> tuple[str, Grant]:
 def body_bytes(request: Request, most: int, what: str) -> int:
     """Return how many bytes a request announces; a refusal without a number, or above `most`."""
     size = request.headers.get("content-length", "")
-    if not size.isascii() or not size.isdigit() or "transfer-encoding" in request.headers:
+    if not re.fullmatch(r"\d{1,18}", size, re.A) or "transfer-encoding" in request.headers:
         raise HTTPException(411, "Content-Length is needed")
     if int(size) > most:
         raise HTTPException(413, f"{what} may have at most {most} bytes, not {int(size)}")
