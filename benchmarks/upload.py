@@ -1,7 +1,7 @@
 """Forms of upload on the built-in run: bytes and quality of full, bf16 and int8.
 
     .venv/bin/python -m benchmarks.upload                       # 3 seeds of 4 rounds
-    .venv/bin/python -m benchmarks.upload --methods leff --rounds 8 --json
+    .venv/bin/python -m benchmarks.upload --methods leff --set data.train_examples=320
 
 A row per method and form: bytes up over the run and as a share of full's; validation loss (nats)
 after the last round and BLEU on the test inputs, each as mean and standard deviation over seeds.
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import leff
+from benchmarks.fidelity import setting
 from leff.wire.messages import Upload
 
 
@@ -64,9 +65,10 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["leff", "fedavg"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--set", nargs="+", type=setting, default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    options = {"training.rounds": arguments.rounds}
+    options = {"training.rounds": arguments.rounds, **dict(arguments.set)}
     rows = compare(arguments.methods, range(arguments.seeds), options)
     print(json.dumps(rows, indent=1) if arguments.json else "\n".join(map(_line, rows)))
 

@@ -152,6 +152,8 @@ def test_rounding_changes_the_bits_and_the_bytes(settings, tmp_path):
 
 @pytest.mark.parametrize("method", ["flora", "flexlora"])
 def test_adapters_of_another_basis_each_round_are_sent_whole(method, settings, tmp_path):
-    with pytest.raises(ConfigError, match=rf"engine.upload = 'int8' cannot be used by {method}: its"):
+    with pytest.raises(
+        ConfigError, match=rf"engine.upload = 'int8' cannot be used by {method}: its"
+    ):
         leff.run(**settings(method, "int8"), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -139,7 +139,9 @@ def _config(job: Job) -> Iterator[str]:
                 yield f"has a model with {shown(key)} = {shown(value)}"
                 return
         model = empty_model(short_config(config_from_json(job.config), sources), job.kind)
-    except Exception as error:  # the library's own checks of a strange configuration are of any kind
+    except (
+        Exception
+    ) as error:  # the library's own checks of a strange configuration are of any kind
         yield f"has a model that cannot be laid out: {error}"
         return
     values = sum(parameter.numel() for parameter in model.parameters())
