@@ -18,6 +18,7 @@ from tiny_models import LAYERS, tiny
 
 from leff.engines.local import LocalFleet
 from leff.server import Server
+from leff.wire.codec import encoded
 from leff.wire.messages import Capacity, Update
 from leff.wire.parts import PartStore
 from leff.wire.spool import Spool
@@ -85,6 +86,92 @@ def test_the_first_good_update_of_a_client_counts(server, update):
     assert accepted.payload.read_bytes() == update.payload
     _, (kept,), dropped = server.close()
     assert kept.failure is None and dropped == 5
+
+
+def test_a_file_is_taken_like_bytes_and_is_the_servers_then(server, update, tmp_path):
+    path = tmp_path / "arrived"
+    path.write_bytes(update.payload[:-1])
+    assert "bytes of values" in server.receive(replace(update, payload=path)).failure
+    assert not path.exists()
+    path.write_bytes(update.payload)
+    received = server.receive(replace(update, payload=path))
+    assert received.failure is None and received.upload_bytes == len(update.payload)
+    assert received.payload == b"" and not path.exists()
+    (accepted,) = server.spool.accepted()
+    assert accepted.payload.read_bytes() == update.payload
+    path.write_bytes(update.payload)
+    assert server.receive(replace(update, payload=path)) is None and not path.exists()
+
+
+@pytest.mark.parametrize("name", ["missing", "folder", "nul\0"])
+def test_a_file_that_is_none_is_a_refusal(server, update, tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    received = server.receive(replace(update, payload=tmp_path / name))
+    assert "cannot be read" in received.failure or "no safetensors" in received.failure
+    assert received.upload_bytes in (0, (tmp_path / "folder").stat().st_size)
+    assert (tmp_path / "folder").exists()
+
+
+@pytest.mark.parametrize("upload", ["bf16", "int8"])
+@pytest.mark.parametrize("form", ["bytes", "file"])
+def test_a_difference_is_added_to_the_servers_own_tensors(
+    upload, form, server, update, store, tmp_path
+):
+    model = tiny("gpt2", KIND)
+    job = replace(whole(model, KIND, store, range(1, 3)), client=3, upload=upload)
+    server.open(model, [job], [Capacity(3, 2, 5)])
+    start = {n: p.detach() for n, p in model.named_parameters() if n in unpack(update.payload)}
+    tensors, lost = encoded({n: torch.full_like(t, 0.01) for n, t in start.items()}, upload)
+    payload = pack(tensors)
+    if form == "file":
+        (tmp_path / "arrived").write_bytes(payload)
+    sent = tmp_path / "arrived" if form == "file" else payload
+    received = server.receive(replace(update, payload=sent))
+    assert received.failure is None and received.upload_bytes == len(payload)
+    (accepted,) = server.spool.accepted()
+    for name, tensor in unpack(accepted.payload).items():
+        assert torch.equal(tensor, start[name] + (0.01 - lost[name]))
+    names = sorted(path.name for path in server.spool.folder.iterdir())
+    assert names == ["client-3.json", "client-3.safetensors"]
+    assert not (tmp_path / "arrived").exists()
+
+
+def test_a_difference_that_leads_out_of_the_numbers_is_refused(server, update, store):
+    model = tiny("gpt2", KIND)
+    job = replace(whole(model, KIND, store, range(1, 3)), client=3, upload="int8")
+    server.open(model, [job], [Capacity(3, 2, 5)])
+    changes = {n: torch.ones_like(t) for n, t in unpack(update.payload).items()}
+    tensors = encoded(changes, "int8")[0]
+    name = next(n for n in tensors if n.endswith(":scale"))
+    tensors[name] = torch.full_like(tensors[name], 3e38)
+    received = server.receive(replace(update, payload=pack(tensors)))
+    assert received.failure == f"{name.removesuffix(':scale')} in the update is not finite"
+    assert received.losses is None and list(server.spool.accepted()) == []
+    assert [path.name for path in server.spool.folder.iterdir()] == ["client-3.json"]
+
+
+def test_a_round_that_is_opened_again_asks_for_what_is_left(server, update, store, tmp_path):
+    model, jobs = server._model, list(server._jobs.values())
+    reports = [Capacity(client, 2, 5) for client in (3, 4)]
+    server.receive(update)
+    again = Server(store, Spool(tmp_path / "updates"))
+    assert [job.client for job in again.open(model, jobs, reports)] == [4]
+    assert again.spool.updates == server.spool.updates
+    assert again.receive(update) is None  # it came twice
+    assert [job.client for job in again.open(model, jobs[:1], reports)] == []
+    other = [replace(job, seed=job.seed + 1) for job in jobs]
+    assert [job.client for job in again.open(model, other, reports)] == [3, 4]
+
+
+def test_memory_that_ran_out_before_a_kill_counts_after_it(server, update, store, tmp_path):
+    jobs, reports = list(server._jobs.values()), [Capacity(client, 2, 5) for client in (3, 4)]
+    server.receive(replace(update, payload=b"", failure="gone", out_of_memory_bytes=7))
+    again = Server(store, Spool(tmp_path / "updates"))
+    assert [job.client for job in again.open(server._model, jobs, reports)] == [4]
+    for each in (server, again):
+        each.close()
+    setbacks = [each.state()["setbacks"] for each in (again, server, Server(store, again.spool))]
+    assert setbacks[0] == setbacks[1] != setbacks[2]
 
 
 def test_a_claim_to_have_no_memory_that_does_not_count_lowers_nobody(server, update):

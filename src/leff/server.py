@@ -150,7 +150,10 @@ class Server:
         path = self.spool.folder / "rebuilt"
         start = self._start(expected.client)
         fault = rebuild(update.payload, expected.shapes, expected.upload, start, path)
-        return replace(update, payload=path) if fault is None else refused(update, fault)
+        if fault is None:
+            return replace(update, payload=path)
+        path.unlink()
+        return refused(update, fault)
 
     def _start(self, client: int) -> dict[str, torch.Tensor]:
         """Return the values with which a client's trained tensors started the round."""

@@ -34,7 +34,7 @@ ROUNDED = ("bf16", "int8")
 
 
 def check_start(server, model, job, store):
-    """What the client trains, what it subtracts and what the server adds are the same to the bit."""
+    """The client trains, the client subtracts and the server adds the same values, to the bit."""
     _, trained = prepared(job, store.get, CPU)
     trained = {name: parameter.detach() for name, parameter in trained.items()}
     first = first_values(job, store.get)

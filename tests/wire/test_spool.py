@@ -1,5 +1,6 @@
 """Updates wait on disk, come out in the order of client ids, and outlive the process."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def test_a_file_of_another_file_system_is_copied(tmp_path, monkeypatch):
 
     def across(source, target):
         if source == path:
-            raise OSError(18, "Invalid cross-device link")
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
         return move(source, target)
 
     monkeypatch.setattr(Path, "replace", across)

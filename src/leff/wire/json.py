@@ -67,7 +67,8 @@ def job_digest(job: object) -> str:
 
 @cache
 def _adapter(kind: type) -> TypeAdapter[tuple[Any]]:
-    return TypeAdapter(tuple[kind], config=STRICT)  # a bare dataclass takes no configuration
+    wrapped = cast("Any", tuple)[kind]  # a bare dataclass takes no configuration
+    return TypeAdapter(wrapped, config=STRICT)
 
 
 def _unread(kind: type, reason: str) -> str:
@@ -94,14 +95,14 @@ def _parsed(text: str | bytes, most_bytes: int) -> Any:
 
 def _check_same(read: Any, written: Any, where: str) -> None:
     """Raise ValueError, with the place, where a text is not what its message says."""
-    if isinstance(written, dict) and isinstance(read, dict):
+    if isinstance(written, dict):
         own, other = cast("dict[str, Any]", read), cast("dict[str, Any]", written)
         for key in own.keys() ^ other.keys():
             raise ValueError(f"{where}{key} is {'missing' if key in other else 'unknown'}")
         for key, value in own.items():
             _check_same(value, other[key], f"{where}{key}.")
-    elif read != written and not isinstance(written, list):
-        raise ValueError(f"{where[:-1]} is {shown(read)}, which is read as {shown(written)}")
     elif isinstance(written, list):
         for place, (a, b) in enumerate(zip(read, cast("list[Any]", written), strict=True)):
             _check_same(a, b, f"{where}{place}.")
+    elif read != written:
+        raise ValueError(f"{where[:-1]} is {shown(read)}, which is read as {shown(written)}")

@@ -12,10 +12,10 @@ a round finds each update whole or not at all, and only what is outstanding is t
 Memory does not grow with the number of clients, and the order of arrival does not matter.
 """
 
+import errno
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,9 +117,10 @@ def _move(payload: Payload, path: Path) -> None:
     else:
         try:
             payload.replace(unfinished)
-        except OSError:  # on another file system
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
             shutil.copyfile(payload, unfinished)
-        sync_file(unfinished)
-        with suppress(FileNotFoundError):
             payload.unlink()
+        sync_file(unfinished)
     unfinished.replace(path)
