@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,12 +24,15 @@ KINDS = ("generation", "classification", "regression", "text")
 
 def card(kind, **changes):
     labels = LABELS if kind == "classification" else ()
-    return TaskCard(kind, **{"labels": labels, "max_length": 32, "prompt": "{input} =",
-                             "special_tokens": False, "pad_id": 0, "tokenizer": PART, **changes})  # fmt: skip
+    return replace(TaskCard(kind, labels, 32, "{input} =", False, 0, PART), **changes)
 
 
 def tokenizer(kind):
-    return bert(pad_token="[PAD]", unk_token="[UNK]") if kind in LABELS else byte_level()
+    return (
+        bert(pad_token="[PAD]", unk_token="[UNK]")
+        if kind in ("classification", "regression")
+        else byte_level()
+    )
 
 
 def rows(kind, count=20):
@@ -135,7 +139,7 @@ REFUSED = {
               r"a\.jsonl, line 2: label 'maybe' is none of this federation's classes: no, yes"),
     "empty": ([{"text": "a", "label": "no"}, {"text": "b", "label": None}],
               r"a\.jsonl, line 2: no value in column 'label'"),
-    "column": ([{"txt": "a", "label": "no"}], r"a\.jsonl has no column 'text' .*did you mean 'txt'"),
+    "column": ([{"txt": "a", "label": "no"}], r"a\.jsonl has no column 'text' .*mean 'txt'"),
     "text": ([{"text": 3, "label": "no"}], r"a\.jsonl, line 1: 'text' must be text, got 3"),
     "blank": ([{"text": " ", "label": "no"}], r"a\.jsonl, line 1: no value in column 'text'"),
     "list": ([{"text": "a", "label": ["no", "yes"]}], r"a\.jsonl, line 1: label .* is a list"),
@@ -167,7 +171,7 @@ def test_other_data_that_does_not_fit(tmp_path):
 def test_settings_that_cannot_be(tmp_path):
     path = save(tmp_path / "a.jsonl", rows("text"))
     with pytest.raises(ConfigError, match=r"is for text \(kind\), and the federation learns gen"):
-        read(path, "generation", kind="text")
+        read_data(DataSettings((path,), kind="text"), card("generation"), byte_level())
     with pytest.raises(ConfigError, match="learns 'poetry', which this version does not know"):
         read_data(DataSettings((path,)), card("poetry"), byte_level())
     with pytest.raises(ConfigError, match="the federation names no classes"):
