@@ -5,7 +5,6 @@ import json
 import pytest
 from tiny_mmlu import write_mmlu
 from tiny_runs import options, save_tiny, write_table
-from transformers import AutoTokenizer
 
 from leff.device.data import DataSettings, read_data
 from leff.errors import ConfigError
@@ -14,7 +13,9 @@ from leff.runs.folder import RunFolder
 from leff.runs.prepare import prepare
 from leff.runs.sources import text_form
 from leff.runs.split_files import write_shards
-from leff.wire.messages import Part, TaskCard
+from leff.tasks.card import task_card
+from leff.tasks.tokenizer_part import read_tokenizer
+from leff.wire.tensors import pack, part_of, unpack
 
 
 def configured(tmp_path, kind, **changes):
@@ -43,18 +44,16 @@ def check(tmp_path, config, share):
     count = federation.config.clients.count
     paths = write_shards(config, count, tmp_path / "shards")
     assert [path.name for path in paths] == [f"device-{i:03}.jsonl" for i in range(count)]
-    task, form = federation.task, text_form(federation.config, federation.task)
-    card = TaskCard(
-        task.kind,
-        task.labels,
-        config.data.max_length,
-        form.prompt,
-        form.special_tokens,
-        federation.tokenizer.pad_token_id,
-        Part("0" * 64, 1),
-    )
-    tokenizer = AutoTokenizer.from_pretrained(config.model.name)
-    tokenizer.eos_token = federation.tokenizer.eos_token
+    task, form, store = federation.task, text_form(federation.config, federation.task), {}
+
+    def put(tensors):
+        store["tokenizer"] = pack(tensors)
+        return part_of(store["tokenizer"])
+
+    card = task_card(task, form, config.data.max_length, federation.tokenizer, put)
+    assert card.tokenizer == part_of(store["tokenizer"])
+    tokenizer = read_tokenizer(unpack(store["tokenizer"]))
+    assert tokenizer.pad_token_id == card.pad_id
     for client, path in enumerate(paths):
         settings = DataSettings((path,), validation_share=share, kind=task.kind)
         (own,) = read_data(settings, card, tokenizer).clients
