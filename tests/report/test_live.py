@@ -1,6 +1,7 @@
 """The live table, on a terminal and off it, and what is printed at the end."""
 
 import io
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -33,7 +34,8 @@ def federation(name="sample", rounds=3, devices=(), **sections):
     )
     return SimpleNamespace(
         config=config,
-        evaluator=SimpleNamespace(metric="BLEU"),
+        metric="BLEU",
+        on_devices=SimpleNamespace() if config.evaluation.where != "server" else None,
         task=SimpleNamespace(name="sample", train=range(10), validation=range(40), test=None),
         split=SimpleNamespace(indices=[[1, 2], [3]], moved=2, by="area"),
         fleet=SimpleNamespace(size=2),
@@ -52,6 +54,8 @@ def federation(name="sample", rounds=3, devices=(), **sections):
             "memory 4MB, a step's operations 1G",
         ),
         ({"method": {"name": "fedavg"}}, "every client trains all layers"),
+        ({"evaluation": {"where": "devices"}}, "measured on what each client holds out\n"),
+        ({"evaluation": {"where": "both"}}, "and by each client on what it holds out\n"),
         ({"method": {"name": "fedlora"}}, "every client holds the whole model"),
         ({"method": {"name": "flora", "rank": 4}}, "adapters of rank 4\n"),
         (
@@ -211,3 +215,16 @@ def test_the_virtual_clock_has_a_column_where_there_is_a_fleet():
     said = file.getvalue()
     assert "2 phone, 1 laptop" in said
     assert "simulated 9.8 s, 40% idle, 1 sat out" in said and "simulated 0.0 s, 2 sat out" in said
+
+
+def test_what_devices_measured_has_a_column():
+    """The loss over all of them and the worst one; nothing in a round that was not measured."""
+    file, worst = io.StringIO(), {"client": 3, "loss": 2.5, "metric": 0.1}
+    with LiveTable(Console(file=file, width=200)) as table:
+        table.started(federation(evaluation={"where": "both"}))
+        table.measured(record(1, devices={"loss": 1.25, "worst": worst}))
+        table.measured(record(2, devices={"loss": math.nan, "worst": None}))
+        table.measured(record(3))
+    first, second, third = file.getvalue().splitlines()[-3:]
+    assert "devices 1.2500, worst 3: 2.5000" in first
+    assert "devices nan  left" in second and "devices" not in third

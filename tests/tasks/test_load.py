@@ -149,6 +149,15 @@ def test_a_task_whose_examples_are_on_devices(tmp_path):
     assert load_task("text", validation=tmp_path / "held.txt").validation["text"] == ["one", "two"]
 
 
+def test_nothing_need_be_held_out(tmp_path):
+    (tmp_path / "t.jsonl").write_text("".join(f'{{"text": "t{i}"}}\n' for i in range(20)))
+    (tmp_path / "t.txt").write_text("".join(f"t{i}\n" for i in range(20)))
+    for name, file in (("table", "t.jsonl"), ("text", "t.txt")):
+        task = load_task(name, train=tmp_path / file, hold_out=False)
+        assert len(task.train) == 20 and len(task.validation) == 0 and task.test is None
+        assert len(load_task(name, train=tmp_path / file).train) == 18
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -1,13 +1,14 @@
 """What the server knows of the parts that clients hold."""
 
 import json
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 from small_rounds import TRAINING
 
 from leff.wire.holdings import Holdings
-from leff.wire.messages import Job, Part, Segment
+from leff.wire.messages import Job, MeasureJob, Part, Segment
 
 PARTS = [Part(f"{i:064x}", 10 + i) for i in range(8)]
 
@@ -35,3 +36,16 @@ def test_a_restart_goes_on_as_if_there_was_none(sent):
     resumed.load_state(json.loads(json.dumps(whole.state())))
     for client in range(3):
         assert resumed.missing(job(client, 2, 3, 4)) == whole.missing(job(client, 2, 3, 4))
+
+
+def test_what_was_measured_is_held_beside_the_last_job():
+    """A measured model's parts stay until another is measured, whatever jobs come between."""
+    holdings = Holdings()
+    segment = Segment((0, 1), (PARTS[2], PARTS[3]), bits=8)
+    measured = MeasureJob(0, 3, "text", "{}", 0, PARTS[0], PARTS[1], (segment,))
+    assert holdings.send(measured) == 10 + 11 + 12 + 13 and holdings.send(measured) == 0
+    assert holdings.send(job(3, 2, 4)) == 14
+    assert holdings.send(job(3, 3)) == 0
+    assert holdings.send(job(3, 4)) == 14  # of the job before the last it holds nothing
+    other = replace(measured, segments=(Segment((0,), (PARTS[5],)),))
+    assert holdings.send(other) == 15 and holdings.send(measured) == 12 + 13

@@ -25,15 +25,19 @@ log = logging.getLogger("leff")
 SOURCE = ("task", "folder", "train", "validation", "test", "columns", "kind", "labels")
 
 
-def load_source(source: DataConfig | ProxyConfig, seed: int = 0) -> Task:
+def load_source(source: DataConfig | ProxyConfig, seed: int = 0, hold_out: bool = True) -> Task:
     """Return the task that a configuration's section names; every row is checked."""
     given = {name: getattr(source, name) for name in SOURCE if hasattr(source, name)}
-    return load_task(given.pop("task"), given.pop("folder"), **given, seed=seed)
+    task, folder = given.pop("task"), given.pop("folder")
+    return load_task(task, folder, **given, hold_out=hold_out, seed=seed)
 
 
 def task_of(config: RunConfig) -> Task:
-    """Return the task that the clients learn."""
-    return load_source(config.data, config.seed)
+    """Return the task that the clients learn.
+
+    If the devices alone measure, no rows of the user's own files are held out for the server.
+    """
+    return load_source(config.data, config.seed, hold_out=config.evaluation.where != "devices")
 
 
 def with_prompt(config: RunConfig, task: Task) -> RunConfig:

@@ -44,6 +44,7 @@ def load_task(
     kind: str | None = None,
     labels: Sequence[str] = (),
     labelled: bool = True,
+    hold_out: bool = True,
     seed: int = 0,
 ) -> "Task":
     """Load the task `name` and check every row.
@@ -52,12 +53,12 @@ def load_task(
     (``text`` and ``table``), relative to `folder` if there is one.  `train` may also be a list, or
     a pattern such as ``sites/*.csv``; then the attribute ``file`` says which file a row is of.
     Without `validation`, a random tenth of `train` (of each of its files), drawn with `seed`, is
-    held out; rows with the same text stay together.  `columns` maps our column names (``input``,
-    ``target``, ``references``, ``text``, ``text_pair``, ``label``) to the files' own.  `kind`
-    overrules the kind that a table's columns suggest.  `labels` name its classes, in order;
-    without them they are those of the train file.  A task whose examples are on devices has no
-    train file, and needs `kind` (and `labels`).  Without `labelled`, a table's labels are not
-    looked at, as for proxy data.  `seed` also makes ``sample``.
+    held out, unless `hold_out` is false; rows with the same text stay together.  `columns` maps our
+    column names (``input``, ``target``, ``references``, ``text``, ``text_pair``, ``label``) to the
+    files' own.  `kind` overrules the kind that a table's columns suggest.  `labels` name its
+    classes, in order; without them they are those of the train file.  A task whose examples are on
+    devices has no train file, and needs `kind` (and `labels`).  Without `labelled`, a table's
+    labels are not looked at, as for proxy data.  `seed` also makes ``sample``.
 
     What was read otherwise than it is written, and what looks wrong but can be used, is logged.
     docs/data.md has the rules.
@@ -73,14 +74,24 @@ def load_task(
         raise ConfigError("a test file alone makes no task; name a validation file too")
     if name == "table":
         return _loader("table")(
-            files, columns=columns or {}, kind=kind, classes=labels, labelled=labelled, seed=seed
+            files,
+            columns=columns or {},
+            kind=kind,
+            classes=labels,
+            labelled=labelled,
+            hold_out=hold_out,
+            seed=seed,
         )
     if columns or kind or labels:
         raise ConfigError(
             f"columns, kind and labels describe a table, not {name!r}; use the task 'table'"
         )
     if name == "text":
-        return _loader("text")(files, seed=seed) if files else _loader("wikitext")(_path(folder))
+        return (
+            _loader("text")(files, hold_out=hold_out, seed=seed)
+            if files
+            else _loader("wikitext")(_path(folder))
+        )
     if files:
         raise ConfigError(
             f"train, validation and test files are for the tasks 'text' and 'table', not {name!r}; "

@@ -15,9 +15,9 @@ from typing import Any, cast, get_args
 from leff.errors import ConfigError, DataError, nearest, shown
 from leff.tasks.columns import Table
 from leff.tasks.encode import Kind
-from leff.tasks.sources import labels
+from leff.tasks.sources import copies, labels
 from leff.tasks.sources.attributes import attributes_of, with_file, with_own
-from leff.tasks.sources.copies import hold_out, warn_of_contradictions, warn_of_overlap
+from leff.tasks.sources.copies import warn_of_contradictions, warn_of_overlap
 from leff.tasks.sources.files import read_rows
 from leff.tasks.sources.rows import Rows, joined, listed
 from leff.tasks.task import Task, group_references
@@ -40,15 +40,19 @@ def load(
     kind: str | None = None,
     classes: Sequence[str] = (),
     labelled: bool = True,
+    hold_out: bool = True,
     seed: int = 0,
 ) -> Task:
     """Load the tables of `files`, by split.
 
     Without a validation file, a random tenth of the rows, drawn with `seed`, is held out; copies
-    stay together.  `classes` are names of labels that the user gives, in order.  A task without a
-    train file, whose examples are on devices, needs its `kind`, and a classifier its `classes`.
-    Without `labelled`, labels are not looked at.  Raises ConfigError for a mapping, kind or class
-    that makes no task, and DataError for a file, column, row or label that cannot be used.
+    stay together.  Without `hold_out` nothing is, and the validation split is empty.  `classes`
+    are names of labels that the user gives, in order.  A task without a train file, whose examples
+    are on devices, needs its `kind`, and a classifier its `classes`.  Without `labelled`, labels
+    are not looked at.
+
+    Raises ConfigError for a mapping, kind or class that makes no task, and DataError for a file,
+    column, row or label that cannot be used.
     """
     names = labels.given_names(classes)
     kind = kind or ("classification" if names else None)
@@ -67,6 +71,8 @@ def load(
     if task_kind in LABELLED:
         rows = {split: _with_labels(part, names) for split, part in rows.items()}
     pairs = "text_pair" in train.columns and not (task_kind == "text" and labelled)
+    if not hold_out:
+        rows = {"validation": rows["train"].select([False] * len(train)), **rows}
     return _task(_split(rows, task_kind, pairs, seed), task_kind, pairs, names)
 
 
@@ -243,7 +249,7 @@ def _split(rows: dict[str, Rows], kind: Kind, pairs: bool, seed: int) -> dict[st
     if "validation" in rows:
         return rows
     classes = train.column("label") if kind == "classification" else ()
-    taken = hold_out(train, units["train"], seed, classes)
+    taken = copies.hold_out(train, units["train"], seed, classes)
     return {
         **rows,
         "train": train.select([not held for held in taken]),

@@ -8,24 +8,28 @@ from pathlib import Path
 
 from leff.errors import DataError
 from leff.tasks.columns import Table
+from leff.tasks.sources import copies
 from leff.tasks.sources.attributes import FILE, with_file
-from leff.tasks.sources.copies import hold_out, warn_of_overlap
+from leff.tasks.sources.copies import warn_of_overlap
 from leff.tasks.sources.files import READERS, ending, read_lines
 from leff.tasks.sources.rows import Rows, joined
 from leff.tasks.task import Task
 
 
-def load(files: Mapping[str, Sequence[Path]], *, seed: int = 0) -> Task:
+def load(files: Mapping[str, Sequence[Path]], *, hold_out: bool = True, seed: int = 0) -> Task:
     """Load text files by split.
 
     Without a validation file, a random tenth of the lines, drawn with `seed`, is held out; equal
-    lines stay together.  Of several train files, the attribute ``file`` says which a line is of.
-    Without a train file the lines are on devices.  Raises DataError for what cannot be read.
+    lines stay together.  Without `hold_out` nothing is.  Of several train files, the attribute
+    ``file`` says which a line is of.  Without a train file the lines are on devices.  Raises
+    DataError for what cannot be read.
     """
     rows = {split: _read(paths) for split, paths in files.items()}
     if "train" not in rows:
         empty = Rows("no train file", {"text": []}, [])
         return text_task({"train": empty, "validation": empty, **rows})
+    if not hold_out:
+        rows = {"validation": rows["train"].select([False] * len(rows["train"])), **rows}
     return text_task(_split(rows, seed))
 
 
@@ -61,7 +65,7 @@ def _split(rows: dict[str, Rows], seed: int) -> dict[str, Rows]:
         warn_of_overlap(units["train"], units[split], rows[split])
     if "validation" in rows:
         return rows
-    taken = hold_out(train, units["train"], seed)
+    taken = copies.hold_out(train, units["train"], seed)
     held = {"train": train.select([not t for t in taken]), "validation": train.select(taken)}
     return {**rows, **held}
 

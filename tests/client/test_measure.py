@@ -1,0 +1,103 @@
+"""One client's measurement: the full model's figures, in every family and kind."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from small_rounds import CPU, PAD, random_examples, same, state_of
+from tiny_models import tiny
+from torch import nn
+
+from leff.client import measure as client
+from leff.client.measure import measure, measure_or_fail
+from leff.errors import RunError
+from leff.methods.jobs import JobWriter, measure_jobs
+from leff.tasks.held_out import held_out_logits, held_out_loss
+from leff.wire.messages import Measure
+
+CASES = [
+    ("gpt2", "generation"), ("llama", "text"), ("bert", "classification"), ("gpt2", "regression"),
+]  # fmt: skip
+
+
+def job_for(model, kind, store, bits=32):
+    (job,) = measure_jobs(JobWriter(store, kind, PAD), model, 4, [2], bits, batch_size=3)
+    return job
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_the_sums_are_those_of_the_full_model(name, kind, store):
+    """Also without dropout, though the model was in train mode; the model is left as it was."""
+    model, examples = tiny(name, kind).train(), random_examples(kind, 7)
+    before = state_of(model)
+    found = measure(job_for(model, kind, store), store.get, examples, CPU)
+    loss = held_out_loss(model, examples, batch_size=3, pad_id=PAD)
+    assert found.loss is not None and found.loss / found.weight == pytest.approx(loss, rel=1e-5)
+    assert (found.round, found.client, found.examples) == (4, 2, 7) and found.failure is None
+    assert found.seconds > 0 and same(before, state_of(model))
+    if kind == "classification":
+        logits = held_out_logits(model, examples, batch_size=3, pad_id=PAD)
+        for y, row in enumerate(found.confusion):
+            for p, count in enumerate(row):
+                pairs = zip(examples, logits.argmax(-1), strict=True)
+                assert count == sum(e.label == y and guess == p for e, guess in pairs)
+    if kind == "regression":
+        scores = held_out_logits(model, examples, batch_size=3, pad_id=PAD)[:, 0].double()
+        labels = torch.tensor([e.label for e in examples], dtype=torch.float64)
+        wanted = (7, scores.sum(), labels.sum(), scores @ scores, labels @ labels, scores @ labels)
+        assert found.moments == pytest.approx(tuple(map(float, wanted)))
+    else:
+        assert found.moments == ()
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+def test_fewer_bits_are_close_and_smaller(bits, store):
+    model, examples = tiny("gpt2", "text"), random_examples("text", 5)
+    whole, small = (job_for(model, "text", store, each) for each in (32, bits))
+    losses = [measure(job, store.get, examples, CPU).loss for job in (whole, small)]
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=1e-2)
+    assert sum(p.size_bytes for p in small.parts) < sum(p.size_bytes for p in whole.parts)
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_a_model_that_is_not_finite_has_no_loss(name, kind, store):
+    model = tiny(name, kind)
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.nan)
+    found = measure(job_for(model, kind, store), store.get, random_examples(kind, 4), CPU)
+    assert found.loss is None and found.failure is None and found.weight > 0
+    assert found.confusion == () == found.moments
+
+
+def test_a_client_without_examples_says_so(store):
+    found = measure(job_for(tiny("gpt2", "text"), "text", store), store.get, [], CPU)
+    assert found == Measure(4, 2, 0, failure="the client has no validation examples")
+
+
+def test_an_error_is_a_failure_of_its_type(store, monkeypatch):
+    """Its text may hold what the client's data holds."""
+    job, examples = job_for(tiny("gpt2", "text"), "text", store), random_examples("text", 3)
+    errors = {
+        "ValueError": ValueError("the secret text"),
+        "out of memory": RuntimeError("can't allocate memory: 100 GB"),
+    }
+    for said, error in errors.items():
+        monkeypatch.setattr(client, "client_model", _raising(error))
+        assert measure_or_fail(job, store.get, examples, CPU) == Measure(4, 2, 3, failure=said)
+    monkeypatch.setattr(client, "client_model", _raising(RunError("the server's part is gone")))
+    with pytest.raises(RunError, match="part is gone"):
+        measure_or_fail(job, store.get, examples, CPU)
+
+
+def _raising(error):
+    def raises(*_: object) -> nn.Module:
+        raise error
+
+    return raises
+
+
+def test_the_parts_are_those_of_the_whole_model(store):
+    job = job_for(tiny("gpt2", "text"), "text", store)
+    assert job.parts == (job.shell, job.tail, *job.segments[0].parts)
+    assert replace(job, client=5).parts == job.parts
