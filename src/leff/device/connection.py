@@ -31,6 +31,7 @@ from leff.wire.flower_texts import Arriving, record
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
+UNAUTHORIZED, SERVER_ERROR = 401, 500  # answers of HTTP
 HEARTBEAT_SECONDS = 15  # told to the SuperLink, which counts a node as gone after two of them
 
 
@@ -222,9 +223,9 @@ class Connection:
             return method(request)
         except httpx.HTTPStatusError as error:
             status = error.response.status_code
-            if status == httpx.codes.UNAUTHORIZED:
+            if status == UNAUTHORIZED:
                 raise NotAdmittedError("the server does not know this device's key") from None
-            if status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            if status >= SERVER_ERROR:
                 raise UnreachableError(f"the server is not ready ({status})") from None
             raise RefusedCallError(f"the server refused a call ({status})") from None
         except httpx.HTTPError as error:

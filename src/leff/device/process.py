@@ -218,7 +218,7 @@ def main(arguments: Sequence[str]) -> int:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the watching process ends this
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, _end)
     home = DeviceHome.open(Path(arguments[0]))
     try:
         run_device(home, DeviceSettings.model_validate_json(arguments[1]))
@@ -226,6 +226,10 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     return 0
+
+
+def _end(*_: object) -> None:
+    os._exit(0)  # what is done is on the disk, and the server notices that nobody is there
 
 
 def _end_with_parent() -> None:

@@ -17,7 +17,7 @@ def print_server(console: Console, status: dict[str, Any]) -> None:
     for column in ("", "name", "key", "state", "last seen", "examples", "layers", "memory"):
         devices.add_column(column)
     for device in status["devices"]:
-        own = device["capacity"] or {}
+        own: dict[str, Any] = device["capacity"] or {}
         memory = own.get("memory_bytes")
         devices.add_row(
             str(device["number"]),

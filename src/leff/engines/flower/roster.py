@@ -12,6 +12,7 @@ resumed, since random draws derive from them.
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from leff.errors import CheckpointError
 from leff.files import read_json, write_json
@@ -31,7 +32,7 @@ class Roster:
         remedy = "the run cannot tell its clients apart; start it again in a new folder"
         values = read_json(path, remedy)
         try:
-            known = [] if values is None else values["clients"]
+            known: list[Any] = [] if values is None else values["clients"]
             self.places: list[Place] = [(str(key), int(share)) for key, share in known]
             self.run = uuid.uuid4().hex if values is None else str(values["run"])
         except (KeyError, TypeError, ValueError):
