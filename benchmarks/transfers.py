@@ -22,8 +22,9 @@ from leff.device.cache import PartCache
 from leff.device.fetch import Transfers
 from leff.files import file_digest
 from leff.network import certificates
-from leff.network.gateway import SETTINGS, GatewaySettings, listening
+from leff.network.gateway import listening
 from leff.network.grants import Grant, Grants
+from leff.network.settings import SETTINGS, GatewaySettings
 from leff.wire.messages import Part
 
 SIZES, DEVICES = (10**9, 200 * 10**6), 8

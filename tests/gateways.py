@@ -23,8 +23,9 @@ from leff.network.certificates import (
     make_authority,
     make_certificate,
 )
-from leff.network.gateway import SETTINGS, GatewaySettings, listening, uvicorn_server
+from leff.network.gateway import listening, uvicorn_server
 from leff.network.grants import Grant, Grants
+from leff.network.settings import SETTINGS, GatewaySettings
 from leff.wire.parts import PartStore
 
 HOSTS = ["localhost", "127.0.0.1"]

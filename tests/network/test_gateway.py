@@ -15,7 +15,8 @@ from gateways import Forwarder, Gateway, read_answer
 from leff.device.cache import PartCache
 from leff.errors import ConfigError
 from leff.network import gateway as module
-from leff.network.gateway import SETTINGS, listening, read_settings
+from leff.network.gateway import listening
+from leff.network.settings import SETTINGS, read_settings
 
 
 @pytest.fixture
