@@ -4,6 +4,7 @@
 # the types of typer 0.20 do not know those of click 8.4
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,7 +45,10 @@ def join(
         text = settings_text(measure_device(device, threads=threads), name, device)
     joined = DeviceHome.join(path, join_file, text)
     settings, about = joined.settings(), joined.joined()
-    line = f"leff server admit {joined.public_key} --name {settings.name}"
+    capacity = settings.capacity
+    line = f"leff server admit {joined.public_key} --name {shlex.quote(settings.name)}"
+    line += f" --memory {capacity.memory}" if capacity.memory else ""
+    line += f" --speed {capacity.speed}" if capacity.speed else ""
     if as_json:
         return print_json(
             {
@@ -52,11 +56,10 @@ def join(
                 "federation": about.federation,
                 "address": about.address,
                 "key": joined.public_key,
-                "capacity": settings.capacity.model_dump(),
+                "capacity": capacity.model_dump(),
                 "admit": line,
             }
         )
-    capacity = settings.capacity
     out.print(f"{path} joins {about.address}", soft_wrap=True)
     out.print(f"it has {capacity.memory} of memory and does {capacity.speed}", soft_wrap=True)
     out.print("the owner of the server admits it with:", soft_wrap=True)

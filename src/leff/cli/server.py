@@ -126,16 +126,23 @@ def stop(folder: Given = None, as_json: Json = False) -> None:
 def admit(
     key: Annotated[str, typer.Argument(help="The device's key, as `leff device join` prints it.")],
     name: Annotated[str, typer.Option(help="A name for people; the key is what counts.")] = "",
+    memory: Annotated[str, typer.Option(help="What it measured when it joined.")] = "",
+    speed: Annotated[str, typer.Option(help="What it measured when it joined.")] = "",
     server: Server = None,
     as_json: Json = False,
 ) -> None:
     """Admit a device; it may then take part in every run of this server."""
     from leff.network.find import find_server
     from leff.network.registry import Registry
+    from leff.units import BYTES, parse_amount, parse_speed
 
+    if memory:
+        parse_amount(memory, BYTES)
+    if speed:
+        parse_speed(speed)
     opened, _ = find_server(server)
     with opened.lock("devices"):
-        device = Registry(opened.path / "devices.json").admit(key, name)
+        device = Registry(opened.path / "devices.json").admit(key, name, memory, speed)
     if as_json:
         return print_json({"key": device.fingerprint, "number": device.number, "name": device.name})
     typer.echo(f"device {device.number}, key {device.fingerprint}, is admitted")

@@ -28,6 +28,8 @@ class AdmittedDevice:
     key: str
     name: str
     admitted: float  # seconds since 1970
+    memory: str = ""  # as measured when it joined, such as 8000MB; "" if not said
+    speed: str = ""
     removed: bool = False
 
     @property
@@ -59,8 +61,8 @@ class Registry:
             raise NetworkError(f"{self._path} is of another version of leff; {remedy}") from None
         return [device for device in all_of_them if removed or not device.removed]
 
-    def admit(self, key: str, name: str = "") -> AdmittedDevice:
-        """Admit a key, given as an OpenSSH line or as its middle.
+    def admit(self, key: str, name: str = "", memory: str = "", speed: str = "") -> AdmittedDevice:
+        """Admit a key, given as an OpenSSH line or as its middle; the rest is for people.
 
         Raises ConfigError for what is no key, and for one that was admitted already.
         """
@@ -72,9 +74,8 @@ class Registry:
                 f"the key {fingerprint(key)} was admitted already, as device {same[0].number}; "
                 "each device needs a key of its own, which `leff device join` makes"
             )
-        device = AdmittedDevice(
-            len(known) + 1, key, name or f"device {len(known) + 1}", time.time()
-        )
+        number = len(known) + 1
+        device = AdmittedDevice(number, key, name or f"device {number}", time.time(), memory, speed)
         self._write([*known, device])
         return device
 

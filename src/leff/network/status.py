@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from leff.network.folder import ServerFolder, ServerSettings
-from leff.network.registry import Registry
+from leff.network.registry import AdmittedDevice, Registry
 from leff.network.superlink import Control, LinkLostError, Node
+from leff.units import BYTES, parse_amount, parse_speed
 
 
 def server_status(folder: ServerFolder, settings: ServerSettings) -> dict[str, Any]:
     """Return the server's state, its devices and its runs, as JSON values.
 
     A device's ``state`` is ``online``, ``offline``, ``admitted`` (it never came) or ``unknown``
-    (the server does not run).  ``capacity`` is its last report, None before the first.
+    (the server does not run).  ``capacity`` is its last report in a run,
+    or else what it measured when it joined.
     """
     state = folder.running()
     nodes: dict[bytes, Node] | None = None
@@ -38,7 +40,7 @@ def server_status(folder: ServerFolder, settings: ServerSettings) -> dict[str, A
                 "name": device.name,
                 "number": device.number,
                 **_seen(nodes, device.pem),
-                "capacity": _report(folder, device.fingerprint),
+                "capacity": _report(folder, device.fingerprint) or _on_joining(device),
             }
             for device in Registry(folder.path / "devices.json").devices()
         ],
@@ -64,10 +66,26 @@ def _report(folder: ServerFolder, fingerprint: str) -> dict[str, Any] | None:
             "examples": sum(share["examples"] for share in report["shares"]),
             "layers": report["layers"],
             "memory_bytes": report["memory_bytes"],
+            "flops_per_second": (report["device"] or {}).get("flops_per_second"),
             "device": report["device"],
             "leff": report["leff"],
         }
     return None
+
+
+def _on_joining(device: AdmittedDevice) -> dict[str, Any] | None:
+    """Return what a device measured when it joined, as its owner passed it on."""
+    if not device.memory:
+        return None
+    return {
+        "clients": None,
+        "examples": None,
+        "layers": None,
+        "memory_bytes": parse_amount(device.memory, BYTES),
+        "flops_per_second": parse_speed(device.speed) if device.speed else None,
+        "device": None,
+        "leff": None,
+    }
 
 
 def _runs(folder: ServerFolder) -> list[dict[str, Any]]:

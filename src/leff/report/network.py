@@ -25,7 +25,7 @@ def print_server(console: Console, status: dict[str, Any]) -> None:
             device["key"],
             device["state"],
             ago(device["last_seen"]),
-            str(own.get("examples", "")),
+            "" if own.get("examples") is None else str(own["examples"]),
             str(own.get("layers") or ("all that fit" if own else "")),
             bytes_text(memory) if memory else "",
         )
