@@ -149,6 +149,7 @@ def _merge_cost(rule: MergeRule, clients: int, width: int, layers: int) -> dict[
     cut = Guard(merge=rule).cut
     with tempfile.TemporaryDirectory() as folder:
         spool = Spool(Path(folder) / "updates")
+        spool.open(dict.fromkeys(range(clients), ""))
         for client in range(clients):
             tensors = {n: torch.randn_like(p) for n, p in model.named_parameters()}
             spool.add(Update(0, client, (0,), 1, pack(tensors)))

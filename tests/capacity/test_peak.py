@@ -59,6 +59,7 @@ def test_both_stages_of_slora(store, tmp_path):
     made = recipe("slora", model, KIND, store, training__rounds=2)
     (first, *_) = planned(made, model)
     spool = Spool(tmp_path / "updates")
+    spool.open({first.client: ""})
     spool.add(invented(first, 5, seed=0))
     merge_round(made, model, spool)
     (second, *_) = planned(made, model, 1)

@@ -207,6 +207,7 @@ def test_a_small_share_weighs_a_client_less(method, tmp_path):
 
 def test_weights_under_a_cap_are_those_of_fewer_examples(tmp_path):
     spool = Spool(tmp_path / "updates")
+    spool.open(dict.fromkeys((0, 1, 2, 9), ""))
     for client, examples in enumerate((10**8, 3, 4)):
         spool.add(Update(0, client, (0,), examples, pack({"a": torch.ones(1) * client})))
     spool.add(Update(0, 9, (0,), 10**8, failure="gone"))

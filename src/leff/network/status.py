@@ -61,13 +61,14 @@ def _report(folder: ServerFolder, fingerprint: str) -> dict[str, Any] | None:
     with suppress(OSError, ValueError, KeyError):
         path = folder.path / "reports" / f"{fingerprint}.json"
         report: dict[str, Any] = json.loads(path.read_text())["report"]
+        own: dict[str, Any] = report["device"] or {}
         return {
             "clients": len(report["shares"]),
             "examples": sum(share["examples"] for share in report["shares"]),
             "layers": report["layers"],
             "memory_bytes": report["memory_bytes"],
-            "flops_per_second": (report["device"] or {}).get("flops_per_second"),
-            "device": report["device"],
+            "flops_per_second": own.get("flops_per_second"),
+            "device": own or None,
             "leff": report["leff"],
         }
     return None
