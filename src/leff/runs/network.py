@@ -56,7 +56,7 @@ def network_population(
         return most_bytes(expected_shapes(model, job), job.upload)
 
     fleet = FlowerFleet(
-        ServerNetwork(server, settings, roster.run),
+        ServerNetwork(server, settings, roster.run, folder),
         roster,
         card,
         files,

@@ -107,6 +107,10 @@ class Network(Protocol):
         """Note a device's report, for people."""
         ...
 
+    def working(self, round: int) -> None:
+        """Note that a round (from 1) is under way, for people."""
+        ...
+
     def close(self) -> None:
         """Say that the run is over."""
         ...
@@ -287,6 +291,9 @@ class FlowerFleet:
 
     def train(self, jobs: Sequence[Job]) -> Generator[Update]:
         """Yield updates as they arrive, and a failure for each client that does not answer."""
+        if not jobs:
+            return
+        self._network.working(jobs[0].round + 1)
         enough = max(1, round(len(jobs) / (1 + self._rules.spare)))
         by_client = {job.client: job for job in jobs}
         asks = {
@@ -294,7 +301,7 @@ class FlowerFleet:
             for job in jobs
         }
         good = 0
-        for client, token, answer in self._answers(asks, f"round {jobs[0].round if jobs else 0}"):
+        for client, token, answer in self._answers(asks, f"round {jobs[0].round}"):
             job = by_client[client]
             update = self._update(job, answer)
             traffic = self._network.traffic(token)

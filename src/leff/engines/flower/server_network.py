@@ -1,6 +1,6 @@
 """The network of a server that `leff server start` runs: SuperLink, gateway and registry.
 
-network = ServerNetwork(*find_server(None), run_folder)
+network = ServerNetwork(*find_server(None), run, run_folder)
 network.present()            # {node id: Member(key, number)}
 """
 
@@ -29,16 +29,18 @@ RETRY_SECONDS = 1.0
 class ServerNetwork:
     """Implements `fleet.Network`; the link is opened when it is first used."""
 
-    def __init__(self, folder: ServerFolder, settings: ServerSettings, run: str) -> None:
+    def __init__(
+        self, folder: ServerFolder, settings: ServerSettings, run: str, run_folder: Path
+    ) -> None:
         """`run` is the run's name on the network."""
         self._folder, self._settings, self._run = folder, settings, run
+        self._run_folder = run_folder
         self._grants = Grants(folder.grants, folder.token_secret.read_bytes())
         self._link: Link | None = None
         self.federation = settings.federation
 
-    def note_run(self, folder: Path, round: int) -> None:
-        """Note where the run is, for `leff server status`."""
-        values = {"run": self._run, "folder": str(folder.absolute()), "pid": os.getpid()}
+    def working(self, round: int) -> None:
+        values = {"run": self._run, "folder": str(self._run_folder.absolute()), "pid": os.getpid()}
         values |= {"round": round, "since": time.time()}
         with suppress(OSError):
             make_folder(self._folder.path / "runs")
