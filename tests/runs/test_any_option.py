@@ -40,6 +40,8 @@ SPECIAL = {
     "data.task": [*known_tasks(), "e2ee"],
     "proxy.task": [*known_tasks(), ""],
     "data.columns": [{}, {"input": "target"}, {"text": "nowhere"}, {"nonsense": "x"}],
+    "data.labels": [[], ["flat"], ["wet", "steep", "flat"], ["1", "2"], ["a", " "], ["a", "a"]],
+    "evaluation.device_metric": ["", "accuracy", "f1", "pearson", "spearman", "BLEU", "nothing"],
     "proxy.columns": [{}, {"input": "target"}],
     "clients.layers": [[1], [4, 1], [5], [0], [-1], [10**9], [True], [1.0], []],
     "clients.memory": [["64MB"], ["1kB"], ["1B", 0], [10**30], ["9" * 5000 + "GB"], []],

@@ -218,10 +218,10 @@ def test_capacities():
 
 def test_a_report_has_layers_examples_and_budgets():
     clients = load_config(None, {"clients.count": 3, "clients.memory": ["2kB", "5kB"]}).clients
-    assert client_reports(clients, (1, 2, 1), (10, 20, 30)) == [
-        Capacity(0, 1, 10, 2000),
+    assert client_reports(clients, (1, 2, 1), (10, 20, 30), (1, 0, 2)) == [
+        Capacity(0, 1, 10, 2000, validation=1),
         Capacity(1, 2, 20, 5000),
-        Capacity(2, 1, 30, 2000),
+        Capacity(2, 1, 30, 2000, validation=2),
     ]
 
 

@@ -117,6 +117,7 @@ REPORT = Capacity(0, 3, 5, 10**9, 10**9, DEVICE)
 WRONG_REPORTS = {
     "layers": (*NO_NUMBER, 0, 5, 2.0),
     "examples": (*NO_NUMBER, 0, 10**9, 5.0),
+    "validation": (*NO_NUMBER, 10**9, 5.0),
     "memory_bytes": NO_NUMBER[1:],
     "step_flops": NO_NUMBER[1:],
 }
