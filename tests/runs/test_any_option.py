@@ -14,7 +14,7 @@ import pytest
 from any_toml import GIB, KEYS, any_value, guarded, said
 from tiny_runs import Killed, options, save_tiny, write_table
 
-from leff.cli.runs import _option
+from leff.cli.runs import option
 from leff.errors import ConfigError, LeffError, shown
 from leff.methods.registry import methods
 from leff.runs.config import _literals, load_config, parse_config
@@ -84,7 +84,7 @@ def read(key: str, value, rng: random.Random, folder):
     door = rng.randrange(3)
     try:
         if door == 1:
-            return _option(f"{key}={_toml(value)}")
+            return option(f"{key}={_toml(value)}")
         if door == 2:
             (folder / "c.toml").write_text(f"value = {_toml(value)}", encoding="utf-8")
             return key, tomllib.loads((folder / "c.toml").read_text(encoding="utf-8"))["value"]

@@ -181,15 +181,18 @@ def timed_candidates(config: RunConfig, kind: str, model: Any) -> tuple[list[Can
     contexts = () if context.name == "auto" else (fixed_setting(context),)
     sizes = model_sizes(model, kind)
     candidates = with_checkpointing(sizes, asked, contexts)
-    seconds = deadline_seconds(config.clients)
+    seconds = deadline_seconds(config)
     needs = {} if seconds is None else candidate_needs(sizes, candidates, asked)
     share = config.clients.min_steps_share
     limit = TimeLimit(seconds, share, needs, training.epochs, training.batch_size)
     return candidates, limit
 
 
-def deadline_seconds(clients: ClientsConfig) -> float | None:
-    return parse_seconds(clients.deadline) if clients.deadline else None
+def deadline_seconds(config: RunConfig) -> float | None:
+    """Return the time that a client's round has: on the virtual clock, or of a real device."""
+    if config.engine.name == "flower":
+        return parse_seconds(config.engine.deadline)
+    return parse_seconds(config.clients.deadline) if config.clients.deadline else None
 
 
 def make_limits(config: RunConfig, kind: str, model: Any) -> Limits:
@@ -197,7 +200,7 @@ def make_limits(config: RunConfig, kind: str, model: Any) -> Limits:
     return Limits(
         model_sizes(model, kind),
         setup_of(config, spec_of(config.method.name)),
-        deadline_seconds(config.clients),
+        deadline_seconds(config),
         config.clients.min_steps_share,
     )
 
@@ -207,7 +210,7 @@ def check_deadline(config: RunConfig, kind: str, model: Any, examples: Sequence[
 
     `examples` are counts, by client.  The deadline does not cover the setup before round one.
     """
-    seconds, devices = deadline_seconds(config.clients), client_devices(config.clients)
+    seconds, devices = deadline_seconds(config), client_devices(config.clients)
     if seconds is None:
         return
     candidates, limit = timed_candidates(config, kind, model)

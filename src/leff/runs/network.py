@@ -7,8 +7,11 @@ examples stay on the devices.
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from leff.engines.flower.fleet import FleetRules, FlowerFleet
 from leff.engines.flower.roster import Roster
@@ -20,11 +23,12 @@ from leff.network.superlink import check_version
 from leff.runs.options import RunConfig
 from leff.runs.population import Population
 from leff.runs.sources import text_form
+from leff.tasks.card import task_card
 from leff.tasks.task import Task
 from leff.tasks.tokenizer_part import packed_tokenizer
 from leff.units import parse_seconds
 from leff.wire.headers import most_bytes
-from leff.wire.messages import Job, TaskCard
+from leff.wire.messages import Job, Part
 from leff.wire.parts import PartStore
 from leff.wire.tensors import pack, part_of
 
@@ -41,16 +45,13 @@ def network_population(
     check_version()
     server, settings = find_server(config.engine.server)
     roster = Roster(folder / "clients.json")
-    form, files = text_form(config, task), packed_tokenizer(tokenizer)
-    card = TaskCard(
-        kind=task.kind,
-        labels=task.labels,
-        max_length=config.data.max_length,
-        prompt=form.prompt,
-        special_tokens=form.special_tokens,
-        pad_id=tokenizer.pad_token_id,
-        tokenizer=part_of(pack(files)),
-    )
+    files = packed_tokenizer(tokenizer)
+
+    def named(tensors: Mapping[str, torch.Tensor]) -> Part:
+        return part_of(pack(tensors))  # the fleet stores it when it is needed
+
+    form, length = text_form(config, task), config.data.max_length
+    card = task_card(task, form, length, tokenizer, named)
 
     def upload_bytes(job: Job) -> int:
         return most_bytes(expected_shapes(model, job), job.upload)

@@ -23,8 +23,10 @@ def check_together(config: "RunConfig") -> None:
         )
     _check_budgets(config)
     _check_fleet(config)
+    _check_network(config)
     _check_accumulation(config)
-    if config.evaluation.where != "server" and not config.clients.validation_share:
+    held = config.clients.validation_share or config.engine.name == "flower"
+    if config.evaluation.where != "server" and not held:
         raise ValueError(
             f"evaluation.where = {config.evaluation.where!r} needs clients.validation_share above "
             "0, or clients have nothing to measure on"
@@ -73,6 +75,24 @@ def _check_fleet(config: "RunConfig") -> None:
             parse_seconds(clients.deadline)
         except ConfigError as error:
             raise ValueError(f"clients.deadline: {error}") from None
+
+
+def _check_network(config: "RunConfig") -> None:
+    """Check what only devices on a network have; of them nothing is known beforehand."""
+    for key in ("wait", "deadline"):
+        try:
+            parse_seconds(getattr(config.engine, key))
+        except ConfigError as error:
+            raise ValueError(f"engine.{key}: {error}") from None
+    if config.engine.name == "local":
+        return
+    for key in ("fleet", "memory", "flops", "ranks"):
+        value = getattr(config.clients, key)
+        if value:
+            raise ValueError(
+                f"clients.{key} = {shown(value)} is for simulated clients; devices on a network "
+                "say themselves what they have (docs/network.md), so leave it out"
+            )
 
 
 def _check_budgets(config: "RunConfig") -> None:

@@ -14,10 +14,12 @@ from leff.runs.options import RunConfig
 def unused_options(config: RunConfig) -> list[str]:
     """Return the options that were changed and have no effect, given the others."""
     unused = [*_unused_by_method(config), *_unused_by_partition(config.clients.partition)]
-    unused += [] if config.clients.deadline else ["clients.min_steps_share"]
+    timed = config.clients.deadline or config.engine.name == "flower"
+    unused += [] if timed else ["clients.min_steps_share"]
     unused += [] if config.method.merge == "trimmed_mean" else ["method.trim"]
     unused += [] if config.method.merge == "mean" else ["method.most_weight"]
     unused += _unused_by_place(config.evaluation.where)
+    unused += _unused_by_engine(config)
     default = RunConfig(preset=config.preset)
     return [key for key in unused if _value(config, key) != _value(default, key)]
 
@@ -73,6 +75,18 @@ def _unused_by_place(where: str) -> list[str]:
         return ["evaluation.bits", "evaluation.device_metric", "clients.validation_share"]
     names = ("examples", "final_examples", "gap_clients", "beams", "max_new_tokens")
     return [f"evaluation.{name}" for name in names] if where == "devices" else []
+
+
+def _unused_by_engine(config: RunConfig) -> list[str]:
+    """Return the options of simulated clients for real ones, and the other way round."""
+    if config.engine.name == "flower":
+        clients = ("count", "partition", "by", "alpha", "min_examples", "validation_share")
+        return [
+            *(f"clients.{name}" for name in clients),
+            *("data.train", "data.train_examples", "engine.workers"),
+        ]
+    names = ("server", "quorum", "wait", "deadline", "partial", "spare")
+    return [f"engine.{name}" for name in names]
 
 
 def _value(config: RunConfig, key: str) -> Any:
