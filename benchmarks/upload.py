@@ -23,8 +23,9 @@ from leff.wire.messages import Upload
 def one_run(method: str, upload: str, seed: int, options: dict[str, Any]) -> dict[str, float]:
     """Run the built-in task and return its figures."""
     with tempfile.TemporaryDirectory() as folder:
-        choice = {"method.name": method, "engine.upload": upload, "evaluation.gap_clients": 0}
-        run = leff.run(out=Path(folder) / "run", seed=seed, **choice, **options)
+        choice = {"method.name": method, "engine.upload": upload}
+        given = {"evaluation.gap_clients": 0, **options, **choice}
+        run = leff.run(out=Path(folder) / "run", seed=seed, **given)
         loss = run.records()[-1].loss
     return {
         "loss": float("nan") if loss is None else loss,

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import ttest_rel
 from transformers import AutoConfig
 
-from benchmarks import convergence, deadline, device, fidelity, flora, robust, server
+from benchmarks import convergence, deadline, device, fidelity, flora, robust, server, upload
 from leff.files import read_json
 from leff.methods.setup import ClientSetup
 from leff.models import short_config
@@ -69,6 +69,17 @@ def test_deadline_has_two_rows_for_each_method(monkeypatch, tiny_gpt2):
     assert free["deadline"] is None and late["deadline"] == "0.1s"
     assert late["round_seconds"]["max"] <= 0.1 < free["round_seconds"]["max"]
     assert late["steps_share"] < free["steps_share"] and 0 <= late["idle_share"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_runs")
+def test_upload_has_a_row_for_each_form(tiny_gpt2):
+    changes = {**SMALL, "model.name": str(tiny_gpt2), "data.max_length": 32}
+    changes |= {"training.rounds": 1, "data.train_examples": 40, "clients.count": 2}
+    rows = upload.compare(["fedavg"], [0], changes)
+    assert [row["upload"] for row in rows] == ["full", "bf16", "int8"]
+    assert 1 == rows[0]["share"] > rows[1]["share"] > rows[2]["share"] > 0.25
+    assert all(row["loss"]["mean"] > 0 and row["bleu"]["deviation"] == 0 for row in rows)
 
 
 def test_every_side_is_a_configuration():
