@@ -180,9 +180,6 @@ class DeviceHome:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.ca, self.key_file = path / "ca.crt", path / "key"
-        self.parts, self.outbox, self.residuals = (
-            path / name for name in ("parts", "outbox", "residuals")
-        )
         self.inbox, self.status_file, self.log = (
             path / name for name in ("inbox.json", "status.json", "device.log")
         )

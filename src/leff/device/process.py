@@ -127,12 +127,10 @@ class DeviceLoop:
 
     def _worker_of_data(self) -> Any:
         if self._worker is None:
-            from leff.device.work import Worker
-            from leff.models.hardware import torch_device
+            from leff.device.work import worker_of
 
-            where = torch_device(self._settings.device)
-            self._worker = Worker(
-                self._home, self._settings, self._transfers, where, self._session, self._say
+            self._worker = worker_of(
+                self._home, self._settings, self._transfers, self._session, self._say
             )
         return self._worker
 

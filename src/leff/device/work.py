@@ -1,6 +1,6 @@
 """What a device does with what it is asked.  The same under our own process and under Flower's.
 
-    worker = Worker(home, settings, transfers, torch.device("cpu"))
+    worker = worker_of(home, settings, transfers, session)
     answer = worker.answer(text)            # JSON of an Ask in, JSON of an Answer out
 
 A job is done once.  Its answer is kept until the next one of the same client, so a server that asks
@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -21,21 +21,23 @@ import torch
 
 from leff.client.job_checks import JobLimits, job_fault
 from leff.client.measure import measure
+from leff.client.model import Fetch
 from leff.client.residuals import Residuals
 from leff.client.steps import Deadline
 from leff.client.train import train_or_fail
 from leff.device.cache import PartCache
 from leff.device.data import DeviceData, read_data
-from leff.device.fetch import Transfers, client_fetch
+from leff.device.exchange import Exchange, HttpsExchange
+from leff.device.fetch import Transfers
 from leff.device.home import DeviceHome, DeviceSettings
 from leff.errors import DataError, LeffError, RunError
 from leff.files import make_folder, write_atomically, write_json
-from leff.models.hardware import pinned_threads
+from leff.models.hardware import pinned_threads, torch_device
 from leff.tasks.tokenizer_part import read_tokenizer
 from leff.units import BYTES, parse_amount, parse_seconds
 from leff.wire.asks import Answer, Ask, DeviceReport, ShareReport
 from leff.wire.json import from_json, to_json
-from leff.wire.messages import Job, MeasureJob, TaskCard, Update
+from leff.wire.messages import Job, MeasureJob, Part, TaskCard, Update
 
 log = logging.getLogger("leff.device")
 UPLOAD_SHARE = 0.1  # of a deadline, that is left for the upload
@@ -47,17 +49,22 @@ class Worker:
 
     def __init__(
         self,
-        home: DeviceHome,
+        folder: Path,
+        federation: str,
         settings: DeviceSettings,
-        transfers: Transfers,
+        exchange: Exchange,
         device: torch.device,
         session: str,
         working: Callable[[str], None] = lambda what: None,
     ) -> None:
+        """`folder` is for its answers and residuals, `federation` the one whose asks it takes.
+
+        `session` is drawn when its process starts.  `working` hears what it does now.
+        """
         limits = settings.limits
-        self._home, self._settings, self._transfers = home, settings, transfers
+        self._outbox, self._residuals = folder / "outbox", folder / "residuals"
+        self._federation, self._settings, self._exchange = federation, settings, exchange
         self._device, self._session, self._working = device, session, working
-        self._cache = PartCache(home.parts, parse_amount(limits.cache, BYTES))
         self._limits = JobLimits(
             most_bytes=parse_amount(limits.download, BYTES),
             most_upload_bytes=parse_amount(limits.upload, BYTES),
@@ -65,7 +72,7 @@ class Worker:
             most_epochs=limits.epochs,
         )
         self._data: tuple[TaskCard, DeviceData, str] | None = None
-        make_folder(home.outbox)
+        make_folder(self._outbox)
 
     def answer(self, text: str, received: float | None = None) -> str:
         """Return the answer to an ask that was `received` at this time of `time.monotonic`."""
@@ -94,8 +101,7 @@ class Worker:
         return Answer(ask.about, refusal=reason)
 
     def _answer(self, ask: Ask, received: float) -> Answer:
-        joined = self._home.joined()
-        if ask.federation != joined.federation:
+        if ask.federation != self._federation:
             return self._refusal(ask, "this device has not joined this federation")
         if ask.leff != metadata.version("leff"):
             own = metadata.version("leff")
@@ -126,16 +132,24 @@ class Worker:
         """Return this device's examples for the task and their digest, read once for each task."""
         if self._data is None or self._data[0] != ask.task:
             self._working("reading its data")
-            self._cache.keep([ask.task.tokenizer])
-            fetch = client_fetch(self._cache, self._transfers, ask.token, until)
+            fetch = self._fetch(ask, [ask.task.tokenizer], until)
             tokenizer = read_tokenizer(fetch(ask.task.tokenizer))
             data = read_data(self._settings.data.of_device(), ask.task, tokenizer)
             self._data = ask.task, data, _digest(data)
         return self._data[1], self._data[2]
 
+    def _fetch(self, ask: Ask, parts: Iterable[Part], until: float | None) -> Fetch:
+        """Return how the parts of an ask are fetched."""
+        self._exchange.keep(parts)
+
+        def fetch(part: Part) -> Mapping[str, torch.Tensor]:
+            return self._exchange.fetch(part, ask.token, until)
+
+        return fetch
+
     def _train(self, ask: Ask, report: DeviceReport, until: float | None) -> Answer:
         job = from_json(Job, ask.job)
-        kept = Kept(self._home.outbox, ask.run, job.client, ask.job)
+        kept = Kept(self._outbox, ask.run, job.client, ask.job)
         done = kept.read()
         if done is None:
             fault = job_fault(job, self._limits)
@@ -147,15 +161,14 @@ class Worker:
         update, payload = done
         if payload is not None:
             self._working(f"sending its update of round {job.round + 1}")
-            self._transfers.upload(payload, payload.name, ask.token, until)
+            self._exchange.upload(payload, payload.name, ask.token, until)
         digest = "" if payload is None else payload.name
         return Answer("train", report, update=to_json(update), digest=digest)
 
     def _trained(self, ask: Ask, job: Job, until: float | None) -> Update:
-        self._cache.keep([ask.task.tokenizer, *job.parts])
-        fetch = client_fetch(self._cache, self._transfers, ask.token, until)
+        fetch = self._fetch(ask, [ask.task.tokenizer, *job.parts], until)
         examples = self._examples(ask, until)[0].clients[ask.share].train
-        residuals = Residuals(self._home.residuals / ask.run, KEPT_ROUNDS).of(job.client)
+        residuals = Residuals(self._residuals / ask.run, KEPT_ROUNDS).of(job.client)
         deadline = None
         if until is not None:
             left = until - time.monotonic()
@@ -166,12 +179,31 @@ class Worker:
     def _measure(self, ask: Ask, report: DeviceReport, until: float | None) -> Answer:
         job = from_json(MeasureJob, ask.job)
         self._working("measuring the model")
-        self._cache.keep([ask.task.tokenizer, *job.parts])
-        fetch = client_fetch(self._cache, self._transfers, ask.token, until)
+        fetch = self._fetch(ask, [ask.task.tokenizer, *job.parts], until)
         examples = self._examples(ask, until)[0].clients[ask.share].validation
         with pinned_threads(self._settings.threads):
             measured = measure(job, fetch, examples, self._device)
         return Answer("measure", report, measure=to_json(measured))
+
+
+def worker_of(
+    home: DeviceHome,
+    settings: DeviceSettings,
+    transfers: Transfers,
+    session: str,
+    working: Callable[[str], None] = lambda what: None,
+) -> Worker:
+    """Return the worker of a device on a network.  ConfigError for a device that torch has not."""
+    cache = PartCache(home.path / "parts", parse_amount(settings.limits.cache, BYTES))
+    return Worker(
+        home.path,
+        home.joined().federation,
+        settings,
+        HttpsExchange(cache, transfers),
+        torch_device(settings.device),
+        session,
+        working,
+    )
 
 
 def _digest(data: DeviceData) -> str:

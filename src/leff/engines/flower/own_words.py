@@ -28,6 +28,8 @@ _OWN = [
     rf"the job asks for {_NUMBER} [a-z ]{{1,40}}, and this device allows {_NUMBER}",
     r"a transfer failed: [a-z ,]{1,80}",
     r"its disk is full",
+    r"this SuperNode has no leff-home in its node-config",
+    r"this SuperNode's device cannot work; its own log says why",
     r"its process ended while it did this job",
 ]
 _KNOWN = re.compile("|".join(f"(?:{each})" for each in _OWN))
