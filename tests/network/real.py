@@ -94,6 +94,7 @@ class RealServer:
             "HF_HUB_OFFLINE": "1",
             "PYTHONPATH": os.pathsep.join(sys.path),
         }
+        self.join_file = self.path / "join.json"
         self.processes, self.devices = [], {}
         self._names = devices
 
@@ -110,9 +111,10 @@ class RealServer:
         for process in reversed(self.processes):
             process.end()
 
-    def start(self, name, *arguments):
+    def start(self, name, *arguments, environment=None):
         command = [*LEFF, *map(str, arguments)]
-        process = Process(name, command, self.folder / f"{name}.log", self.environment)
+        environment = {**self.environment, **(environment or {})}
+        process = Process(name, command, self.folder / f"{name}.log", environment)
         self.processes.append(process)
         return process
 
@@ -131,15 +133,16 @@ class RealServer:
         """Join without the measurement, which would take seconds; return the device's home."""
         from leff.device.home import DeviceHome
 
-        return DeviceHome.join(self.folder / name, self.path / "join.json", "threads = 1\n")
+        return DeviceHome.join(self.folder / name, self.join_file, "threads = 1\n")
 
-    def device(self, name, data, admit=True, options=()):
+    def device(self, name, data, admit=True, options=(), environment=None):
         """Join, admit and start a device."""
         home = self.join(name)
         if admit:
             self.leff("server", "admit", home.public_key, "--name", name)
         sets = [part for option in options for part in ("--set", option)]
-        started = self.start(name, "device", "start", "--home", home.path, "--data", data, *sets)
+        command = ["device", "start", "--home", home.path, "--data", data, *sets]
+        started = self.start(name, *command, environment=environment)
         self.devices[name] = started
         return started
 

@@ -19,6 +19,7 @@ not public, of exactly the version 1.42.0.
 import datetime
 import logging
 import os
+import time
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -264,7 +265,7 @@ class _Signature:
 
     def __init__(self, key: "EllipticCurvePrivateKey", public: bytes, seconds_off: float) -> None:
         self._key, self._public = key, b64encode(public).decode("ascii")
-        self._off = datetime.timedelta(seconds=seconds_off)
+        self._off = seconds_off
 
     def intercept(self, context: Any, call_next: Any) -> Any:
         from flwr.common.constant import TIMESTAMP_HEADER
@@ -275,7 +276,8 @@ class _Signature:
         from flwr.supercore.interceptors.http.utils import add_headers
         from flwr.supercore.primitives.asymmetric import sign_message
 
-        at = (datetime.datetime.now(datetime.UTC) + self._off).isoformat()
+        now = time.time() + self._off
+        at = datetime.datetime.fromtimestamp(now, datetime.UTC).isoformat()
         signature = b64encode(sign_message(self._key, at.encode("ascii"))).decode("ascii")
         add_headers(
             context.request,

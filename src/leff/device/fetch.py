@@ -34,7 +34,11 @@ TIMEOUT_SECONDS = 30.0  # without a byte, before a connection is given up
 LATER = (408, 429, 500, 502, 503, 504, 507)  # answers that may be different next time
 DAMAGED = 3  # downloads with a wrong digest, before the part is given up
 TEXT_BYTES = 4096  # the most of an answer that is text
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class FullDiskError(RunError):
+    """This device's disk is full."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Transfers:
 
         NetworkError if the patience or `until` (`time.monotonic`) ends, or if wrong content
         arrives again and again; RefusedError if the server says no; RunError if the part does not
-        fit the cache or the disk.
+        fit the cache, FullDiskError if it does not fit the disk.
         """
         patience, damaged, freed = Patience(self.patience_seconds, until), 0, False
         while True:
@@ -123,7 +127,7 @@ class Transfers:
                     raise
                 if freed:
                     cache.drop(part)
-                    raise RunError(
+                    raise FullDiskError(
                         f"the disk of {cache.folder} is full: part {part.digest} has "
                         f"{part.size_bytes} bytes; free some, or move the device's folder"
                     ) from None

@@ -26,12 +26,13 @@ from leff.device.connection import (
     Connection,
     Message,
     NotAdmittedError,
-    RefusedCallError,
 )
 from leff.device.fetch import Transfers
 from leff.device.home import DeviceHome, DeviceSettings, check_server
 from leff.errors import LeffError, NetworkError
 from leff.files import write_atomically
+from leff.wire.asks import Answer
+from leff.wire.json import to_json
 
 POLL_SECONDS, IDLE_POLL_SECONDS = 0.1, 2.0  # between looks for an ask, soon and long after one
 GROWTH = 1.2  # of the time between looks
@@ -74,13 +75,13 @@ class DeviceLoop:
             self._home.remember_node(connection.open(self._home.node()))
             with _beating(connection) as lost:
                 self._say("waiting")
-                self._serve(connection, lost)
+                self._serve(connection, lost, off)
         finally:
             connection.close()
 
-    def _serve(self, connection: Connection, lost: threading.Event) -> None:
-        """Answer asks until the connection is lost."""
-        self._go_on(connection)
+    def _serve(self, connection: Connection, lost: threading.Event, off: float) -> None:
+        """Answer asks until the connection is lost; the server's clock is `off` ahead."""
+        self._go_on(connection, off)
         wait = POLL_SECONDS
         while True:
             if lost.is_set():
@@ -92,38 +93,41 @@ class DeviceLoop:
                 continue
             wait = POLL_SECONDS
             self._take(message, tries=1)
-            self._do(connection, message)
+            self._do(connection, message, off)
 
     def _take(self, message: Message, tries: int) -> None:
-        values = {"message": message.to_dict(), "tries": tries, "received": time.time()}
-        write_atomically(self._home.inbox, json.dumps(values).encode())
+        values = {"message": message.to_dict(), "tries": tries}
+        with suppress(OSError):  # on a full disk it is done all the same, but not after a kill
+            write_atomically(self._home.inbox, json.dumps(values).encode())
 
-    def _go_on(self, connection: Connection) -> None:
+    def _go_on(self, connection: Connection, off: float) -> None:
         """Finish the ask that a process before this one was at."""
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        try:
             values = json.loads(self._home.inbox.read_text())
             message, tries = Message.from_dict(values["message"]), int(values["tries"])
-            if tries < TRIES:
-                log.info("going on with an ask, try %d", tries + 1)
-                self._take(message, tries + 1)
-                self._do(connection, message)
-                return
-            log.error("gave up an ask that ended this process %d times", tries)
-        self._home.inbox.unlink(missing_ok=True)
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        if tries < TRIES:
+            log.info("going on with an ask, try %d", tries + 1)
+            self._take(message, tries + 1)
+            self._do(connection, message, off)
+            return
+        log.error("gave up an ask that ended this process %d times", tries)
+        given_up = Answer("report", refusal="its process ended while it did this job")
+        self._answer(connection, message, to_json(given_up))
 
-    def _do(self, connection: Connection, message: Message) -> None:
-        answer = self._worker_of_data().answer(message.text)
-        self._say("answering")
+    def _do(self, connection: Connection, message: Message, off: float) -> None:
+        age = max(0.0, time.time() + off - message.created_at)  # it may have waited for this device
+        answer = self._worker_of_data().answer(message.text, time.monotonic() - age)
         self._answer(connection, message, answer)
-        self._home.inbox.unlink(missing_ok=True)
         self._status["done"] += 1
         self._say("waiting")
 
     def _answer(self, connection: Connection, message: Message, answer: str) -> None:
-        try:
-            connection.answer(message, answer)
-        except RefusedCallError as error:  # the run is over; what was done is kept for the next
-            log.info("an answer was not taken: %s", error)
+        self._say("answering")
+        if not connection.answer(message, answer):  # what was done is kept for the next ask
+            log.info("an answer was not taken: the run is over")
+        self._home.inbox.unlink(missing_ok=True)
 
     def _worker_of_data(self) -> Any:
         if self._worker is None:

@@ -28,9 +28,9 @@ from leff.client.train import train_or_fail
 from leff.device.cache import PartCache
 from leff.device.data import DeviceData, read_data
 from leff.device.exchange import Exchange, HttpsExchange
-from leff.device.fetch import Transfers
+from leff.device.fetch import FULL, FullDiskError, Transfers
 from leff.device.home import DeviceHome, DeviceSettings
-from leff.errors import DataError, LeffError, RunError
+from leff.errors import DataError, LeffError, NetworkError, RefusedError, RunError
 from leff.files import make_folder, write_atomically, write_json
 from leff.models.hardware import pinned_threads, torch_device
 from leff.tasks.tokenizer_part import read_tokenizer
@@ -85,16 +85,9 @@ class Worker:
             return to_json(Answer("report", refusal=f"leff {version} cannot read this ask"))
         try:
             return to_json(self._answer(ask, received))
-        except DataError as error:
-            log.error("its data does not fit the task: %s", error)
-            return to_json(
-                self._refusal(ask, "its data does not fit the task; its own log says why")
-            )
-        except LeffError as error:
-            return to_json(self._refusal(ask, str(error)))
         except Exception as error:
-            log.exception("an ask failed")
-            return to_json(self._refusal(ask, f"it failed with {type(error).__name__}"))
+            log.error("an ask failed: %s", error, exc_info=not isinstance(error, LeffError))
+            return to_json(self._refusal(ask, _reason(error)))
 
     def _refusal(self, ask: Ask, reason: str) -> Answer:
         log.error("refused to %s: %s", ask.about, reason)
@@ -106,7 +99,7 @@ class Worker:
         if ask.leff != metadata.version("leff"):
             own = metadata.version("leff")
             return self._refusal(ask, f"the server has leff {ask.leff}, this device {own}")
-        until = received + ask.seconds if ask.seconds else None
+        until = received + (ask.seconds or self._limits.most_seconds)
         report = self._report(ask, until)
         if ask.about == "report":
             return Answer("report", report)
@@ -116,7 +109,7 @@ class Worker:
             return self._measure(ask, report, until)
         return self._train(ask, report, until)
 
-    def _report(self, ask: Ask, until: float | None) -> DeviceReport:
+    def _report(self, ask: Ask, until: float) -> DeviceReport:
         (data, digest), capacity = self._examples(ask, until), self._settings.capacity
         return DeviceReport(
             leff=metadata.version("leff"),
@@ -128,7 +121,7 @@ class Worker:
             device=capacity.device(self._settings.name),
         )
 
-    def _examples(self, ask: Ask, until: float | None) -> tuple[DeviceData, str]:
+    def _examples(self, ask: Ask, until: float) -> tuple[DeviceData, str]:
         """Return this device's examples for the task and their digest, read once for each task."""
         if self._data is None or self._data[0] != ask.task:
             self._working("reading its data")
@@ -138,7 +131,7 @@ class Worker:
             self._data = ask.task, data, _digest(data)
         return self._data[1], self._data[2]
 
-    def _fetch(self, ask: Ask, parts: Iterable[Part], until: float | None) -> Fetch:
+    def _fetch(self, ask: Ask, parts: Iterable[Part], until: float) -> Fetch:
         """Return how the parts of an ask are fetched."""
         self._exchange.keep(parts)
 
@@ -147,12 +140,12 @@ class Worker:
 
         return fetch
 
-    def _train(self, ask: Ask, report: DeviceReport, until: float | None) -> Answer:
+    def _train(self, ask: Ask, report: DeviceReport, until: float) -> Answer:
         job = from_json(Job, ask.job)
         kept = Kept(self._outbox, ask.run, job.client, ask.job)
         done = kept.read()
         if done is None:
-            fault = job_fault(job, self._limits)
+            fault = job_fault(job, self._limits, ask.seconds)
             if fault is not None:
                 return self._refusal(ask, fault)
             self._working(f"training in round {job.round + 1}")
@@ -165,18 +158,16 @@ class Worker:
         digest = "" if payload is None else payload.name
         return Answer("train", report, update=to_json(update), digest=digest)
 
-    def _trained(self, ask: Ask, job: Job, until: float | None) -> Update:
+    def _trained(self, ask: Ask, job: Job, until: float) -> Update:
         fetch = self._fetch(ask, [ask.task.tokenizer, *job.parts], until)
         examples = self._examples(ask, until)[0].clients[ask.share].train
         residuals = Residuals(self._residuals / ask.run, KEPT_ROUNDS).of(job.client)
-        deadline = None
-        if until is not None:
-            left = until - time.monotonic()
-            deadline = Deadline(time.monotonic() + (1 - UPLOAD_SHARE) * left, ask.partial)
+        left = until - time.monotonic()
+        deadline = Deadline(time.monotonic() + (1 - UPLOAD_SHARE) * left, ask.partial)
         with pinned_threads(self._settings.threads):
             return train_or_fail(job, fetch, examples, self._device, residuals, deadline)
 
-    def _measure(self, ask: Ask, report: DeviceReport, until: float | None) -> Answer:
+    def _measure(self, ask: Ask, report: DeviceReport, until: float) -> Answer:
         job = from_json(MeasureJob, ask.job)
         self._working("measuring the model")
         fetch = self._fetch(ask, [ask.task.tokenizer, *job.parts], until)
@@ -204,6 +195,20 @@ def worker_of(
         session,
         working,
     )
+
+
+def _reason(error: Exception) -> str:
+    """Return what the server is told of an error, in words of `engines.flower.own_words`."""
+    full = isinstance(error, OSError) and error.errno in FULL
+    if full or isinstance(error, FullDiskError):
+        return "its disk is full"
+    if isinstance(error, DataError):
+        return "its data does not fit the task; its own log says why"
+    if isinstance(error, RefusedError):
+        return "a transfer failed: the server refused it"
+    if isinstance(error, NetworkError):
+        return "a transfer failed: the server, or the network, was away"
+    return str(error) if isinstance(error, LeffError) else f"it failed with {type(error).__name__}"
 
 
 def _digest(data: DeviceData) -> str:

@@ -325,6 +325,8 @@ class FlowerFleet:
             update = from_json(Update, answer.update)
         except RunError:
             return replace(failed, failure="its update cannot be read")
+        if (update.round, update.client) != (job.round, job.client):
+            return replace(failed, failure="its update is of another round or client")
         if update.failure is not None:
             return replace(update, failure=own_words(update.failure) or "it failed")
         payload = self._arrivals / answer.digest

@@ -25,8 +25,9 @@ _OWN = [
     rf"leff {_VERSION} cannot read this ask",
     r"its answer cannot be read",
     r"it answers something else",
-    rf"the job asks for {_NUMBER} [a-z ]{{1,40}}, and this device allows {_NUMBER}",
-    r"a transfer failed: [a-z ,]{1,80}",
+    rf"the job (is of|asks for an update of|is given) {_NUMBER} (bytes|seconds|epochs), "
+    rf"this device allows {_NUMBER}; see its limits",
+    r"a transfer failed: the server(, or the network, was away| refused it)",
     r"its disk is full",
     r"this SuperNode has no leff-home in its node-config",
     r"this SuperNode's device cannot work; its own log says why",
