@@ -118,10 +118,11 @@ class DeviceLoop:
 
     def _do(self, connection: Connection, message: Message, off: float) -> None:
         age = max(0.0, time.time() + off - message.created_at)  # it may have waited for this device
-        answer = self._worker_of_data().answer(message.text, time.monotonic() - age)
+        worker = self._worker_of_data()
+        answer = worker.answer(message.text, time.monotonic() - age)
         self._answer(connection, message, answer)
         self._status["done"] += 1
-        self._say("waiting")
+        self._say("waiting", f"refused the last ask: {worker.refused}" if worker.refused else "")
 
     def _answer(self, connection: Connection, message: Message, answer: str) -> None:
         self._say("answering")

@@ -72,11 +72,13 @@ class Worker:
             most_epochs=limits.epochs,
         )
         self._data: tuple[TaskCard, DeviceData, str] | None = None
+        self.refused = ""  # why the last ask was refused, for the device's owner
         make_folder(self._outbox)
 
     def answer(self, text: str, received: float | None = None) -> str:
         """Return the answer to an ask that was `received` at this time of `time.monotonic`."""
         received = time.monotonic() if received is None else received
+        self.refused = ""
         try:
             ask = from_json(Ask, text)
         except RunError as error:
@@ -87,10 +89,13 @@ class Worker:
             return to_json(self._answer(ask, received))
         except Exception as error:
             log.error("an ask failed: %s", error, exc_info=not isinstance(error, LeffError))
-            return to_json(self._refusal(ask, _reason(error)))
+            answer = to_json(self._refusal(ask, _reason(error)))
+            self.refused = str(error) if isinstance(error, LeffError) else self.refused
+            return answer
 
     def _refusal(self, ask: Ask, reason: str) -> Answer:
         log.error("refused to %s: %s", ask.about, reason)
+        self.refused = reason
         return Answer(ask.about, refusal=reason)
 
     def _answer(self, ask: Ask, received: float) -> Answer:
