@@ -164,7 +164,7 @@ def test_a_digest_is_of_everything_that_a_job_says():
         (Update("0", 1, (), 2), "cannot be sent"),
         (Update(0, 1, (object(),), 2), "cannot be sent"),
     ],
-    ids=str,
+    ids=["a NaN", "text for a number", "an object"],
 )
 def test_what_json_has_not_is_not_sent(message, words):
     with pytest.raises(LeffError, match=words):
