@@ -152,7 +152,7 @@ class Worker:
         kept = Kept(self._outbox, ask.run, job.client, ask.job)
         done = kept.read()
         if done is None:
-            fault = job_fault(job, self._limits)
+            fault = job_fault(job, self._limits, ask.seconds)
             if fault is not None:
                 return self._refusal(ask, fault)
             self._working(f"training in round {job.round + 1}")

@@ -18,6 +18,7 @@ def unused_options(config: RunConfig) -> list[str]:
     unused += [] if config.method.merge == "trimmed_mean" else ["method.trim"]
     unused += [] if config.method.merge == "mean" else ["method.most_weight"]
     unused += _unused_by_place(config.evaluation.where)
+    unused += _unused_by_engine(config.engine.name)
     default = RunConfig(preset=config.preset)
     return [key for key in unused if _value(config, key) != _value(default, key)]
 
@@ -73,6 +74,17 @@ def _unused_by_place(where: str) -> list[str]:
         return ["evaluation.bits", "evaluation.device_metric", "clients.validation_share"]
     names = ("examples", "final_examples", "gap_clients", "beams", "max_new_tokens")
     return [f"evaluation.{name}" for name in names] if where == "devices" else []
+
+
+def _unused_by_engine(name: str) -> list[str]:
+    """Return the options of other engines."""
+    own = {
+        "local": ["workers"],
+        "flower": ["server", "quorum", "wait", "deadline", "partial", "spare"],
+        "flower-simulation": ["workers", "client_cpus", "client_gpus", "ray"],
+    }
+    every = dict.fromkeys(option for options in own.values() for option in options)
+    return [f"engine.{option}" for option in every if option not in own[name]]
 
 
 def _value(config: RunConfig, key: str) -> Any:

@@ -14,7 +14,7 @@ _VERSION = r"[0-9][\w.]{0,30}"
 _OWN = [
     rf"the loss was (nan|inf|-inf|{_NUMBER}) at step {_NUMBER}",
     r"a trained weight is not finite",
-    r"the client has no examples",
+    r"the client has no (validation )?examples",
     rf"out of memory: {_NUMBER} bytes held and asked for",
     rf"(training|it) failed with {_NAME}",
     rf"the deadline passed after {_NUMBER} of {_NUMBER} steps",
@@ -25,7 +25,8 @@ _OWN = [
     rf"leff {_VERSION} cannot read this ask",
     r"its answer cannot be read",
     r"it answers something else",
-    rf"the job asks for {_NUMBER} [a-z ]{{1,40}}, and this device allows {_NUMBER}",
+    rf"the job (is of|asks for an update of|is given) {_NUMBER} (bytes|seconds|epochs), "
+    rf"this device allows {_NUMBER}; see its limits",
     r"a transfer failed: [a-z ,]{1,80}",
     r"its disk is full",
     r"this SuperNode has no leff-home in its node-config",
