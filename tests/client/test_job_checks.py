@@ -47,6 +47,10 @@ def test_jobs_of_every_method_pass(name, store):
             assert job_fault(from_json(Job, to_json(job)), LIMITS) is None
 
 
+def test_a_side_for_which_no_layer_stands_in_passes(job):
+    assert job_fault(replace(job, segments=(Segment((), ()), *job.segments)), LIMITS) is None
+
+
 @pytest.mark.parametrize("name", ["quantise", "drop"])
 def test_jobs_in_few_bits_pass(name, store):
     model = tiny("gpt2", KIND)
@@ -106,7 +110,7 @@ WRONG = {
     "and 0 bytes": lambda j: replace(j, shell=Part("a" * 64, 0)),
     "trains nothing": lambda j: replace(j, segments=j.segments[:1]),
     "a block and other": lambda j: replace(j, tuned=Tuned({"a": (1,)})),
-    "0 layers": lambda j: replace(j, segments=(*j.segments, Segment((), ()))),
+    "0 layers": lambda j: replace(j, segments=(*j.segments, Segment((), (), trains=True))),
     "2 layers and 1 parts": lambda j: replace(
         j, segments=(*j.segments, Segment((1, 2), (j.tail,)))
     ),

@@ -1,10 +1,10 @@
 """A federation whose rounds wait for the test, so that a fault hits the middle of one.
 
-    with Federation(folder) as federation:
-        federation.begin(rounds=9)          # `leff run`
-        federation.at(round=1)              # all devices are in the middle of it
-        federation.gateway().kill()
-        federation.finish(round=1)          # seconds until its record is there
+with Federation(folder) as federation:
+    federation.begin(rounds=9)          # `leff run`
+    federation.at(round=1)              # all devices are in the middle of it
+    federation.gateway().kill()
+    federation.finish(round=1)          # seconds until its record is there
 """
 
 import contextlib
@@ -81,7 +81,9 @@ class Federation(RealServer):
     def __init__(self, folder, environment=()):
         folder.mkdir(exist_ok=True)
         super().__init__(folder)
-        self.shards = [write_rows(folder / f"{name}.jsonl", 16, 20 * k) for k, name in enumerate(NAMES)]
+        self.shards = [
+            write_rows(folder / f"{name}.jsonl", 16, 20 * k) for k, name in enumerate(NAMES)
+        ]
         self._more = dict(environment)  # a device's name -> variables of its process
         self.network = Forwarder(self.port)
         self.out = self.running = None
@@ -131,7 +133,11 @@ class Federation(RealServer):
     def trained(self, name):
         """Return the rounds (from 1) that a device has trained, in order."""
         path = self.faults(name) / "trained"
-        return [int(line.split()[0]) + 1 for line in path.read_text().splitlines()] if path.exists() else []
+        return (
+            [int(line.split()[0]) + 1 for line in path.read_text().splitlines()]
+            if path.exists()
+            else []
+        )
 
     def home(self, name):
         return self.folder / name
@@ -181,7 +187,9 @@ class Federation(RealServer):
 
     def arrived(self, count=1):
         """Wait until updates of the round are in the run's folder."""
-        self.until(lambda: len(list((self.out / "updates").glob("client-*.json"))) >= count, "an update")
+        self.until(
+            lambda: len(list((self.out / "updates").glob("client-*.json"))) >= count, "an update"
+        )
 
     def finish(self, round, seconds=180):
         """Allow a round, wait for its record; return the seconds and the record."""

@@ -187,7 +187,12 @@ def test_devices_that_go_wrong(tmp_path):
         seconds["full disk of the server"] = full_server(fed, round + 2)
         fed.allow(round + 3)
         fed.end()
-        assert [record["failures"] for record in records(fed.out)] == [1] * len(WRONG) + [0, 1, 0, 0]
+        assert [record["failures"] for record in records(fed.out)] == [1] * len(WRONG) + [
+            0,
+            1,
+            0,
+            0,
+        ]
     show(seconds)
 
 

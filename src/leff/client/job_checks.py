@@ -89,7 +89,8 @@ def _model(job: Job) -> Iterator[str]:
 
 
 def _segment(segment: Segment) -> Iterator[str]:
-    if not segment.sources or len(segment.sources) != len(segment.parts):
+    empty = segment.trains and not segment.sources  # others may be, where no layer stands in
+    if empty or len(segment.sources) != len(segment.parts):
         yield f"has a segment of {len(segment.sources)} layers and {len(segment.parts)} parts"
     if not all(0 <= source < MOST_LAYERS for source in segment.sources):
         yield f"has layers {shown(segment.sources)}"

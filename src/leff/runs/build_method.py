@@ -91,7 +91,7 @@ def _assignment(
     Raises ConfigError for a budget that nothing fits.
     """
     context, clients = config.context, config.clients
-    budgets, remote = client_budgets(clients), config.engine.name != "local"
+    budgets, remote = client_budgets(clients), config.engine.name == "flower"
     by_device = remote and "layers" not in clients.model_fields_set
     if context.name != "auto" and clients.fleet is None and not by_device:
         given = zip(itertools.cycle(clients.layers), budgets, strict=False)

@@ -57,7 +57,7 @@ CHOSEN = {  # options that a run fills in if they are not set
     "clients": ("count", "partition", "min_examples"),
     "data": ("prompt",),
 }
-SCRATCH = ("parts", "updates", "residuals")  # only while the run is under way
+SCRATCH = ("parts", "updates", "residuals", "shards", "clients")  # only while the run is under way
 
 
 class RunFolder:

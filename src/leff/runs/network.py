@@ -1,21 +1,29 @@
-"""From a configuration to the devices of a server on the network.
+"""From a configuration to clients that are reached through Flower.
 
     clients = network_population(config, task, model, tokenizer, store, folder)
+    fleet = simulated_fleet(config, task, rows, reports, model, tokenizer, store, folder, share)
 
-The server has the model, the proxy data and, if it likes, a validation and a test set.  Training
-examples stay on the devices.
+On a network the server has the model, the proxy data and, if it likes, a validation and a test set.
+Training examples stay on the devices.  In a simulation each client has a file of central data.
 """
 
-import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from leff.engines.flower.fleet import FleetRules, FlowerFleet
+from leff.engines.flower.fleet import FleetRules, FlowerFleet, Network
 from leff.engines.flower.roster import Roster
 from leff.engines.flower.server_network import ServerNetwork
+from leff.engines.flower.simulation import (
+    Resources,
+    SimulatedClients,
+    SimulationNetwork,
+    check_ray,
+    places,
+)
 from leff.methods.checks import expected_shapes
 from leff.models import blocks
 from leff.network.find import find_server
@@ -23,16 +31,19 @@ from leff.network.superlink import check_version
 from leff.runs.options import RunConfig
 from leff.runs.population import Population
 from leff.runs.sources import text_form
+from leff.runs.split_files import write_rows
 from leff.tasks.card import task_card
+from leff.tasks.columns import Table
+from leff.tasks.partition import Partition
 from leff.tasks.task import Task
 from leff.tasks.tokenizer_part import packed_tokenizer
 from leff.units import parse_seconds
 from leff.wire.headers import most_bytes
-from leff.wire.messages import Job, Part
+from leff.wire.messages import Capacity, Job, Part
 from leff.wire.parts import PartStore
 from leff.wire.tensors import pack, part_of
 
-log = logging.getLogger("leff")
+ARRIVALS = Path("updates", "arrived")
 
 
 def network_population(
@@ -45,6 +56,66 @@ def network_population(
     check_version()
     server, settings = find_server(config.engine.server)
     roster = Roster(folder / "clients.json")
+    network = ServerNetwork(server, settings, roster.run, folder)
+    rules = _rules(config)
+    return Population(_fleet(config, task, model, tokenizer, store, folder, network, roster, rules))
+
+
+def simulated_fleet(
+    config: RunConfig,
+    task: Task,
+    rows: tuple[Table, Partition],
+    reports: Sequence[Capacity],
+    model: Any,
+    tokenizer: Any,
+    store: PartStore,
+    folder: Path,
+    share: float,
+) -> FlowerFleet:
+    """Return clients that Flower simulates on Ray, each with its share of central `rows`.
+
+    Each holds out a `share` of its rows.  Raises ConfigError without Ray, NetworkError if flwr is
+    missing or of another version.
+    """
+    check_version()
+    check_ray()
+    engine, folder = config.engine, folder.absolute()
+    arrivals, roster = folder / ARRIVALS, Roster(folder / "clients.json")
+    clients = SimulatedClients(
+        files=tuple(write_rows(*rows, task, folder / "shards")),
+        folder=folder / "clients",
+        parts=store.folder.absolute(),
+        arrivals=arrivals,
+        run=roster.run,
+        device="cuda" if engine.client_gpus else "cpu",
+        threads=engine.threads,
+        validation_share=share,
+    )
+    roster.enter(places(clients))
+    cpus = math.ceil(engine.workers * engine.client_cpus) or None
+    network = SimulationNetwork(
+        clients, Resources(engine.client_cpus, engine.client_gpus, engine.ray, cpus)
+    )
+    rules = FleetRules(
+        quorum=len(reports),
+        deadline_seconds=0.0,
+        capacities=tuple(reports),
+        ask_again_seconds=math.inf,
+    )
+    return _fleet(config, task, model, tokenizer, store, folder, network, roster, rules)
+
+
+def _fleet(
+    config: RunConfig,
+    task: Task,
+    model: Any,
+    tokenizer: Any,
+    store: PartStore,
+    folder: Path,
+    network: Network,
+    roster: Roster,
+    rules: FleetRules,
+) -> FlowerFleet:
     files = packed_tokenizer(tokenizer)
 
     def named(tensors: Mapping[str, torch.Tensor]) -> Part:
@@ -56,18 +127,17 @@ def network_population(
     def upload_bytes(job: Job) -> int:
         return most_bytes(expected_shapes(model, job), job.upload)
 
-    fleet = FlowerFleet(
-        ServerNetwork(server, settings, roster.run, folder),
+    return FlowerFleet(
+        network,
         roster,
         card,
         files,
         store,
-        folder / "updates" / "arrived",
-        _rules(config),
+        folder / ARRIVALS,
+        rules,
         len(blocks(model)),
         upload_bytes,
     )
-    return Population(fleet)
 
 
 def _rules(config: RunConfig) -> FleetRules:

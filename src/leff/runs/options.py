@@ -445,10 +445,10 @@ class EvaluationConfig(Section):
 class EngineConfig(Section):
     """Where and how the clients are run."""
 
-    name: Literal["local", "flower"] = Field(
+    name: Literal["local", "flower", "flower-simulation"] = Field(
         default="local",
         description="local: clients are simulated on this machine; flower: they are devices on a "
-        "network (docs/network.md)",
+        "network (docs/network.md); flower-simulation: they are simulated on a Ray cluster",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
@@ -489,6 +489,21 @@ class EngineConfig(Section):
         default=0.0,
         description="for flower: share of clients that are asked beyond clients.per_round; the "
         "round ends once as many as that have answered",
+    )
+    client_cpus: Annotated[float, Field(gt=0, le=4096)] = Field(
+        default=1.0,
+        description="for flower-simulation: CPUs of a client at work; Ray runs as many at a time "
+        "as have room",
+    )
+    client_gpus: Annotated[float, Field(ge=0, le=64)] = Field(
+        default=0.0,
+        description="for flower-simulation: GPUs of a client at work, or its share of one; 0: it "
+        "works on the CPU",
+    )
+    ray: str = Field(
+        default="",
+        description="for flower-simulation: address of a Ray cluster, such as auto; without it, "
+        "Ray starts and ends with the run on this machine",
     )
 
 

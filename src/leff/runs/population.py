@@ -1,6 +1,6 @@
 """The clients of a run: how they are reached, and what is known of them before the first round.
 
-clients = local_population(config, task, rows, model, tokenizer, store, folder)
+clients = simulated_population(config, task, rows, model, tokenizer, store, folder)
 clients.fleet, clients.split, clients.digests
 """
 
@@ -48,7 +48,7 @@ class Population:
     digests: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def local_population(
+def simulated_population(
     config: RunConfig,
     task: Task,
     rows: tuple[Table, Partition],
@@ -57,7 +57,7 @@ def local_population(
     store: PartStore,
     folder: Path,
 ) -> Population:
-    """Return clients that are simulated on this machine, with their shares of central `rows`.
+    """Return clients that are simulated, with their shares of central `rows`.
 
     Raises DataError for a client without examples, ConfigError as `check_deadline`.
     """
@@ -74,16 +74,22 @@ def local_population(
     _mention_added_tokens(examples, tokenizer)
     counts = [len(own) for own in examples]
     check_deadline(config, task.kind, model, counts)
-    device = torch_device(config.engine.device)
-    fleet = LocalFleet(
-        examples,
-        client_reports(config.clients, layers, counts, [len(own) for own in held]),
-        store,
-        device,
-        worker_count(config.engine.workers, device, config.engine.threads),
-        Residuals(folder / "residuals", config.engine.checkpoints),
-        held,
-    )
+    reports = client_reports(config.clients, layers, counts, [len(own) for own in held])
+    if config.engine.name == "local":
+        device = torch_device(config.engine.device)
+        fleet = LocalFleet(
+            examples,
+            reports,
+            store,
+            device,
+            worker_count(config.engine.workers, device, config.engine.threads),
+            Residuals(folder / "residuals", config.engine.checkpoints),
+            held,
+        )
+    else:
+        from leff.runs.network import simulated_fleet  # needs the extras `network`, `simulation`
+
+        fleet = simulated_fleet(config, task, rows, reports, model, tokenizer, store, folder, share)
     digests = {"split_digest": split.digest, "examples_digest": _digest([*examples, *held])}
     if devices:
         digests["fleet_digest"] = hashlib.sha256(repr(devices).encode()).hexdigest()

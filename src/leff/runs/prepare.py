@@ -24,7 +24,7 @@ from leff.runs.folder import RunFolder
 from leff.runs.guard import make_guard
 from leff.runs.on_devices import on_devices
 from leff.runs.options import RunConfig
-from leff.runs.population import local_population
+from leff.runs.population import simulated_population
 from leff.runs.rates import with_learning_rate
 from leff.runs.shares import divided
 from leff.runs.sources import evaluator_for, load_start, task_of, text_form, with_prompt
@@ -45,14 +45,14 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
 
     Raises ConfigError, DataError or ModelError for what is missing, wrong or does not fit.
     """
-    spec, local = spec_of(config.method.name), config.engine.name == "local"
-    config = with_file_clients(with_fleet_count(config)) if local else config
+    spec, simulated = spec_of(config.method.name), config.engine.name != "flower"
+    config = with_file_clients(with_fleet_count(config)) if simulated else config
     device = torch_device(config.engine.device)
     check_precision(config.training.precision, device)
     task = task_of(config)
     config = with_prompt(config, task)
     rows = None
-    if local:
+    if simulated:
         config, train, split = divided(config, task)
         rows = train, split
     model, tokenizer = load_start(config, task)
@@ -60,7 +60,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     _check_positions(config, model, task.kind)
     store = PartStore(folder.path / "parts")
     if rows is not None:
-        clients = local_population(config, task, rows, model, tokenizer, store, folder.path)
+        clients = simulated_population(config, task, rows, model, tokenizer, store, folder.path)
     else:
         from leff.runs.network import network_population  # needs the extra `network`
 
@@ -89,7 +89,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         model=model,
         clients=clients,
         method=method,
-        server=Server(store, Spool(folder.path / "updates"), limits, guard, counted=not local),
+        server=Server(store, Spool(folder.path / "updates"), limits, guard, counted=not simulated),
         evaluator=evaluator_for(config, task, tokenizer) if measured_here else None,
         on_devices=on_devices(config, task, writer),
         digests=digests,

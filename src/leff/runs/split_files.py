@@ -18,6 +18,7 @@ from leff.runs.options import RunConfig
 from leff.runs.shares import divided
 from leff.runs.sources import task_of
 from leff.tasks.columns import Table
+from leff.tasks.partition import Partition
 from leff.tasks.sources.table import CANONICAL
 from leff.tasks.task import Task
 
@@ -41,8 +42,13 @@ def write_shards(config: RunConfig, devices: int, out: Path) -> list[Path]:
     config = config.model_copy(update={"clients": clients.model_copy(update={"count": devices})})
     task = task_of(config)
     _, train, split = divided(config, task)
+    return write_rows(train, split, task, out)
+
+
+def write_rows(train: Table, split: Partition, task: Task, out: Path) -> list[Path]:
+    """Write each client's rows of a division as a file, and return the files in order."""
     _clear(out)
-    paths = [out / f"device-{client:03}.jsonl" for client in range(devices)]
+    paths = [out / f"device-{client:03}.jsonl" for client in range(len(split.indices))]
     for path, rows in zip(paths, split.indices, strict=True):
         lines = (json.dumps(row, ensure_ascii=False) for row in _named(train.select(rows), task))
         write_atomically(path, "".join(f"{line}\n" for line in lines).encode())

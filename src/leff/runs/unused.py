@@ -19,7 +19,7 @@ def unused_options(config: RunConfig) -> list[str]:
     unused += [] if config.method.merge == "trimmed_mean" else ["method.trim"]
     unused += [] if config.method.merge == "mean" else ["method.most_weight"]
     unused += _unused_by_place(config.evaluation.where)
-    unused += _unused_by_engine(config)
+    unused += _unused_by_engine(config.engine.name)
     default = RunConfig(preset=config.preset)
     return [key for key in unused if _value(config, key) != _value(default, key)]
 
@@ -77,16 +77,19 @@ def _unused_by_place(where: str) -> list[str]:
     return [f"evaluation.{name}" for name in names] if where == "devices" else []
 
 
-def _unused_by_engine(config: RunConfig) -> list[str]:
-    """Return the options of simulated clients for real ones, and the other way round."""
-    if config.engine.name == "flower":
+def _unused_by_engine(name: str) -> list[str]:
+    """Return the options of other engines, and those of simulated clients for real ones."""
+    own = {
+        "local": ["workers"],
+        "flower": ["server", "quorum", "wait", "deadline", "partial", "spare"],
+        "flower-simulation": ["workers", "client_cpus", "client_gpus", "ray"],
+    }
+    every = dict.fromkeys(option for options in own.values() for option in options)
+    unused = [f"engine.{option}" for option in every if option not in own[name]]
+    if name == "flower":
         clients = ("count", "partition", "by", "alpha", "min_examples", "validation_share")
-        return [
-            *(f"clients.{name}" for name in clients),
-            *("data.train", "data.train_examples", "engine.workers"),
-        ]
-    names = ("server", "quorum", "wait", "deadline", "partial", "spare")
-    return [f"engine.{name}" for name in names]
+        unused += [*(f"clients.{each}" for each in clients), "data.train", "data.train_examples"]
+    return unused
 
 
 def _value(config: RunConfig, key: str) -> Any:

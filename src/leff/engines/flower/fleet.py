@@ -52,6 +52,8 @@ class FleetRules:
     `deadline_seconds` (0: when all have answered).  `spare` is the share of clients that were asked
     beyond those that are needed.  With `partial`, a device sends what it has by the deadline.
     `layers` is what each client trains, repeated over the clients; () if each says so itself.
+    `capacities` is what each client can do, if the server knows it, as in a simulation.  A client
+    that has not answered for `ask_again_seconds` is asked again.
     """
 
     quorum: int = 1
@@ -60,6 +62,8 @@ class FleetRules:
     spare: float = 0.0
     partial: bool = True
     layers: tuple[int, ...] = ()
+    capacities: tuple[Capacity, ...] = ()
+    ask_again_seconds: float = ASK_AGAIN_SECONDS
 
 
 @dataclass(frozen=True)
@@ -137,10 +141,10 @@ class _Exchange:
     under_way: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
     lost: dict[int, tuple[int, float]] = field(default_factory=dict[int, tuple[int, float]])
 
-    def due(self) -> list[int]:
+    def due(self, ask_again_seconds: float) -> list[int]:
         """Return the clients to ask now."""
         now = time.monotonic()
-        waiting = {c for c, since in self.under_way.values() if now - since < ASK_AGAIN_SECONDS}
+        waiting = {c for c, since in self.under_way.values() if now - since < ask_again_seconds}
         waiting |= {client for client, (_, until) in self.lost.items() if now < until}
         return [client for client in self.open if client not in waiting]
 
@@ -191,9 +195,10 @@ class FlowerFleet:
         while True:
             present = self._network.present()
             self._ask_reports(present)
-            here = self._clients_of(present)
+            here = self._places(present)
             if len(here) >= quorum:
-                return here
+                self._roster.enter(here)  # in the order of admission, whoever came first
+                return sorted(map(self._roster.id_of, here))
             waited = time.monotonic() - started
             if waited > self._rules.wait_seconds:
                 raise RunError(self._too_few(present, here))
@@ -202,25 +207,23 @@ class FlowerFleet:
                 said = True
             time.sleep(LONGEST_LOOK_SECONDS)
 
-    def _too_few(self, present: Mapping[int, Member], here: Sequence[int]) -> str:
+    def _too_few(self, present: Mapping[int, Member], here: Sequence[Place]) -> str:
         refused = "".join(f"; device {key} refuses: {why}" for key, why in self._refused.items())
         return (
             f"{len(here)} clients are there, and engine.quorum = {self._rules.quorum} are needed "
             f"({len(present)} devices are connected){refused}; see leff server status"
         )
 
-    def _clients_of(self, present: Mapping[int, Member]) -> list[int]:
-        """Return the clients of devices that have reported; new ones are numbered."""
+    def _places(self, present: Mapping[int, Member]) -> list[Place]:
+        """Return the clients of devices that have reported, in the order of admission."""
         devices = sorted(present.values(), key=lambda device: device.number)
-        places: list[Place] = [
+        return [
             (device.key, share)
             for device in devices
             if device.key in self._reports
             for share, own in enumerate(self._reports[device.key].shares)
             if own.examples > 0
         ]
-        self._roster.enter(places)
-        return sorted(self._roster.id_of(place) for place in places)
 
     def _ask_reports(self, present: Mapping[int, Member]) -> None:
         """Ask the devices that have not reported yet, and wait for their answers for a while."""
@@ -276,6 +279,10 @@ class FlowerFleet:
     def _capacity(self, client: int) -> Capacity:
         key, share = self._roster.places[client]
         report, given = self._reports[key], self._rules.layers
+        if self._rules.capacities:
+            own = report.shares[share]
+            known = self._rules.capacities[client]
+            return replace(known, examples=own.examples, validation=own.validation)
         own = self._model_layers if report.layers is None else report.layers
         layers = min(own, given[client % len(given)]) if given else own
         return Capacity(
@@ -346,9 +353,13 @@ class FlowerFleet:
                 yield replace(failed, failure=why or "it sends no measure")
                 continue
             try:
-                yield from_json(Measure, answer.measure)
+                measured = from_json(Measure, answer.measure)
             except RunError:
                 yield replace(failed, failure="its measure cannot be read")
+                continue
+            if measured.failure is not None:
+                measured = replace(failed, failure=own_words(measured.failure) or "it failed")
+            yield measured
 
     def _answers(
         self, requests: Mapping[int, _Request], what: str
@@ -415,7 +426,7 @@ class FlowerFleet:
 
     def _send(self, state: "_Exchange") -> None:
         """Ask the clients that are there and that no ask is under way to."""
-        now, clients = time.monotonic(), state.due()
+        now, clients = time.monotonic(), state.due(self._rules.ask_again_seconds)
         if not clients:
             return
         nodes = {member.key: node for node, member in self._network.present().items()}

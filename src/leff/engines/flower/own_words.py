@@ -14,7 +14,7 @@ _VERSION = r"[0-9][\w.]{0,30}"
 _OWN = [
     rf"the loss was (nan|inf|-inf|{_NUMBER}) at step {_NUMBER}",
     r"a trained weight is not finite",
-    r"the client has no examples",
+    r"the client has no (validation )?examples",
     rf"out of memory: {_NUMBER} bytes held and asked for",
     rf"(training|it) failed with {_NAME}",
     rf"the deadline passed after {_NUMBER} of {_NUMBER} steps",

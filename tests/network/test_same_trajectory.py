@@ -1,0 +1,169 @@
+"""The same rounds to the bit: in one process, on devices over TLS, and in Flower's simulation.
+
+All three divide the same rows.  The devices read their shards from files, as `leff server split`
+writes them, and hold nothing out.  One device stands for several clients where it has their files.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from network.real import RealServer
+from tiny_runs import least, outcome, write_table
+
+from leff import api
+from leff.runs.config import load_config
+from leff.runs.split_files import write_shards
+
+pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern")  # flwr's own
+METHODS = ("leff", "fedavg", "fedlora", "slora")
+DEVICES = 3
+MARK = "LEFF_TEST_SIMULATION"  # in the environment of all that a run starts
+SAME = ("layers", "losses", "examples", "steps", "upload_bytes", "layer_scores", "failure")
+EVERY_METHOD = """
+import sys, json
+from leff import api
+for out, options in json.load(open(sys.argv[1])):
+    api.run(out=out, **options)
+"""
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory):
+    """Options of a tiny run of 24 texts, divided over three clients."""
+    folder = tmp_path_factory.mktemp("same")
+    table = write_table(folder / "train.jsonl", "text", 36)
+    changes = {
+        "data__train": str(table),
+        "data__train_examples": 24,
+        "clients__count": DEVICES,
+        "clients__layers": [1, 2, 4],
+        "method__rank": 2,
+        "training__epochs": 2,
+    }
+    return least(folder, **changes)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, values):
+    """The clients' files, in order."""
+    return write_shards(load_config(None, values), DEVICES, tmp_path_factory.mktemp("s") / "shards")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, shards):
+    """A real server with a device for each client."""
+    with RealServer(tmp_path_factory.mktemp("federation")) as started:
+        for number, shard in enumerate(shards):
+            started.device(f"device-{number}", shard, options=["data.validation_share=0.0"])
+        yield started
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory, values):
+    """What Flower's simulation of every method came to, one run after another in a process."""
+    folder = tmp_path_factory.mktemp("simulated")
+    runs = [
+        (
+            str(folder / method),
+            {
+                **values,
+                "method.name": method,
+                "engine.name": "flower-simulation",
+                "engine.workers": 2 if method == "fedavg" else 1,
+            },
+        )
+        for method in METHODS
+    ]
+    (folder / "runs.json").write_text(json.dumps(runs))
+    command = [sys.executable, "-c", EVERY_METHOD, str(folder / "runs.json")]
+    environment = {**os.environ, MARK: str(folder)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    until = time.monotonic() + 20.0
+    while left := started_by(str(folder)):
+        assert time.monotonic() < until, f"Ray's processes are to end with the run: {left}"
+        time.sleep(0.2)
+    return {method: outcome(folder / method) for method in METHODS}
+
+
+def started_by(mark):
+    """Return the processes that still run with a mark in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(MARK) == mark:
+                found.append(process.cmdline())
+    return found
+
+
+def run(values, method, folder, **more):
+    """Do a run in this process; return what it came to."""
+    api.run(out=folder, **{**values, "method.name": method, **more})
+    return outcome(folder)
+
+
+def on_devices(server, values, method, folder):
+    """Do a run on the devices of a server."""
+    own = {name: value for name, value in values.items() if name != "data.train_examples"}
+    engine = {"engine.name": "flower", "engine.server": server.path, "engine.quorum": DEVICES}
+    return run(own, method, folder, **engine)
+
+
+def trajectory(found):
+    """Return losses, blocks and bytes of every round, without times and downloads."""
+    named = ("round", "loss", "train_loss", "learning_rate", "failures", "upload_bytes")
+    return [
+        {
+            **{name: record.get(name) for name in named},
+            "clients": [
+                {name: client.get(name) for name in ("client", *SAME)}
+                for client in record.get("clients", ())
+            ],
+        }
+        for record in found["records"]
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_engine_gives_the_same_rounds_to_the_bit(
+    server, simulated, values, method, tmp_path, quick_runs
+):
+    local = run(values, method, tmp_path / "local")
+    network = on_devices(server, values, method, tmp_path / "network")
+
+    first = local["records"][1]
+    assert len(local["records"]) == 3 and len(first["clients"]) == DEVICES
+    assert first["failures"] == 0 and first["upload_bytes"] > 0
+    assert trajectory(network) == trajectory(local)
+    assert network["model"] == local["model"]
+    assert simulated[method]["records"] == local["records"]  # it counts downloads in the same way
+    assert simulated[method]["model"] == local["model"]
+
+
+@pytest.mark.slow
+def test_a_device_of_three_files_stands_for_three_clients(
+    shards, values, tmp_path, quick_runs, tmp_path_factory
+):
+    local = run(values, "leff", tmp_path / "local")
+    with RealServer(tmp_path_factory.mktemp("one")) as server:
+        pattern = shards[0].parent / "*.jsonl"
+        server.device("all", pattern, options=["data.validation_share=0.0"])
+        network = on_devices(server, values, "leff", tmp_path / "network")
+        clients = json.loads((tmp_path / "network" / "clients.json").read_text())["clients"]
+    assert [share for _, share in clients] == [0, 1, 2] and len({key for key, _ in clients}) == 1
+    assert trajectory(network) == trajectory(local)
+    assert network["model"] == local["model"]
+
+
+@pytest.mark.slow
+def test_the_comparison_sees_another_seed(values, tmp_path, quick_runs):
+    first = run(values, "fedavg", tmp_path / "a")
+    other = run({**values, "seed": 1}, "fedavg", tmp_path / "b")
+    assert trajectory(first) != trajectory(other) and first["model"] != other["model"]
