@@ -44,6 +44,10 @@ class UnreachableError(NetworkError):
     """The server is away, or the network is."""
 
 
+class FailedCallError(UnreachableError):
+    """The SuperLink failed at a call, as it does for an answer to a run that it has forgotten."""
+
+
 @dataclass(frozen=True)
 class Message:
     """A text from the server, and what an answer to it needs; plain values, so it can be kept."""
@@ -226,7 +230,9 @@ class Connection:
             status = error.response.status_code
             if status == UNAUTHORIZED:
                 raise NotAdmittedError("the server does not know this device's key") from None
-            if status >= SERVER_ERROR:
+            if status == SERVER_ERROR:
+                raise FailedCallError("the server failed at a call (500)") from None
+            if status > SERVER_ERROR:
                 raise UnreachableError(f"the server is not ready ({status})") from None
             raise RefusedCallError(f"the server refused a call ({status})") from None
         except httpx.HTTPError as error:

@@ -24,6 +24,7 @@ from typing import Any
 from leff.device.connection import (
     HEARTBEAT_SECONDS,
     Connection,
+    FailedCallError,
     Message,
     NotAdmittedError,
 )
@@ -38,6 +39,7 @@ POLL_SECONDS, IDLE_POLL_SECONDS = 0.1, 2.0  # between looks for an ask, soon and
 GROWTH = 1.2  # of the time between looks
 RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 15.0
 TRIES = 3  # of a job, after which the process no longer tries: the job ends it
+ANSWER_WAITS = (0.5, 2.0, 5.0)  # seconds after a try to answer at which the server failed
 log = logging.getLogger("leff.device")
 
 
@@ -92,11 +94,11 @@ class DeviceLoop:
                 wait = min(GROWTH * wait, IDLE_POLL_SECONDS)
                 continue
             wait = POLL_SECONDS
-            self._take(message, tries=1)
+            self._take(message, 1)
             self._do(connection, message, off)
 
     def _take(self, message: Message, tries: int) -> None:
-        values = {"message": message.to_dict(), "tries": tries}
+        values = {"message": message.to_dict(), "tries": tries, "session": self._session}
         with suppress(OSError):  # on a full disk it is done all the same, but not after a kill
             write_atomically(self._home.inbox, json.dumps(values).encode())
 
@@ -105,11 +107,12 @@ class DeviceLoop:
         try:
             values = json.loads(self._home.inbox.read_text())
             message, tries = Message.from_dict(values["message"]), int(values["tries"])
+            ended = values["session"] != self._session  # else the connection was lost
         except (OSError, ValueError, KeyError, TypeError):
             return
-        if tries < TRIES:
-            log.info("going on with an ask, try %d", tries + 1)
-            self._take(message, tries + 1)
+        if tries < TRIES or not ended:
+            log.info("going on with an ask")
+            self._take(message, tries + ended)
             self._do(connection, message, off)
             return
         log.error("gave up an ask that ended this process %d times", tries)
@@ -126,9 +129,15 @@ class DeviceLoop:
 
     def _answer(self, connection: Connection, message: Message, answer: str) -> None:
         self._say("answering")
-        if not connection.answer(message, answer):  # what was done is kept for the next ask
-            log.info("an answer was not taken: the run is over")
-        self._home.inbox.unlink(missing_ok=True)
+        for wait in ANSWER_WAITS:
+            try:
+                if not connection.answer(message, answer):
+                    log.info("an answer was not taken: the run is over")
+                break
+            except FailedCallError as error:
+                log.warning("an answer was not taken: %s", error)
+                time.sleep(wait)
+        self._home.inbox.unlink(missing_ok=True)  # what was done is kept for the next ask
 
     def _worker_of_data(self) -> Any:
         if self._worker is None:

@@ -31,6 +31,7 @@ from leff.wire.flower_texts import Arriving, record
 
 VERSION = "1.42.0"
 HEARTBEAT_SECONDS = 10.0  # a SuperLink gives up a task after 60 without one
+NOT_READY = (429, 502, 503, 504)  # answers of HTTP after which a call is tried again
 PATIENCE_SECONDS = 20.0  # how long a call is tried again before the link counts as lost
 APP = {
     "pyproject.toml": b"""[project]
@@ -230,7 +231,7 @@ class Link:
         from flwr.superlink.grid import HttpGrid
 
         grid = HttpGrid(self._address, False, self._ca, token=token)
-        grid._retry_invoker.max_time = PATIENCE_SECONDS  # pyright: ignore[reportPrivateUsage]
+        grid._retry_invoker = _patient()  # pyright: ignore[reportPrivateUsage]
         self._client = grid._runtime_client  # pyright: ignore[reportPrivateUsage]
         task = _tried(lambda: self._client.PullTaskInput(PullTaskInputRequest()))
         TaskIdentity.task_id, TaskIdentity.run_id = task.task_id, task.run.run_id
@@ -326,11 +327,22 @@ class Link:
 
 
 def _patient() -> Any:
+    """Return what tries calls again.
+
+    Flower's own rule ends this process if the SuperLink does not know its token, as after a loss of
+    the database.  Here any refusal is raised, and the run begins a new link.
+    """
     from flwr.supercore.retry import make_simple_http_retry_invoker
 
     invoker = make_simple_http_retry_invoker()
-    invoker.max_time = PATIENCE_SECONDS
+    invoker.max_time, invoker.should_giveup = PATIENCE_SECONDS, _refused
     return invoker
+
+
+def _refused(error: Exception) -> bool:
+    import httpx
+
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in NOT_READY
 
 
 def _tried(function: Callable[[], T]) -> T:
