@@ -230,7 +230,7 @@ class FlowerFleet:
         new = {node: device for node, device in present.items() if device.key not in self._reports}
         if not new:
             return
-        token = self._token("report", "report", [self._task.tokenizer], 0)
+        token = self._token("report", "report", [self._task.tokenizer], 0, self._arrivals)
         text = to_json(self._ask("report", token, REPORT_SECONDS))
         until = time.monotonic() + REPORT_SECONDS
         nodes = list(new)
@@ -336,7 +336,7 @@ class FlowerFleet:
             return replace(failed, failure="its update is of another round or client")
         if update.failure is not None:
             return replace(update, failure=own_words(update.failure) or "it failed")
-        payload = self._arrivals / answer.digest
+        payload = self._inbox(job.client) / answer.digest
         if len(answer.digest) != 64 or not answer.digest.isalnum() or not payload.is_file():
             return replace(failed, failure="its update did not arrive")
         return replace(update, payload=payload)
@@ -440,7 +440,8 @@ class FlowerFleet:
             if client not in state.tokens:
                 name = f"{self._roster.run} {state.what} client {client}"
                 parts = [self._task.tokenizer, *request.parts]
-                state.tokens[client] = self._token(key, name, parts, request.upload_bytes)
+                inbox = self._inbox(client)
+                state.tokens[client] = self._token(key, name, parts, request.upload_bytes, inbox)
             left = state.until - now if self._rules.deadline_seconds else 0.0
             ask = self._ask(request.about, state.tokens[client], left)
             report = self._reports.get(key)  # None in a round that a resumed run does again
@@ -465,7 +466,13 @@ class FlowerFleet:
             partial=self._rules.partial,
         )
 
-    def _token(self, device: str, job: str, parts: Sequence[Part], upload_bytes: int) -> str:
+    def _inbox(self, client: int) -> Path:
+        """Return where a client's updates arrive: two clients may send the very same bytes."""
+        return self._arrivals / str(client)
+
+    def _token(
+        self, device: str, job: str, parts: Sequence[Part], upload_bytes: int, spool: Path
+    ) -> str:
         self._store.put(self._tokenizer)  # parts of earlier rounds are deleted
         return self._network.issue(
             Grant(
@@ -474,7 +481,7 @@ class FlowerFleet:
                 parts={part.digest: part.size_bytes for part in parts},
                 folder=self._store.folder,
                 upload_bytes=upload_bytes,
-                spool=self._arrivals,
+                spool=spool,
                 expires=time.time() + self._limit + GRACE_SECONDS,
             )
         )
