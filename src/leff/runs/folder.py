@@ -3,7 +3,7 @@
     run/config.toml        every option
         environment.json   versions, the machine's size, digests of config and split
         split.json         how the examples were divided over the clients
-        clients.json       on a network: which device and file each client is (`engines.flower.roster`)
+        clients.json       on a network: which device and file each client is (`roster`)
         decisions.json     what clocks decided since the oldest checkpoint (`decisions`)
         rounds.jsonl       one record a round; round 0 is the model before the first
         checkpoints/       round-0003/: model, method state, server state (`checkpoints`)

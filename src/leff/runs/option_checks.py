@@ -84,7 +84,7 @@ def _check_network(config: "RunConfig") -> None:
             parse_seconds(getattr(config.engine, key))
         except ConfigError as error:
             raise ValueError(f"engine.{key}: {error}") from None
-    if config.engine.name == "local":
+    if config.engine.name != "flower":
         return
     for key in ("fleet", "memory", "flops", "ranks"):
         value = getattr(config.clients, key)
