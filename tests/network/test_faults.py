@@ -1,6 +1,5 @@
 """Faults: real processes are killed, cut off and deceived in the middle of a round."""
 
-import os
 import shutil
 import signal
 import time
