@@ -143,6 +143,11 @@ def test_paths_are_absolute_from_where_the_file_is_loaded(tmp_path, monkeypatch)
         ({"data.columns": 3}, "data.columns must be a table, got 3"),
         ({"data.folder": 3}, "data.folder must be a path, got 3"),
         ({"engine.name": "flowr"}, "engine.name cannot be 'flowr'"),
+        ({"engine.client_cpus": 0}, "engine.client_cpus must be above 0.0, got 0"),
+        (
+            {"engine.ray": "auto", "engine.workers": 2},
+            "engine.ray = 'auto' and engine.workers = 2 both say how many clients work at a time",
+        ),
     ],
 )
 def test_a_bad_option_is_one_clear_line(overrides, message):
@@ -254,3 +259,12 @@ def test_what_is_given_wins_over_a_preset_and_survives_a_file(name):
     config = load_config(None, given)
     assert config.context.rate == 0.2 and config.method.scale == "standardised"
     assert parse_config(tomllib.loads(commented_toml(config))) == config
+
+
+def test_options_of_other_engines_are_named():
+    given = {"engine.quorum": 2, "engine.client_gpus": 0.5}
+    assert unused_options(load_config(None, given)) == ["engine.quorum", "engine.client_gpus"]
+    own = {"engine.name": "flower-simulation"}
+    assert unused_options(load_config(None, given | own)) == ["engine.quorum"]
+    own = {"engine.name": "flower"}
+    assert unused_options(load_config(None, given | own)) == ["engine.client_gpus"]

@@ -31,7 +31,8 @@ def run(
         str | None, typer.Option(help="model.name: a hub id, a model's folder, or a run's.")
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="engine.name: local, or flower for devices on a network.")
+        str | None,
+        typer.Option(help="engine.name: local, flower (devices on a network), flower-simulation."),
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="training.rounds")] = None,
     seed: Annotated[int | None, typer.Option(help="seed")] = None,

@@ -31,6 +31,12 @@ def check_together(config: "RunConfig") -> None:
             f"evaluation.where = {config.evaluation.where!r} needs clients.validation_share above "
             "0, or clients have nothing to measure on"
         )
+    engine = config.engine
+    if engine.ray and engine.workers:
+        raise ValueError(
+            f"engine.ray = {shown(engine.ray)} and engine.workers = {engine.workers} both say how "
+            "many clients work at a time; leave out engine.workers, and set engine.client_cpus"
+        )
     if min(config.clients.layers) < 1:
         raise ValueError(
             f"clients.layers must be at least 1 each, got {min(config.clients.layers)}; "
