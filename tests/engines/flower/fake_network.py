@@ -130,6 +130,9 @@ class FakeNetwork:
     def traffic(self, token):
         return Traffic(100, 10, 1)
 
+    def working(self, round):
+        self.round = round
+
     def reported(self, key, report):
         self.noted[key] = report
 

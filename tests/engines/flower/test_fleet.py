@@ -42,8 +42,9 @@ def build(clock, tmp_path):
     def made(*devices, **rules):
         network = FakeNetwork(clock, {10 + each.number: each for each in devices})
         arrivals = tmp_path / "arrived"
-        arrivals.mkdir(exist_ok=True)
-        (arrivals / ("a" * 64)).write_bytes(PAYLOAD)
+        for client in range(4):
+            (arrivals / str(client)).mkdir(parents=True, exist_ok=True)
+            (arrivals / str(client) / ("a" * 64)).write_bytes(PAYLOAD)
         fleet = FlowerFleet(
             network,
             Roster(tmp_path / "clients.json"),
@@ -76,7 +77,22 @@ def train(fleet, *clients):
     return {update.client: update for update in fleet.train(jobs(*clients))}
 
 
+def still_granted(network):
+    return [grant.job for token, grant in network.grants.items() if token not in network.revoked]
+
+
 # Who is there
+
+
+def test_a_device_that_never_reports_holds_a_round_up_once(build, clock):
+    fleet, _ = build(device("a", 1), device("b", 2, seconds=1e9), quorum=1)
+    started = clock.now
+    assert fleet.clients() == [0]
+    first = clock.now - started
+    assert fleets.REPORT_SECONDS <= first < fleets.REPORT_SECONDS + 2
+    for _ in range(20):
+        assert fleet.clients() == [0]
+    assert clock.now - started - first < 5
 
 
 def test_clients_are_numbered_by_admission_and_file_whoever_comes_first(build, clock):
@@ -191,7 +207,9 @@ def test_updates_come_with_their_file_and_the_bytes_that_were_counted(build):
     assert sorted(done) == [0, 1]
     assert all(update.payload.read_bytes() == PAYLOAD for update in done.values())
     assert {update.download_bytes for update in done.values()} == {100}
-    assert set(network.grants) == set(network.revoked)
+    assert still_granted(network) == ["report"]
+    fleet.close()
+    assert still_granted(network) == []
 
 
 def test_each_device_is_asked_for_its_own_file_and_told_the_deadline(build):
@@ -224,7 +242,7 @@ def test_with_spare_clients_the_round_ends_once_enough_have_answered(build, cloc
     devices[2].seconds, started = 500.0, clock.now
     done = train(fleet, 0, 1, 2)
     assert sorted(done) == [0, 1] and clock.now - started < 5.0
-    assert set(network.grants) == set(network.revoked)  # so the late update is refused
+    assert still_granted(network) == ["report"]  # so the late update is refused
 
 
 def test_a_failure_does_not_count_as_one_of_the_answers_that_are_enough(build):
@@ -298,7 +316,9 @@ def test_closing_a_round_early_ends_its_tokens(build):
     updates = fleet.train(jobs(0, 1))
     next(updates)
     updates.close()
-    assert set(network.grants) == set(network.revoked)
+    assert still_granted(network) == ["report"]
+    fleet.close()
+    assert still_granted(network) == []
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,9 @@ def test_every_refusal_in_the_device_s_code_is_known():
     client = Path("src/leff/engines/flower/client_app.py").read_text()
     said = re.findall(r'_?refusal\((?:ask, )?f?"([^"]+)"', source + client)
     said += re.findall(r'refusal=f?"([^"]+)"', source)
-    assert len(said) >= 7
+    reasons = source[source.index("def _reason") : source.index("def _digest")]
+    said += re.findall(r'(?:return|else) f?"([^"]+)"', reasons)
+    assert len(said) >= 11
     for text in said:
         filled = re.sub(r"\{type\(error\).__name__\}", "ValueError", text)
         filled = re.sub(r"\{(HOME)\}", "leff-home", filled)

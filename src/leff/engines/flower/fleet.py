@@ -36,7 +36,8 @@ from leff.wire.parts import PartStore
 
 log = logging.getLogger("leff.network")
 LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.05, 0.5  # between looks for answers
-REPORT_SECONDS = 120.0  # that a device has to read its data, once the quorum is there
+REPORT_LOOK_SECONDS = 0.1
+REPORT_SECONDS = 30.0  # that a round waits once for a device that reads its data
 AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 0.5, 30.0  # after an ask that came to nothing
 ASK_AGAIN_SECONDS = 120.0  # without an answer, in case that the ask got lost with a process
 ROUND_TRIES = 3
@@ -181,6 +182,9 @@ class FlowerFleet:
         self._reports: dict[str, DeviceReport] = {}  # by fingerprint
         self._refused: dict[str, str] = {}
         self._sessions: dict[str, list[str]] = {}
+        self._asked: dict[str, tuple[str, float]] = {}  # asks for reports: key and when
+        self._first_asked: dict[str, float] = {}
+        self._report_token = ""
         self.steady = False  # others may be there in a repeated round
 
     # Who is there
@@ -196,16 +200,16 @@ class FlowerFleet:
             present = self._network.present()
             self._ask_reports(present)
             here = self._places(present)
-            if len(here) >= quorum:
+            if len(here) >= quorum and not self._reading(present):
                 self._roster.enter(here)  # in the order of admission, whoever came first
                 return sorted(map(self._roster.id_of, here))
             waited = time.monotonic() - started
-            if waited > self._rules.wait_seconds:
+            if waited > self._rules.wait_seconds and len(here) < quorum:
                 raise RunError(self._too_few(present, here))
-            if not said:
+            if not said and len(here) < quorum:
                 log.warning("waiting for devices: %s", self._too_few(present, here))
                 said = True
-            time.sleep(LONGEST_LOOK_SECONDS)
+            time.sleep(REPORT_LOOK_SECONDS)
 
     def _too_few(self, present: Mapping[int, Member], here: Sequence[Place]) -> str:
         refused = "".join(f"; device {key} refuses: {why}" for key, why in self._refused.items())
@@ -226,26 +230,40 @@ class FlowerFleet:
         ]
 
     def _ask_reports(self, present: Mapping[int, Member]) -> None:
-        """Ask the devices that have not reported yet, and wait for their answers for a while."""
-        new = {node: device for node, device in present.items() if device.key not in self._reports}
-        if not new:
-            return
-        token = self._token("report", "report", [self._task.tokenizer], 0, self._arrivals)
-        text = to_json(self._ask("report", token, REPORT_SECONDS))
-        until = time.monotonic() + REPORT_SECONDS
-        nodes = list(new)
+        """Ask the devices that have not reported, and take in what has been answered so far."""
+        now = time.monotonic()
+        asked = {key for key, since in self._asked.values() if now - since < ASK_AGAIN_SECONDS}
+        new = [
+            (node, device.key)
+            for node, device in present.items()
+            if device.key not in self._reports and device.key not in asked
+        ]
         try:
-            asked = self._network.push([(node, text) for node in nodes], REPORT_SECONDS)
-            while asked and time.monotonic() < until:
-                for message, answer in self._network.pull(asked):
-                    key = new[nodes[asked.pop(message)]].key
-                    if answer is not None:
-                        self._take_report(key, _answer(answer, "report"))
-                time.sleep(LOOK_SECONDS)
+            if new:
+                if not self._report_token:
+                    parts = [self._task.tokenizer]
+                    self._report_token = self._token("all", "report", parts, 0, self._arrivals)
+                text = to_json(self._ask("report", self._report_token, 0.0))
+                sent = self._network.push([(node, text) for node, _ in new], ASK_AGAIN_SECONDS)
+                self._asked |= {name: (new[place][1], now) for name, place in sent.items()}
+                for _, key in new:
+                    self._first_asked.setdefault(key, now)
+            for message, answer in self._network.pull(self._asked):
+                key, _ = self._asked.pop(message)
+                if answer is not None:
+                    self._take_report(key, _answer(answer, "report"))
         except LinkLostError as error:
             self._network.lost(error)
-        finally:
-            self._network.revoke(token)
+            self._asked.clear()
+
+    def _reading(self, present: Mapping[int, Member]) -> bool:
+        """Return whether a device that was asked for the first time may still be at it."""
+        under_way = {key for key, _ in self._asked.values()}
+        now = time.monotonic()
+        return any(
+            device.key in under_way and now - self._first_asked[device.key] < REPORT_SECONDS
+            for device in present.values()
+        )
 
     def _take_report(self, key: str, answer: Answer) -> None:
         """Believe a device's report, or note why it takes no part."""
@@ -488,6 +506,8 @@ class FlowerFleet:
 
     def close(self) -> None:
         """Say that the run is over."""
+        if self._report_token:
+            self._network.revoke(self._report_token)
         self._network.close()
 
 
