@@ -146,6 +146,16 @@ def test_removal_keeps_the_numbers(cli, server, key, made, tmp_path):
     assert [device.number for device in registry.devices()] == [2, 3]
 
 
+def test_a_renewed_certificate_is_of_the_same_federation(cli, server, tmp_path):
+    path = tmp_path / "server"
+    before = (path / "tls/server.crt").read_bytes(), (path / "tls/ca.crt").read_bytes()
+    status, printed, _ = cli("server", "renew", path, "--json")
+    said = json.loads(printed)
+    assert status == 0 and not said["restart"] and said["until"] > "2028"
+    assert (path / "tls/server.crt").read_bytes() != before[0]
+    assert (path / "tls/ca.crt").read_bytes() == before[1]
+
+
 def test_join_files(cli, made, tmp_path):
     for name, content in (("a", ""), ("b", "[]"), ("c", "{}"), ("d", '{"address": 3}')):
         (tmp_path / name).write_text(content)

@@ -1,4 +1,4 @@
-"""`leff server init|start|status|stop|admit|remove|split`: a federation on a network."""
+"""`leff server init|start|status|stop|admit|remove|renew|split`: a federation on a network."""
 
 # pyright: reportUnknownMemberType=false
 # the types of typer 0.20 do not know those of click 8.4
@@ -165,6 +165,22 @@ def remove(
     if as_json:
         return print_json({"key": device.fingerprint, "removed": True})
     typer.echo(f"device {device.number}, key {device.fingerprint}, is no longer admitted")
+    return None
+
+
+@app.command()
+def renew(folder: Given = None, as_json: Json = False) -> None:
+    """Make the server's certificate anew, for two years; devices need not join again."""
+    from leff.network.find import find_server
+
+    opened, settings = find_server(folder)
+    until = opened.renew(settings).date().isoformat()
+    restart = opened.running() is not None
+    if as_json:
+        return print_json({"folder": str(opened.path), "until": until, "restart": restart})
+    typer.echo(f"the certificate of {settings.address} is valid until {until}")
+    if restart:
+        typer.echo("stop and start the server, so that it takes the new one")
     return None
 
 

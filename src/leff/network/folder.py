@@ -20,6 +20,7 @@ import secrets
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,12 @@ class ServerFolder:
             raise ConfigError(
                 f"{path}/server.json is of another version of leff; {remedy}"
             ) from None
+
+    def renew(self, settings: ServerSettings) -> datetime:
+        """Make the server's certificate anew, of the same authority; return its end, in UTC."""
+        name, _ = split_address(settings.address)
+        certificates.make_certificate(self.ca.parent, list({name, *LOOPBACK}))
+        return certificates.valid_until(self.certificate)
 
     def _gateway(self, settings: ServerSettings) -> dict[str, Any]:
         return GatewaySettings(
