@@ -157,7 +157,7 @@ class Resources:
             try:
                 ray.init(  # pyright: ignore[reportUnknownMemberType]
                     runtime_env=path,
-                    logging_level="error",
+                    logging_level=logging.ERROR,
                     **own,
                 )
                 return
