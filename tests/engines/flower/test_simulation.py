@@ -100,6 +100,7 @@ def test_a_simulation_that_does_not_start_says_why(clients, monkeypatch):
         raise RuntimeError("outer") from ValueError("ActorPool is empty.\nCheck num_cpus")
 
     monkeypatch.setattr(flwr.simulation, "run_simulation", fails)
+    monkeypatch.setattr(Resources, "start_ray", lambda self: None)
     network = SimulationNetwork(clients, Resources())
     with pytest.raises(RunError) as error:
         network.present()
@@ -113,11 +114,36 @@ def test_what_was_not_begun_needs_no_end(clients):
 
 
 def test_resources_are_those_of_flower_s_backend():
-    own = Resources(2.0, 0.5, cpus=8).backend()
-    assert own["client_resources"] == {"num_cpus": 2.0, "num_gpus": 0.5}
-    assert own["init_args"]["num_cpus"] == 8 and "address" not in own["init_args"]
-    shared = Resources(address="auto").backend()["init_args"]
-    assert shared["address"] == "auto" and "num_cpus" not in shared
+    assert Resources(2.0, 0.5).backend()["client_resources"] == {"num_cpus": 2.0, "num_gpus": 0.5}
+
+
+@pytest.fixture
+def starts(monkeypatch):
+    """What Ray is started with; the first two starts of a test may fail."""
+    import ray
+
+    starts, fails = [], [TimeoutError, TimeoutError]
+
+    def init(**options):
+        starts.append(options)
+        if fails:
+            raise fails.pop()("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    return starts
+
+
+def test_ray_is_started_again_on_a_busy_machine(starts):
+    Resources(cpus=8).start_ray()
+    assert [start["num_cpus"] for start in starts] == [8, 8, 8] and "address" not in starts[0]
+
+
+def test_a_cluster_that_is_not_there_is_an_error_at_once(starts):
+    with pytest.raises(TimeoutError):
+        Resources(address="10.0.0.1:6379").start_ray()
+    assert [start["address"] for start in starts] == ["10.0.0.1:6379"]
+    assert "num_cpus" not in starts[0]
 
 
 def test_without_ray_the_remedy_is_named(monkeypatch):

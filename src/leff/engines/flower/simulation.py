@@ -13,6 +13,7 @@ import functools
 import logging
 import os
 import queue
+import sys
 import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 ANY = "1000000000GB"  # a simulated client's owner is the server's
 LOOK_SECONDS = 0.05
+START_TRIES = 3
 START_SECONDS = 3600.0  # for Ray's processes to start and to answer
 END_SECONDS = 10.0  # for clients at work to end, before Ray ends them
 QUIET = {
@@ -137,13 +139,33 @@ class Resources:
 
     def backend(self) -> dict[str, Any]:
         """Return the `backend_config` of Flower's simulation."""
-        start: dict[str, Any] = {"logging_level": "error", "include_dashboard": False}
-        if self.address:
-            start = {"logging_level": "error", "address": self.address}
-        elif self.cpus is not None:
-            start["num_cpus"] = self.cpus
         share = {"num_cpus": self.client_cpus, "num_gpus": self.client_gpus}
-        return {"init_args": start, "client_resources": share}
+        return {"client_resources": share}
+
+    def start_ray(self) -> None:
+        """Start Ray, or join its cluster; Flower's simulation takes what is there.
+
+        Ray gives its own processes 30 s to start, which a busy machine may need twice.
+        """
+        import ray
+
+        own: dict[str, Any] = {"include_dashboard": False, "num_cpus": self.cpus}
+        if self.address:
+            own = {"address": self.address}
+        path = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}}
+        for tried in range(1, START_TRIES + 1):
+            try:
+                ray.init(  # pyright: ignore[reportUnknownMemberType]
+                    runtime_env=path,
+                    logging_level=logging.ERROR,
+                    **own,
+                )
+                return
+            except Exception:
+                ray.shutdown()  # pyright: ignore[reportUnknownMemberType]
+                if self.address or tried == START_TRIES:
+                    raise
+                log.warning("Ray did not start; trying again")
 
 
 def check_ray() -> None:
@@ -184,6 +206,7 @@ class SimulationNetwork:
             self._over.wait()
 
         try:
+            self._resources.start_ray()
             app, count = client_app(self._clients), len(self._clients.files)
             run_simulation(server, app, count, backend_config=self._resources.backend())
         except Exception as error:
