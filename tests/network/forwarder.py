@@ -1,8 +1,8 @@
 """A network between devices and their server that a test can cut.
 
-    with Forwarder(to=server.port) as network:
-        network.cut()         # bytes and new connections vanish, as if a cable was pulled
-        network.mend()
+with Forwarder(to=server.port) as network:
+    network.cut()         # bytes and new connections vanish, as if a cable was pulled
+    network.mend()
 """
 
 import contextlib
