@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import time
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from network.real import RealServer, rounds
 
 FAULTS = Path(__file__).with_name("device_faults")
 NAMES = ("a", "b", "c")
+FULL_BYTES = 4096
 TOWNS = ("Ashby", "Bree", "Corby", "Dale", "Elm")
 CONFIG = """
 [data]
@@ -148,9 +148,42 @@ class Federation(RealServer):
             return json.loads((self.home(name) / "status.json").read_text()).get("state")
         return None
 
+    def log(self, name):
+        return self.devices[name].text
+
     def worker(self, name):
         """Return the process that does a device's work."""
         return psutil.Process(self.devices[name].process.pid).children()[0]
+
+    def tries(self, name):
+        """Return how many processes of a device have been at the job that it does now."""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return json.loads((self.home(name) / "inbox.json").read_text())["tries"]
+        return 0
+
+    def twin(self, name):
+        """Start a second process with a device's key, on a copy of its home."""
+        first, home = self.devices[name], self.folder / f"{name}-twin"
+        shutil.copytree(self.home(name), home, ignore=shutil.ignore_patterns("inbox.json"))
+        data = self.folder / f"{name}.jsonl"
+        more = {key: first.environment[key] for key in ("LEFF_TEST_FAULTS", "PYTHONPATH")}
+        command = ["device", "start", "--home", home, "--data", data]
+        command += ["--set", "data.validation_share=0.0"]
+        twin = self.start(f"{name}-twin", *command, environment=more)
+        self.until(lambda: self.says(home.name) == "waiting", "the second process")
+        return twin
+
+    def usage(self):
+        """Return megabytes and open handles of each process that runs, by name."""
+        found = {}
+        processes = {part: lambda part=part: self.part(part) for part in ("gateway", "superlink")}
+        processes["run"] = lambda: psutil.Process(self.running.process.pid)
+        processes |= {name: lambda name=name: self.worker(name) for name in NAMES}
+        for name, process in processes.items():
+            with contextlib.suppress(psutil.Error, OSError, ValueError, KeyError, IndexError):
+                each = process()
+                found[name] = each.memory_info().rss / 1e6, each.num_fds()
+        return found
 
     # The server
 
@@ -159,7 +192,7 @@ class Federation(RealServer):
         state = json.loads((self.path / "state.json").read_text())
         return psutil.Process(state["processes"][name]["pid"])
 
-    def up(self, since=""):
+    def up(self):
         """Wait until the server is ready, after it was started again."""
         ready = self.server.text.count("ready for devices")
         self.server.start()
@@ -167,15 +200,11 @@ class Federation(RealServer):
 
     # The run
 
-    def begin(self, rounds, name="run", more=""):
+    def begin(self, rounds, deadline=900, quorum=3):
         """Start a run of so many rounds; none is trained until it is allowed."""
-        self.allow(0)
-        for device in NAMES:
-            (self.faults(device) / "trained").unlink(missing_ok=True)
-        engine = f'name = "flower"\ndeadline = "15min"\nwait = "5min"\n{more or "quorum = 3"}'
-        self.out = self.folder / name
-        config = write_config(self.folder, rounds, engine)
-        self.running = self.run(config, self.out)
+        engine = f'name = "flower"\ndeadline = "{deadline}s"\nwait = "5min"\nquorum = {quorum}'
+        self.out = self.folder / "run"
+        self.running = self.run(write_config(self.folder, rounds, engine), self.out)
 
     def resume(self):
         self.running = self.start(f"run-{self.out.name}", "resume", self.out)
@@ -195,11 +224,11 @@ class Federation(RealServer):
         """Allow a round, wait for its record; return the seconds and the record."""
         started = time.monotonic()
         self.allow(round)
-        self.until(lambda: rounds(self.out) >= round or self._over(), f"round {round}", seconds)
+        self.until(lambda: rounds(self.out) >= round or self.over(), f"round {round}", seconds)
         assert rounds(self.out) >= round, self.running.text[-3000:]
         return time.monotonic() - started, records(self.out)[round - 1]
 
-    def _over(self):
+    def over(self):
         return self.running.process.poll() is not None
 
     def end(self):
@@ -209,15 +238,10 @@ class Federation(RealServer):
 
 
 @contextlib.contextmanager
-def tiny_disk(path, size):
-    """Put a file system of `size` bytes under a folder; what was in it is there, too."""
-    copy = path.with_name(f"{path.name}-copy")
-    path.rename(copy)
-    path.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path])
-    assert done.returncode == 0
-    try:
-        shutil.copytree(copy, path, dirs_exist_ok=True)
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", path], check=True)
+def full_disk(process):
+    """Refuse a process what it writes behind the first bytes of any file, as a full disk does."""
+    before = process.rlimit(psutil.RLIMIT_FSIZE)
+    process.rlimit(psutil.RLIMIT_FSIZE, (FULL_BYTES, before[1]))
+    yield
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.rlimit(psutil.RLIMIT_FSIZE, before)

@@ -1,17 +1,19 @@
 """Faults: real processes are killed, cut off and deceived in the middle of a round."""
 
-import shutil
+import contextlib
 import signal
 import time
-from pathlib import Path
+from collections import Counter
+from random import Random
 
 import psutil
 import pytest
-from network.faults import NAMES, Federation, model_digest, records, tiny_disk, write_config
+from network.faults import NAMES, Federation, full_disk, model_digest, records, write_config
 from network.real import rounds
 
 pytestmark = pytest.mark.slow
 CUT_SECONDS, LONG_CUT_SECONDS = 5, 600
+DEADLINE_SECONDS = 180
 AHEAD = {"b": {"LEFF_TEST_CLOCK": "86400"}}  # a device whose clock is a day ahead
 
 
@@ -103,24 +105,23 @@ def everything(fed, _):
 
 
 KILLS = (
-    gateway,
     superlink,
-    supervisor,
     run,
-    work_process,
-    device,
-    network_cut,
-    gateway_stops,
     database,
-    cache,
     everything,
+    network_cut,
+    work_process,
+    gateway,
+    supervisor,
+    device,
+    cache,
+    gateway_stops,
     long_cut,
 )
 
 
-@pytest.mark.soak(11, 12)
+@pytest.mark.soak(7, 12)
 def test_kills_change_nothing(tmp_path, count):
-    expected = Path()
     seconds = {}
     with Federation(tmp_path, AHEAD) as fed:
         fed.begin(count + 1)
@@ -156,43 +157,21 @@ def show(seconds):
 
 # Devices that go wrong: the round goes on without them, and the record says why
 
-WRONG = {
-    "raise": "training failed with ValueError",
-    "memory": "out of memory",
-    "nan": "is not finite",
-    "shape": "shape",
-    "round": "its update is of another round or client",
-    "client": "its update is of another round or client",
-    "exit always": "its process ended while it did this job",
-}
 
+def goes_wrong(what, reason):
+    """Return a fault in the training of the third device."""
 
-def test_devices_that_go_wrong(tmp_path):
-    seconds = {}
-    with Federation(tmp_path, AHEAD) as fed:
-        fed.begin(len(WRONG) + 4)
-        for round, (fault, reason) in enumerate(WRONG.items(), 1):
-            fed.fault("c", fault)
-            fed.at(round)
-            seconds[fault], record = fed.finish(round)
-            says(record, reason)
-            assert "Anna" not in fed.running.text + str(record)
-            (fed.faults("c") / "fault").unlink(missing_ok=True)
-        round += 1
+    def fault(fed, round):
+        fed.fault("c", what)
         fed.at(round)
-        seconds["none"], record = fed.finish(round)
-        assert record["failures"] == 0
-        seconds["full disk of a device"] = full_device(fed, round + 1)
-        seconds["full disk of the server"] = full_server(fed, round + 2)
-        fed.allow(round + 3)
-        fed.end()
-        assert [record["failures"] for record in records(fed.out)] == [1] * len(WRONG) + [
-            0,
-            1,
-            0,
-            0,
-        ]
-    show(seconds)
+        seconds, record = fed.finish(round)
+        says(record, reason)
+        assert "Anna" not in fed.running.text + str(record)
+        (fed.faults("c") / "fault").unlink(missing_ok=True)
+        return seconds
+
+    fault.__name__ = what
+    return fault
 
 
 def says(record, reason):
@@ -201,20 +180,214 @@ def says(record, reason):
     assert failures[:2] == [None, None] and reason in failures[2], failures
 
 
-def full_device(fed, round):
+def full_disk_of_a_device(fed, round):
     fed.at(round)
-    fed.worker("c").kill()  # so that no file of it is open
-    with tiny_disk(fed.home("c"), "24M") as home:
-        with (home / "filler").open("wb") as filler, pytest.raises(OSError, match="No space"):
-            while True:
-                filler.write(bytes(2**16))
-                filler.flush()
-        taken, record = fed.finish(round)
+    with full_disk(fed.worker("c")):
+        seconds, record = fed.finish(round)
         says(record, "its disk is full")
-        (home / "filler").unlink()
-        fed.at(round + 1)
-    return taken
+    return seconds
 
 
-def full_server(fed, round):
-    return 0.0
+def full_disk_of_the_server(fed, round):
+    """First the gateway can write nothing, then the run; neither loses an update."""
+    fed.at(round)
+    started = time.monotonic()
+    with full_disk(fed.part("gateway")):
+        fed.allow(round)
+        fed.until(lambda: "507" in fed.log("a"), "a refusal for the full disk")
+    with full_disk(psutil.Process(fed.running.process.pid)):
+        fed.until(fed.over, "the run's end")
+        assert fed.running.process.returncode == 1
+        assert "File too large" in fed.running.text
+    fed.resume()
+    _, record = fed.finish(round)
+    assert record["failures"] == 0
+    return time.monotonic() - started
+
+
+def other_version(fed, round):
+    """A device is upgraded in the middle of a round, and then it goes back."""
+    fed.at(round)
+    fed.devices["c"].end()
+    own = fed.devices["c"].environment
+    fed.devices["c"].environment = {**own, "LEFF_TEST_VERSION": "99.0"}
+    fed.devices["c"].start()
+    fed.until(lambda: "and this device has leff 99.0" in fed.log("c"), "a refusal")
+    fed.devices["c"].end()
+    fed.devices["c"].environment = own
+    fed.devices["c"].start()
+    seconds, record = fed.finish(round)
+    assert record["failures"] == 0
+    return seconds
+
+
+def absent(fed, round):
+    """A device goes for good in the middle of a round, and comes back in a later one."""
+    fed.at(round)
+    fed.devices["c"].end()
+    seconds, record = fed.finish(round, 2 * DEADLINE_SECONDS)
+    says(record, "no answer by the deadline")
+    fed.devices["c"].start()
+    fed.until(lambda: fed.says("c") == "waiting", "the device again")
+    return seconds
+
+
+def second_process(fed, round):
+    """Two processes use one key: which of them answers is chance, and the server notices."""
+    fed.at(round)
+    twin = fed.twin("c")
+    started = time.monotonic()
+    for later in range(round, round + 10):
+        fed.at(later, ["a", "b"])
+        fed.finish(later)
+        if "two processes use this key" in fed.running.text:
+            break
+    seconds = time.monotonic() - started
+    _, record = fed.finish(later + 1)
+    assert [client["client"] for client in record["clients"]] == [0, 1]
+    twin.end()
+    fed.devices["c"].end()
+    fed.devices["c"].start()
+    fed.until(lambda: fed.says("c") == "waiting", "the device again")
+    fed.finish(later + 2)
+    _, record = fed.finish(later + 3)
+    assert [client["client"] for client in record["clients"]] == [0, 1, 2]
+    return seconds
+
+
+WRONG = (
+    goes_wrong("raise", "training failed with ValueError"),
+    goes_wrong("memory", "out of memory"),
+    goes_wrong("nan", "is not finite"),
+    goes_wrong("shape", "which the job did not ask for"),
+    goes_wrong("round", "its update is of another round or client"),
+    goes_wrong("client", "its update is of another round or client"),
+    full_disk_of_a_device,
+    goes_wrong("exit always", "its process ended while it did this job"),
+    full_disk_of_the_server,
+    other_version,
+    absent,
+    second_process,
+)
+
+
+@pytest.mark.soak(7, len(WRONG))
+def test_devices_that_go_wrong(tmp_path, count):
+    seconds = {}
+    with Federation(tmp_path, AHEAD) as fed:
+        fed.begin(len(WRONG) + 20, deadline=DEADLINE_SECONDS, quorum=2)
+        for round, fault in enumerate(WRONG[:count], 1):
+            seconds[fault.__name__] = fault(fed, round)
+    show(seconds)
+
+
+# The soak
+
+
+@pytest.mark.soak(10, 200)
+def test_soak(tmp_path, count):
+    """Something is killed every few seconds: the same bits, and bounds on memory and handles."""
+    random, used, done = Random(19), [], Counter()
+    with Federation(tmp_path, AHEAD) as fed:
+        fed.begin(count)
+        fed.until(lambda: rounds(fed.out) >= 0, "the first measurement")
+        fed.allow(count)
+        started = time.monotonic()
+        while not fed.over():
+            assert time.monotonic() - started < 60 * count, dict(done)
+            time.sleep(random.uniform(2.0, 6.0))
+            fault = random.choice(SOAK)
+            used.append(fed.usage())
+            if not fed.over():
+                done[fault.__name__] += fault(fed, random)
+        digest = fed.end()
+        taken = time.monotonic() - started
+        assert all(record["failures"] == 0 for record in records(fed.out))
+        folder = reference(tmp_path, count, fed.shards)
+    print(f"\n{count} rounds in {taken:.0f} s; {dict(done)}")
+    assert [same(record) for record in records(fed.out)] == [same(r) for r in records(folder)]
+    assert digest == model_digest(folder)
+    assert sum(done.values()) >= count / 4
+    bounded(used)
+
+
+def bounded(used):
+    """Bound what each process held, and how much more that is in the last third of the time."""
+    for name, (megabytes, handles) in BOUNDS.items():
+        first, last = used[: len(used) // 3 + 1], used[-len(used) // 3 - 1 :]
+        most = {
+            part: [max((each.get(name, (0, 0))[k] for each in part_), default=0) for k in (0, 1)]
+            for part, part_ in (("first", first), ("all", used), ("last", last))
+        }
+        print(f"{name:<10} MB and handles: {most}")
+        assert most["all"][0] < megabytes and most["all"][1] < handles, (name, most)
+        assert most["last"][0] <= 1.3 * most["first"][0] + 50, (name, most)
+
+
+BOUNDS = {  # megabytes and handles of a process
+    "gateway": (200, 100),
+    "superlink": (400, 100),
+    "run": (1500, 200),
+    "a": (1500, 200),
+    "b": (1500, 200),
+    "c": (1500, 200),
+}
+
+
+def kill_part(name):
+    def fault(fed, random):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            fed.part(name).kill()
+        return 1
+
+    fault.__name__ = name
+    return fault
+
+
+def kill_supervisor(fed, random):
+    supervisor(fed, 0)
+    return 1
+
+
+def kill_run(fed, random):
+    fed.running.kill()
+    if not (fed.out / "result.json").exists():
+        fed.resume()
+    return 1
+
+
+def kill_work_process(fed, random):
+    """A device gives a job up whose process ended three times, so one job is hit once."""
+    name = random.choice(NAMES)
+    if fed.tries(name) > 1:
+        return 0
+    with contextlib.suppress(psutil.NoSuchProcess, IndexError):
+        fed.worker(name).kill()
+    return 1
+
+
+def kill_device(fed, random):
+    name = random.choice(NAMES)
+    if fed.tries(name) > 1:
+        return 0
+    fed.devices[name].kill()
+    fed.devices[name].start()
+    return 1
+
+
+def cut(fed, random):
+    fed.network.cut()
+    time.sleep(random.uniform(1.0, 4.0))
+    fed.network.mend()
+    return 1
+
+
+SOAK = (
+    kill_part("gateway"),
+    kill_part("superlink"),
+    kill_supervisor,
+    kill_run,
+    kill_work_process,
+    kill_device,
+    cut,
+)
