@@ -130,9 +130,8 @@ class Federation(Processes):
         }
 
     def __enter__(self) -> "Federation":
-        given = ("--address", self.address, "--link-port", self.link_port)
+        given = ("--address", self.address, "--listen", self.host, "--link-port", self.link_port)
         command = [*LEFF, "server", "init", self.path, *given]
-        command += [] if self.host == "127.0.0.1" else ["--listen", self.host]
         subprocess.run([str(c) for c in command], env=self.environment, check=True, stdout=-3)
         try:
             self.start("server", [*self.inside, *LEFF, "server", "start", self.path])
