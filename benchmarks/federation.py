@@ -64,7 +64,9 @@ class Processes:
         self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
     def start(self, name: str, command: Iterable[object]) -> subprocess.Popen[bytes]:
-        with self.log(name).open("ab") as output:
+        if name in self.started:
+            raise RuntimeError(f"{name} runs already")
+        with self.log(name).open("wb") as output:
             process = subprocess.Popen(
                 [str(each) for each in command],
                 env=self.environment,
