@@ -64,7 +64,9 @@ class Processes:
         self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
     def start(self, name: str, command: Iterable[object]) -> subprocess.Popen[bytes]:
-        with self.log(name).open("ab") as output:
+        if name in self.started:
+            raise RuntimeError(f"{name} runs already")
+        with self.log(name).open("wb") as output:
             process = subprocess.Popen(
                 [str(each) for each in command],
                 env=self.environment,
@@ -130,9 +132,8 @@ class Federation(Processes):
         }
 
     def __enter__(self) -> "Federation":
-        given = ("--address", self.address, "--link-port", self.link_port)
+        given = ("--address", self.address, "--listen", self.host, "--link-port", self.link_port)
         command = [*LEFF, "server", "init", self.path, *given]
-        command += [] if self.host == "127.0.0.1" else ["--listen", self.host]
         subprocess.run([str(c) for c in command], env=self.environment, check=True, stdout=-3)
         try:
             self.start("server", [*self.inside, *LEFF, "server", "start", self.path])

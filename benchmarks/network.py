@@ -169,7 +169,7 @@ def transferred(names: Sequence[str], size: Size) -> dict[str, Any]:
         echo = Echo(federation)
         for side in ordered:
             started = time.perf_counter()
-            echo.be(size.few_devices if SIDES[side].steady else size.devices)
+            echo.be(size.few_devices if SIDES[side].steady else size.devices, together=2)
             echo.forget(SIDES[side].caches)
             found[side] = _side(federation, side, size, {**RANDOM, "model.name": model})
             found[side]["seconds"] = time.perf_counter() - started
@@ -213,39 +213,35 @@ def _side(
 
 
 class Echo:
-    """A federation's devices that do all but train, two processes of them at most."""
+    """A federation's devices that do all but train, all in one process."""
 
-    def __init__(self, federation: Federation, together: int = 2) -> None:
-        """At most `together` devices of a process hold an update in memory at a time."""
-        self._federation, self._together = federation, together
-        self._names: list[list[str]] = []  # of each process's devices
+    def __init__(self, federation: Federation) -> None:
+        self._federation, self._names = federation, list[str]()
         (shard,) = _shards(federation.folder / "shards", 1, examples=2)
         self._settings = (
             'threads = 1\n[capacity]\nlayers = 1\n[limits]\ncache = "2GB"\n[data]\n'
             f"train = {json.dumps(str(shard))}\nvalidation_share = 0\n"
         )
 
-    def be(self, count: int) -> None:
-        """Have so many devices, with empty caches."""
-        while self._names and sum(map(len, self._names)) != count:
-            for name in self._names[-1]:
-                self._federation.remove(name)
-            self._federation.end(f"devices-{len(self._names)}")
-            self._names.pop()
-        if not self._names:
-            self._start(count)
-        for parts in self._federation.folder.glob("echo-*/parts/*"):
-            parts.unlink()
+    def be(self, count: int, together: int) -> None:
+        """Have so many devices, with empty caches; `together` hold an update in memory at a time.
 
-    def _start(self, count: int) -> None:
+        Fewer than before are some of those.
+        """
         federation = self._federation
-        names = [f"echo-{time.monotonic_ns()}-{number}" for number in range(count)]
-        homes = [federation.join(name, self._settings).path for name in names]
-        self._names.append(names)
-        process = f"devices-{len(self._names)}"
+        if self._names:
+            federation.end("devices")
+        for name in self._names[count:]:
+            federation.remove(name)
+        for number in range(len(self._names), count):
+            federation.join(f"echo-{number}", self._settings)
+        self._names = [f"echo-{number}" for number in range(count)]
+        homes = [federation.folder / name for name in self._names]
+        for parts in (path for home in homes for path in home.glob("parts/*")):
+            parts.unlink()
         module, forget = "benchmarks.echo_devices", federation.folder / "forget"
-        federation.start(process, [LEFF[0], "-m", module, self._together, forget, *homes])
-        federation.until(process, "started")
+        federation.start("devices", [LEFF[0], "-m", module, together, forget, *homes])
+        federation.until("devices", "started")
 
     def forget(self, keeps: bool) -> None:
         """Have devices keep their parts, or forget them after each job."""
@@ -260,8 +256,9 @@ def memory(counts: Sequence[int], layers: int, width: int, words: int = 50257) -
         model = random_model(federation.folder / "model", layers, width, words)
         size = (model / "model.safetensors").stat().st_size
         options = {**RANDOM, "model.name": model, "training.rounds": 1}
+        echo = Echo(federation)
         for devices in counts:
-            Echo(federation, together=devices).be(devices)
+            echo.be(devices, together=devices)
             out = federation.folder / f"run-{devices}"
             records, found = federation.run(out, {**options, "engine.quorum": devices})
             if len(records[1].clients) != devices or records[1].failures:

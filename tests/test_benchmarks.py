@@ -1,9 +1,11 @@
 """The benchmarks' interfaces: what scripts read from them.  Their figures are not tested."""
 
 import argparse
+import asyncio
 import json
 import runpy
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +13,23 @@ import torch
 from scipy.stats import ttest_rel
 from transformers import AutoConfig
 
+<<<<<<< HEAD
 from benchmarks import convergence, deadline, device, fidelity, flora, robust, server, upload
+=======
+from benchmarks import (
+    convergence,
+    deadline,
+    delay,
+    device,
+    fidelity,
+    flora,
+    namespaces,
+    network,
+    robust,
+    server,
+)
+from benchmarks.federation import free_ports
+>>>>>>> bench
 from leff.files import read_json
 from leff.methods.setup import ClientSetup
 from leff.models import short_config
@@ -269,3 +287,106 @@ def test_transfers_has_a_row_for_one_device_and_one_for_many(printed):
     for row in rows:
         assert row["get_mb_per_second"] > 0 and row["put_mb_per_second"] > 0
         assert row["server_peak_bytes"] >= row["server_before_bytes"] > 10**7
+
+
+def test_every_side_of_network_is_a_configuration(tmp_path):
+    assert set(network.DEFAULT_SIDES) <= set(network.SIDES)
+    for side in network.SIDES.values():
+        config = load_config(None, {**network.RANDOM, "engine.name": "flower", **side.options})
+        assert config.clients.layers == [1] and config.evaluation.gap_clients == 0
+
+
+def test_network_prints_what_scripts_read(monkeypatch, capsys):
+    spreads = {f"{name}_spread": {"min": 1.0, "max": 3.0} for name in ROUNDS}
+    monkeypatch.setattr(network, "overhead", lambda rounds: dict.fromkeys(ROUNDS, 2.0) | spreads)
+    bytes_by_side = {"leff": 10.0, "leff-uncached": 40.0, "fedavg": 80.0, "fedlora": 5.0}
+    found = {"download_bytes": bytes_by_side, "upload_bytes": bytes_by_side}
+    monkeypatch.setattr(network, "transferred", lambda names, size: found)
+    peak = {8: 100, 40: 105}
+    monkeypatch.setattr(
+        network,
+        "memory",
+        lambda counts, layers, width: {
+            str(n): {"total": peak[n], "model_bytes": layers * width} for n in counts
+        },
+    )
+    one = {"seconds": {"local": 1.0}}
+    monkeypatch.setattr(network, "simulated", lambda count, rounds: one)
+    monkeypatch.setattr("sys.argv", ["network", "--json"])
+    network.main()
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["server_peak_bytes"] == {"8": 100, "40": 105}
+    assert printed["server_peak_growth"] == pytest.approx(0.05)
+    assert printed["simulated"] == {"40": one} and "large" not in printed
+    assert printed.keys() >= {*ROUNDS, "download_bytes", "upload_bytes"}
+    assert set(printed["seconds"]) == {"overhead", "bytes", "memory", "simulated"}
+    monkeypatch.setattr("sys.argv", ["network", "--only=memory", "--large"])
+    network.main()
+    lines = capsys.readouterr().out
+    assert "which is +5.0%" in lines and "8 devices, a model of 0 MB" in lines
+
+
+ROUNDS = ("round_seconds", "stock_round_seconds")
+
+
+@pytest.mark.slow
+def test_leff_sends_less_than_fedavg_through_the_real_gateway():
+    size = network.Size(layers=4, width=64, words=800, devices=2, rounds=2, few_devices=1)
+    found = network.transferred(["leff", "fedavg"], size)
+    about = found["bytes_about"]
+    assert [about[name]["devices"] for name in ("leff", "fedavg")] == [2, 1]
+    assert about["fedavg"]["layers_changed"] == [4] * 3
+    layer = 12 * 64**2 * 4
+    for way in ("download_bytes", "upload_bytes"):
+        assert 4 * layer < found[way]["fedavg"] < 4.2 * layer
+    assert layer < found["upload_bytes"]["leff"] < 1.1 * layer
+    assert 0.25 < found["download_to_fedavg"]["leff"] < 0.6
+
+
+def test_the_forwarder_hands_everything_on_a_little_later():
+    async def echo(reader, writer):
+        writer.write(await reader.read())  # to the end, which is handed on too
+        writer.close()
+
+    async def there_and_back():
+        (port,) = free_ports(1)
+        async with await asyncio.start_server(echo, "127.0.0.1", 0) as behind:
+            to = behind.sockets[0].getsockname()
+            forwarder = asyncio.create_task(delay.serve(("127.0.0.1", port), to, 0.05))
+            await asyncio.sleep(0.05)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            started, sent = time.monotonic(), bytes(range(256)) * 4000
+            writer.write(sent)
+            writer.write_eof()
+            assert await reader.read() == sent
+            took = time.monotonic() - started
+            writer.close()
+            forwarder.cancel()
+            await asyncio.gather(forwarder, return_exceptions=True)
+            return took
+
+    assert asyncio.run(there_and_back()) >= 0.1
+
+
+def test_a_devices_round_is_from_the_ask_to_the_answer():
+    log = (
+        "2026-11-29 01:00:00,000 INFO waiting\n"
+        "2026-11-29 01:00:01,250 INFO training in round 1\n"
+        "2026-11-29 01:00:02,000 INFO sending its update of round 1\n"
+        "2026-11-29 01:00:03,500 INFO waiting\n"
+        "2026-11-29 01:00:04,000 INFO training in round 2\n"
+        "2026-11-29 01:00:04,500 INFO waiting\n"
+    )
+    assert namespaces.round_seconds(log) == [2.25, 0.5]
+
+
+@pytest.mark.soak(0, 2)
+@pytest.mark.skipif(bool(namespaces.missing()), reason=namespaces.missing())
+def test_a_run_in_namespaces_ends(count):
+    if not count:
+        pytest.skip("make soak runs it")
+    found = namespaces.measure(rounds=count, examples=32, width=0)
+    assert found["failures"] == 0 and set(found["devices"]) == {"slow", "lossy", "nat"}
+    for row in found["devices"].values():
+        assert row["round_seconds"] > row["train_seconds"] > 0
+        assert row["predicted"]["round_seconds"] > 0 and row["download_bytes"] > 0
