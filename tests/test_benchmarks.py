@@ -13,9 +13,6 @@ import torch
 from scipy.stats import ttest_rel
 from transformers import AutoConfig
 
-<<<<<<< HEAD
-from benchmarks import convergence, deadline, device, fidelity, flora, robust, server, upload
-=======
 from benchmarks import (
     convergence,
     deadline,
@@ -27,9 +24,9 @@ from benchmarks import (
     network,
     robust,
     server,
+    upload,
 )
 from benchmarks.federation import free_ports
->>>>>>> bench
 from leff.files import read_json
 from leff.methods.setup import ClientSetup
 from leff.models import short_config
