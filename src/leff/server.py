@@ -54,7 +54,10 @@ class Server:
         guard: Guard = NO_GUARD,
         counted: bool = False,
     ) -> None:
-        """With `counted`, the engine counts the bytes that clients fetch, as the network does."""
+        """With `counted`, clients are on a network, which counts the bytes that they fetch.
+
+        What fails there may do better the next time, so a round that is done again asks anew.
+        """
         self._counted = counted
         self.store, self.spool, self.limits, self.guard = store, spool, limits, guard
         self.holdings, self._setbacks = Holdings(), Setbacks()
@@ -101,7 +104,8 @@ class Server:
             job.client: _expected(model, job, self._reports[job.client].examples) for job in jobs
         }
         self._downloads = {job.client: self.holdings.send(job) for job in jobs}
-        self.spool.open({job.client: job_digest(job) for job in jobs})
+        digests = {job.client: job_digest(job) for job in jobs}
+        self.spool.open(digests, failures=not self._counted)
         return [job for job in jobs if job.client not in self.spool.updates]
 
     def receive(self, update: Update) -> Update | None:

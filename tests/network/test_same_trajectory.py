@@ -155,7 +155,9 @@ def test_a_device_of_three_files_stands_for_three_clients(
     with RealServer(tmp_path_factory.mktemp("one")) as server:
         pattern = shards[0].parent / "*.jsonl"
         server.device("all", pattern, options=["data.validation_share=0.0"])
-        network = on_devices(server, values, "leff", tmp_path / "network")
+        network = on_devices(
+            server, {**values, "engine.device_clients": 3}, "leff", tmp_path / "network"
+        )
         clients = json.loads((tmp_path / "network" / "clients.json").read_text())["clients"]
     assert [share for _, share in clients] == [0, 1, 2] and len({key for key, _ in clients}) == 1
     assert trajectory(network) == trajectory(local)

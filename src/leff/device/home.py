@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from leff.errors import ConfigError, DataError, NetworkError, RunError, shown
+from leff.errors import ConfigError, DataError, NetworkError, shown
 from leff.files import make_folder, write_atomically, write_json, write_synced
 from leff.toml import read_toml
 from leff.units import BYTES, parse_amount, parse_link, parse_seconds, parse_speed
@@ -283,7 +283,10 @@ class DeviceHome:
         return None
 
     def remember_node(self, node: int) -> None:
-        write_atomically(self.path / "node.json", json.dumps({"node": node}).encode())
+        """Note what the server calls this device; on a full disk it only comes back later."""
+        if node != self.node():
+            with suppress(OSError):
+                write_atomically(self.path / "node.json", json.dumps({"node": node}).encode())
 
     def summary(self) -> dict[str, Any]:
         """Return the device's state, key and federation, as JSON values."""
@@ -338,16 +341,16 @@ def _joined(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
 
 
 def check_server(home: DeviceHome, leff: str, flwr: str, federation: str) -> None:
-    """Raise RunError if what a server says of itself is not what this device joined."""
+    """Raise NetworkError if what a server says of itself is not what this device joined."""
     joined, own = home.joined(), metadata.version("leff")
     if federation != joined.federation:
-        raise RunError(
+        raise NetworkError(
             f"{joined.address} is the server of the federation {federation[:8]}, and this device "
             f"joined {joined.federation[:8]}; join again with its join file"
         )
     for name, theirs, ours in (("leff", leff, own), ("flwr", flwr, metadata.version("flwr"))):
         if theirs != ours:
-            raise RunError(
+            raise NetworkError(
                 f"the server has {name} {theirs}, and this device has {name} {ours}; install the "
                 "same version on both"
             )

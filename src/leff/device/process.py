@@ -46,8 +46,9 @@ log = logging.getLogger("leff.device")
 class DeviceLoop:
     """One device, from connection to connection."""
 
-    def __init__(self, home: DeviceHome, settings: DeviceSettings) -> None:
-        self._home, self._settings = home, settings
+    def __init__(self, home: DeviceHome, settings: DeviceSettings, as_json: bool = False) -> None:
+        """With `as_json`, each change of state is a line of JSON on standard output."""
+        self._home, self._settings, self._as_json = home, settings, as_json
         self._address = home.joined().address
         self._transfers = Transfers(f"https://{self._address}", home.ca)
         self._session, self._worker = uuid.uuid4().hex, None
@@ -152,6 +153,8 @@ class DeviceLoop:
         """Write what the device does now, and log a change of it."""
         if self._status.get("state") != state or self._status.get("reason") != reason:
             log.info("%s%s", state, f": {reason}" if reason else "")
+            if self._as_json:
+                print(json.dumps({"state": state, "reason": reason, "at": time.time()}), flush=True)
         self._status |= {"state": state, "reason": reason, "since": time.time()}
         with suppress(OSError):  # a full disk must not end the device
             write_atomically(self._home.status_file, json.dumps(self._status).encode())
@@ -181,9 +184,9 @@ class _beating:  # noqa: N801
                 continue  # the loop finds out for itself
 
 
-def run_device(home: DeviceHome, settings: DeviceSettings) -> None:
+def run_device(home: DeviceHome, settings: DeviceSettings, as_json: bool = False) -> None:
     """Run the device in this process until it is asked to end."""
-    DeviceLoop(home, settings).run()
+    DeviceLoop(home, settings, as_json).run()
 
 
 def watched(home: DeviceHome, command: Sequence[str]) -> int:
@@ -208,6 +211,8 @@ def watched(home: DeviceHome, command: Sequence[str]) -> int:
             while True:
                 started = time.monotonic()
                 child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+                if ending.is_set():  # the signal came while it was started
+                    child.terminate()
                 status = child.wait()
                 if ending.is_set():
                     return 0
@@ -224,7 +229,7 @@ def watched(home: DeviceHome, command: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The work of the watched process: ``HOME SETTINGS``, the settings as JSON."""
+    """The work of the watched process: ``HOME SETTINGS json|text``, the settings as JSON."""
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(message)s")
     for noisy in ("httpx", "httpcore", "flwr"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
@@ -233,7 +238,8 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _end)
     home = DeviceHome.open(Path(arguments[0]))
     try:
-        run_device(home, DeviceSettings.model_validate_json(arguments[1]))
+        settings = DeviceSettings.model_validate_json(arguments[1])
+        run_device(home, settings, as_json=arguments[2:] == ["json"])
     except LeffError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

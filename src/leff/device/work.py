@@ -11,6 +11,8 @@ words; of an exception only the type is told.
 import hashlib
 import json
 import logging
+import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -31,16 +33,18 @@ from leff.device.exchange import Exchange, HttpsExchange
 from leff.device.fetch import FULL, FullDiskError, Transfers
 from leff.device.home import DeviceHome, DeviceSettings
 from leff.errors import DataError, LeffError, NetworkError, RefusedError, RunError
-from leff.files import make_folder, write_atomically, write_json
+from leff.files import file_digest, make_folder, write_atomically, write_json
 from leff.models.hardware import pinned_threads, torch_device
 from leff.tasks.tokenizer_part import read_tokenizer
 from leff.units import BYTES, parse_amount, parse_seconds
 from leff.wire.asks import Answer, Ask, DeviceReport, ShareReport
 from leff.wire.json import from_json, to_json
 from leff.wire.messages import Job, MeasureJob, Part, TaskCard, Update
+from leff.wire.own_words import own_words
 
 log = logging.getLogger("leff.device")
 UPLOAD_SHARE = 0.1  # of a deadline, that is left for the upload
+KEPT_RUNS = 3  # of answers and residuals, the newest
 KEPT_ROUNDS = 3  # of residuals: a server that was killed goes back by one or two
 
 
@@ -96,7 +100,7 @@ class Worker:
     def _refusal(self, ask: Ask, reason: str) -> Answer:
         log.error("refused to %s: %s", ask.about, reason)
         self.refused = reason
-        return Answer(ask.about, refusal=reason)
+        return Answer(ask.about, refusal=own_words(reason))
 
     def _answer(self, ask: Ask, received: float) -> Answer:
         if ask.federation != self._federation:
@@ -104,6 +108,8 @@ class Worker:
         if ask.leff != metadata.version("leff"):
             own = metadata.version("leff")
             return self._refusal(ask, f"the server has leff {ask.leff}, this device {own}")
+        if not re.fullmatch("[0-9a-f]{32}", ask.run):  # it becomes a folder's name
+            return self._refusal(ask, "it asks for something that no run has")
         until = received + (ask.seconds or self._limits.most_seconds)
         report = self._report(ask, until)
         if ask.about == "report":
@@ -147,7 +153,9 @@ class Worker:
 
     def _train(self, ask: Ask, report: DeviceReport, until: float) -> Answer:
         job = from_json(Job, ask.job)
-        kept = Kept(self._outbox, ask.run, job.client, ask.job)
+        for folder in (self._outbox, self._residuals):
+            _forget_runs(folder, ask.run)
+        kept = Kept(self._outbox / ask.run, job.client, ask.job)
         done = kept.read()
         if done is None:
             fault = job_fault(job, self._limits, ask.seconds)
@@ -174,6 +182,10 @@ class Worker:
 
     def _measure(self, ask: Ask, report: DeviceReport, until: float) -> Answer:
         job = from_json(MeasureJob, ask.job)
+        size, most = sum(part.size_bytes for part in set(job.parts)), self._limits.most_bytes
+        if size > most:
+            fault = f"the job is of {size:,} bytes, this device allows {most:,}; see its limits"
+            return self._refusal(ask, fault)
         self._working("measuring the model")
         fetch = self._fetch(ask, [ask.task.tokenizer, *job.parts], until)
         examples = self._examples(ask, until)[0].clients[ask.share].validation
@@ -203,7 +215,7 @@ def worker_of(
 
 
 def _reason(error: Exception) -> str:
-    """Return what the server is told of an error, in words of `engines.flower.own_words`."""
+    """Return what the server is told of an error, in words of `wire.own_words`."""
     full = isinstance(error, OSError) and error.errno in FULL
     if full or isinstance(error, FullDiskError):
         return "its disk is full"
@@ -228,12 +240,22 @@ def _digest(data: DeviceData) -> str:
     return sha.hexdigest()
 
 
+def _forget_runs(folder: Path, run: str) -> None:
+    """Delete what was kept for runs long ago, if a run is new here; `KEPT_RUNS` stay."""
+    if (folder / run).exists() or not folder.exists():
+        return
+    others = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
+    for path in others[: max(0, len(others) - KEPT_RUNS + 1)]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 class Kept:
     """The answer to a client's last job, on disk, until its next job."""
 
-    def __init__(self, folder: Path, run: str, client: int, job: str) -> None:
-        name = hashlib.sha256(f"{run} {client}".encode()).hexdigest()[:32]
-        self._folder, self._job = folder / name, hashlib.sha256(job.encode()).hexdigest()
+    def __init__(self, folder: Path, client: int, job: str) -> None:
+        """`folder` is of one run."""
+        self._folder = folder / f"client-{client:d}"
+        self._job = hashlib.sha256(job.encode()).hexdigest()
 
     def read(self) -> tuple[Update, Path | None] | None:
         """Return the update without its payload, and the payload's file; None if there is none."""
@@ -242,7 +264,7 @@ class Kept:
             if values["job"] != self._job:
                 return None
             payload = self._folder / values["digest"] if values["digest"] else None
-            if payload is not None and not payload.is_file():
+            if payload is not None and file_digest(payload) != payload.name:
                 return None
             return from_json(Update, values["update"]), payload
         except (OSError, ValueError, KeyError, TypeError, RunError):

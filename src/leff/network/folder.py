@@ -83,7 +83,8 @@ class ServerFolder:
         certificates.make_authority(folder.ca.parent)
         certificates.make_certificate(folder.ca.parent, list({name, *LOOPBACK}))
         federation = certificates.federation_id(folder.ca)
-        settings = ServerSettings(f"{name}:{port}", host, port, link_port, federation)
+        shown_name = f"[{name}]" if ":" in name else name
+        settings = ServerSettings(f"{shown_name}:{port}", host, port, link_port, federation)
         join = {
             "address": settings.address,
             "federation": federation,

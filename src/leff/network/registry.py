@@ -64,7 +64,7 @@ class Registry:
     def admit(self, key: str, name: str = "", memory: str = "", speed: str = "") -> AdmittedDevice:
         """Admit a key, given as an OpenSSH line or as its middle; the rest is for people.
 
-        Raises ConfigError for what is no key, and for one that was admitted already.
+        Raises ConfigError for what is no key, and for one that was admitted before.
         """
         key = key_of(key)
         known = self.devices(removed=True)
@@ -75,6 +75,11 @@ class Registry:
                 "each device needs a key of its own, which `leff device join` makes"
             )
         number = len(known) + 1
+        if any(device.key == key for device in known):
+            raise ConfigError(
+                f"the key {fingerprint(key)} was removed, and stays out; remove the device's "
+                "folder, and join again with a new key"
+            )
         device = AdmittedDevice(number, key, name or f"device {number}", time.time(), memory, speed)
         self._write([*known, device])
         return device

@@ -272,6 +272,7 @@ class Link:
         from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 
         lost: list[tuple[str, str | None]] = []
+        self._arriving = {asked: a for asked, a in self._arriving.items() if asked in messages}
         expected = [asked for asked in messages if asked not in self._arriving]
         if expected:
             request = PullAppMessagesRequest(message_ids=expected)

@@ -18,8 +18,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import IO, Any
+from dataclasses import dataclass
+from typing import Any
 
 from leff.errors import NetworkError
 from leff.files import write_atomically, write_json
@@ -48,7 +48,6 @@ class _Process:
     wait: float = 0.0
     due: float = 0.0
     restarts: int = -1
-    log: IO[bytes] | None = field(default=None, repr=False)
 
     def start(self, folder: ServerFolder) -> None:
         with (folder.logs / f"{self.name}.log").open("ab") as output:
@@ -164,7 +163,10 @@ class Supervisor:
                 self._write_state(said)
             up = all(process.listening for process in self._processes) if not said else True
             if up:
-                self._register()
+                try:
+                    self._register()
+                except OSError as error:  # such as a full disk: the processes must go on
+                    log.warning("devices are registered later: %s", error)
             if not said and up:
                 said = True
                 self._write_state(said)
@@ -211,7 +213,10 @@ class Supervisor:
                 for each in self._processes
             },
         }
-        write_atomically(self._folder.state_file, json.dumps(state).encode())
+        try:
+            write_atomically(self._folder.state_file, json.dumps(state).encode())
+        except OSError as error:
+            log.warning("%s is not up to date: %s", self._folder.state_file, error)
 
     def _end_all(self) -> None:
         for each in reversed(self._processes):

@@ -149,5 +149,6 @@ def _rules(config: RunConfig) -> FleetRules:
         deadline_seconds=parse_seconds(engine.deadline),
         spare=engine.spare,
         partial=engine.partial,
+        most_clients=engine.device_clients,
         layers=tuple(clients.layers) if given else (),
     )

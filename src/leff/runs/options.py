@@ -485,6 +485,10 @@ class EngineConfig(Section):
         default=True,
         description="for flower: a device that the deadline stops sends the steps that it did",
     )
+    device_clients: Annotated[int, Field(ge=1, le=10**4)] = Field(
+        default=1,
+        description="for flower: most clients that one device may be, a file each; each has a vote",
+    )
     spare: Annotated[float, Field(ge=0, le=10)] = Field(
         default=0.0,
         description="for flower: share of clients that are asked beyond clients.per_round; the "

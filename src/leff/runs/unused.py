@@ -81,7 +81,9 @@ def _unused_by_engine(name: str) -> list[str]:
     """Return the options of other engines, and those of simulated clients for real ones."""
     own = {
         "local": ["workers"],
-        "flower": ["server", "quorum", "wait", "deadline", "partial", "spare"],
+        "flower": [
+            *("server", "quorum", "wait", "deadline", "partial", "device_clients", "spare"),
+        ],
         "flower-simulation": ["workers", "client_cpus", "client_gpus", "ray"],
     }
     every = dict.fromkeys(option for options in own.values() for option in options)

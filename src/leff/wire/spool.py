@@ -36,21 +36,28 @@ class Spool:
         self.updates: dict[int, Update] = {}  # without payloads
         self._jobs: Mapping[int, str] = {}
 
-    def open(self, jobs: Mapping[int, str]) -> None:
+    def open(self, jobs: Mapping[int, str], failures: bool = True) -> None:
         """Begin a round of these jobs, each by its client and the digest of the job.
 
-        Updates on disk that answer them are kept.  Everything else in the folder is deleted: of
+        Updates on disk that answer them are kept, failures only if asked for.  Everything else in the folder is deleted: of
         another round, of a job that is another now, damaged, or half written.
         """
         make_folder(self.folder)
         read = {client: self._read(client, jobs[client]) for client in jobs}
-        self.updates = {client: update for client, update in read.items() if update is not None}
+        self.updates = {
+            client: update
+            for client, update in read.items()
+            if update is not None and (failures or update.failure is None)
+        }
         self._jobs = dict(jobs)
         kept = {
             path for client in self.updates for path in (self._header(client), self.payload(client))
         }
         for path in set(self.folder.iterdir()) - kept:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)  # somebody may still be sending into it
+            else:
+                path.unlink(missing_ok=True)
 
     def add(self, update: Update) -> None:
         """Keep an update of a client that has a job; a file that holds its payload is moved."""

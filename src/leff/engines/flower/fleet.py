@@ -23,7 +23,7 @@ from typing import Protocol
 
 import torch
 
-from leff.engines.flower.own_words import own_words
+from leff.wire.own_words import own_words
 from leff.engines.flower.roster import Place, Roster
 from leff.errors import RunError
 from leff.files import make_folder
@@ -37,6 +37,7 @@ from leff.wire.parts import PartStore
 log = logging.getLogger("leff.network")
 LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.05, 0.5  # between looks for answers
 REPORT_LOOK_SECONDS = 0.1
+REFUSED_SECONDS = 20.0  # before a device that sent no report is asked again
 REPORT_SECONDS = 30.0  # that a round waits once for a device that reads its data
 AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 0.5, 30.0  # after an ask that came to nothing
 ASK_AGAIN_SECONDS = 120.0  # without an answer, in case that the ask got lost with a process
@@ -52,7 +53,8 @@ class FleetRules:
     `quorum` clients must be there, for which `wait_seconds` are spent.  A round ends after
     `deadline_seconds` (0: when all have answered).  `spare` is the share of clients that were asked
     beyond those that are needed.  With `partial`, a device sends what it has by the deadline.
-    `layers` is what each client trains, repeated over the clients; () if each says so itself.
+    A device may be `most_clients` clients at most.  `layers` is what each client trains, repeated
+    over the clients; () if each says so itself.
     `capacities` is what each client can do, if the server knows it, as in a simulation.  A client
     that has not answered for `ask_again_seconds` is asked again.
     """
@@ -62,6 +64,7 @@ class FleetRules:
     deadline_seconds: float = 1800.0
     spare: float = 0.0
     partial: bool = True
+    most_clients: int = 1
     layers: tuple[int, ...] = ()
     capacities: tuple[Capacity, ...] = ()
     ask_again_seconds: float = ASK_AGAIN_SECONDS
@@ -140,6 +143,7 @@ class _Exchange:
     open: dict[int, _Request]
     tokens: dict[int, str] = field(default_factory=dict[int, str])
     under_way: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
+    away: bool = False  # whether the SuperLink, or all clients at once, were not there
     lost: dict[int, tuple[int, float]] = field(default_factory=dict[int, tuple[int, float]])
 
     def due(self, ask_again_seconds: float) -> list[int]:
@@ -182,9 +186,10 @@ class FlowerFleet:
         self._reports: dict[str, DeviceReport] = {}  # by fingerprint
         self._refused: dict[str, str] = {}
         self._sessions: dict[str, list[str]] = {}
-        self._asked: dict[str, tuple[str, float]] = {}  # asks for reports: key and when
+        self._asked: dict[str, str] = {}  # asks for reports that are under way: their keys
+        self._ask_at: dict[str, float] = {}  # when to ask a device for its report again
         self._first_asked: dict[str, float] = {}
-        self._report_token = ""
+        self._report_tokens: dict[str, str] = {}
         self.steady = False  # others may be there in a repeated round
 
     # Who is there
@@ -232,34 +237,40 @@ class FlowerFleet:
     def _ask_reports(self, present: Mapping[int, Member]) -> None:
         """Ask the devices that have not reported, and take in what has been answered so far."""
         now = time.monotonic()
-        asked = {key for key, since in self._asked.values() if now - since < ASK_AGAIN_SECONDS}
         new = [
             (node, device.key)
             for node, device in present.items()
-            if device.key not in self._reports and device.key not in asked
+            if device.key not in self._reports and now >= self._ask_at.get(device.key, now)
         ]
         try:
             if new:
-                if not self._report_token:
-                    parts = [self._task.tokenizer]
-                    self._report_token = self._token("all", "report", parts, 0, self._arrivals)
-                text = to_json(self._ask("report", self._report_token, 0.0))
-                sent = self._network.push([(node, text) for node, _ in new], ASK_AGAIN_SECONDS)
-                self._asked |= {name: (new[place][1], now) for name, place in sent.items()}
+                texts = [(node, to_json(self._report_ask(key))) for node, key in new]
+                sent = self._network.push(texts, ASK_AGAIN_SECONDS)
+                self._asked |= {name: new[place][1] for name, place in sent.items()}
                 for _, key in new:
                     self._first_asked.setdefault(key, now)
+                    self._ask_at[key] = now + ASK_AGAIN_SECONDS
             for message, answer in self._network.pull(self._asked):
-                key, _ = self._asked.pop(message)
+                key = self._asked.pop(message)
+                self._ask_at[key] = time.monotonic() + REFUSED_SECONDS  # if it is no report
                 if answer is not None:
                     self._take_report(key, _answer(answer, "report"))
         except LinkLostError as error:
             self._network.lost(error)
             self._asked.clear()
+            self._ask_at.clear()
+
+    def _report_ask(self, key: str) -> Ask:
+        """Return the ask for a device's report, with a token for the tokenizer."""
+        if key in self._report_tokens:
+            self._network.revoke(self._report_tokens[key])
+        token = self._token(key, "report", [self._task.tokenizer], 0, self._arrivals)
+        self._report_tokens[key] = token
+        return self._ask("report", token, 0.0)
 
     def _reading(self, present: Mapping[int, Member]) -> bool:
         """Return whether a device that was asked for the first time may still be at it."""
-        under_way = {key for key, _ in self._asked.values()}
-        now = time.monotonic()
+        under_way, now = set(self._asked.values()), time.monotonic()
         return any(
             device.key in under_way and now - self._first_asked[device.key] < REPORT_SECONDS
             for device in present.values()
@@ -269,23 +280,30 @@ class FlowerFleet:
         """Believe a device's report, or note why it takes no part."""
         report = answer.report
         if report is None or answer.refusal:
-            why = own_words(answer.refusal) or "it sends no report"
-            if self._refused.get(key) != why:
-                log.warning("device %s takes no part: %s", key, why)
-            self._refused[key] = why
-            self._reports.pop(key, None)
+            self._refuse(key, own_words(answer.refusal) or "it sends no report")
+            return
+        if len(report.shares) > self._rules.most_clients:
+            most = self._rules.most_clients
+            self._refuse(
+                key, f"it has {len(report.shares)} clients, engine.device_clients = {most}"
+            )
             return
         sessions = self._sessions.setdefault(key, [])
         if report.session in sessions[:-1]:
-            self._refused[key] = "two processes use this key; each device needs a key of its own"
-            self._reports.pop(key, None)
-            log.error("device %s: %s", key, self._refused[key])
+            self._refuse(key, "two processes use this key; each device needs a key of its own")
             return
         if not sessions or sessions[-1] != report.session:
             sessions.append(report.session)
         self._refused.pop(key, None)
         self._reports[key] = report
         self._network.reported(key, report)
+
+    def _refuse(self, key: str, why: str) -> None:
+        """Let a device take no part until it reports anew."""
+        if self._refused.get(key) != why:
+            log.warning("device %s takes no part: %s", key, why)
+        self._refused[key] = why
+        self._reports.pop(key, None)
 
     def report(self, clients: Sequence[int]) -> list[Capacity]:
         """Return what the clients' devices reported; the server checks it."""
@@ -329,7 +347,7 @@ class FlowerFleet:
         for client, token, answer in self._answers(asks, f"round {jobs[0].round}"):
             job = by_client[client]
             update = self._update(job, answer)
-            traffic = self._network.traffic(token)
+            traffic = self._network.traffic(token) if token else Traffic()
             yield replace(
                 update,
                 download_bytes=traffic.download_bytes,
@@ -384,15 +402,16 @@ class FlowerFleet:
     ) -> Generator[tuple[int, str, Answer | None]]:
         """Ask clients and yield client, token and answer; None at the deadline.
 
-        If nobody answers at all, the network is at fault, or the server's own machine was away.  So
-        the clients are asked again, once enough are there, up to `ROUND_TRIES` times.
+        If nobody was there at all, or the SuperLink was away, and nobody answered, the clients are
+        asked again once enough are there, up to `ROUND_TRIES` times.
         """
         make_folder(self._arrivals)
         for tried in range(1, ROUND_TRIES + 1):
             state = _Exchange(what, time.monotonic() + self._limit, dict(requests))
             try:
                 yield from self._exchange(state)
-                if len(state.open) < len(requests) or tried == ROUND_TRIES or not requests:
+                answered = len(state.open) < len(requests)
+                if answered or not state.away or tried == ROUND_TRIES or not requests:
                     for client in state.open:
                         yield client, state.tokens.get(client, ""), None
                     return
@@ -414,6 +433,7 @@ class FlowerFleet:
                     came += 1
                     yield client, state.tokens[client], answer
             except LinkLostError as error:
+                state.away = True
                 self._network.lost(error)
                 state.under_way.clear()
             look = LOOK_SECONDS if came else min(1.2 * look, LONGEST_LOOK_SECONDS)
@@ -448,6 +468,7 @@ class FlowerFleet:
         if not clients:
             return
         nodes = {member.key: node for node, member in self._network.present().items()}
+        state.away |= not any(self._roster.places[client][0] in nodes for client in clients)
         texts: list[tuple[int, str]] = []
         asked: list[int] = []
         for client in clients:
@@ -506,8 +527,8 @@ class FlowerFleet:
 
     def close(self) -> None:
         """Say that the run is over."""
-        if self._report_token:
-            self._network.revoke(self._report_token)
+        for token in self._report_tokens.values():
+            self._network.revoke(token)
         self._network.close()
 
 

@@ -37,6 +37,7 @@ class ServerNetwork:
         self._run_folder = run_folder
         self._grants = Grants(folder.grants, folder.token_secret.read_bytes())
         self._link: Link | None = None
+        self._was_open = False
         self.federation = settings.federation
 
     def working(self, round: int) -> None:
@@ -100,6 +101,8 @@ class ServerNetwork:
 
     def _open(self) -> Link:
         if self._link is None:
+            if self._folder.running() is None and self._was_open:
+                raise LinkLostError("the server is not running")
             if self._folder.running() is None:
                 raise RunError(
                     f"the server of {self._folder.path} is not running; start it with "
@@ -111,4 +114,5 @@ class ServerNetwork:
                 self._folder.link_secret.read_bytes(),
                 lambda: self._folder.lock("link"),
             )
+            self._was_open = True
         return self._link

@@ -98,7 +98,7 @@ def _worker(clients: SimulatedClients, client: int) -> "Worker":
         _folder_of(clients.folder, client),
         clients.run,
         settings,
-        FolderExchange(clients.parts, clients.arrivals),
+        FolderExchange(clients.parts, clients.arrivals / str(client)),
         torch_device(clients.device),
         clients.run,
     )

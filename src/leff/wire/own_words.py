@@ -24,6 +24,7 @@ _OWN = [
     rf"the server has leff {_VERSION}, this device {_VERSION}",
     rf"leff {_VERSION} cannot read this ask",
     r"its answer cannot be read",
+    r"it asks for something that no run has",
     r"it answers something else",
     rf"the job (is of|asks for an update of|is given) {_NUMBER} (bytes|seconds|epochs), "
     rf"this device allows {_NUMBER}; see its limits",

@@ -12,7 +12,7 @@ from tiny_models import tiny
 from leff.client.job_checks import JobLimits, job_fault
 from leff.client.steps import Deadline
 from leff.client.train import train, train_or_fail
-from leff.engines.flower.own_words import own_words
+from leff.wire.own_words import own_words
 from leff.wire.messages import MeasureJob
 
 UNKNOWN = "it gives a reason that is not kept"
