@@ -1,6 +1,7 @@
 """Flower's simulation as a network, without Ray: a grid that answers at once."""
 
 import importlib.util
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +22,16 @@ from leff.wire.flower_texts import KEY, record
 def clients(tmp_path):
     files = tuple(tmp_path / f"{name}.jsonl" for name in "abc")
     return SimulatedClients(files, tmp_path / "clients", tmp_path / "p", tmp_path / "u", "run")
+
+
+@pytest.fixture(autouse=True)
+def levels():
+    """A client's process is quieter than this one."""
+    loggers = [logging.getLogger(name) for name in ("leff", "flwr")]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
 
 
 class Grid:

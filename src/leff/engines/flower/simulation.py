@@ -8,14 +8,16 @@ machines need it, and the shards, under the same path.  Ray keeps a few processe
 (as many as its CPUs and GPUs allow), and each answers for one client at a time.
 """
 
+import contextlib
 import fcntl
 import functools
 import logging
 import os
 import queue
+import signal
 import sys
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,6 +181,20 @@ def check_ray() -> None:
         )
 
 
+@contextlib.contextmanager
+def _own_handlers() -> Generator[None]:
+    """Keep this process's way to end when Ray starts, which sets handlers that abort it."""
+    if threading.current_thread() is not threading.main_thread():  # it alone may set handlers
+        yield
+        return
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
 class SimulationNetwork:
     """Implements `fleet.Network`; the simulation starts when it is first used, in a thread."""
 
@@ -222,8 +238,9 @@ class SimulationNetwork:
         if self._thread is None:
             os.environ |= QUIET
             self._thread = threading.Thread(target=self._simulate, name="flower", daemon=True)
-            self._thread.start()
-            self._grid = self._grids.get()
+            with _own_handlers():
+                self._thread.start()
+                self._grid = self._grids.get()
         self._check_alive()
         return self._grid
 
