@@ -31,6 +31,7 @@ class Forwarder:
     def __exit__(self, *_):
         self.ended = True
         self.passing.set()
+        self.listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept
         self.listener.close()
 
     def cut(self):

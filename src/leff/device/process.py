@@ -52,22 +52,23 @@ class DeviceLoop:
         self._address = home.joined().address
         self._transfers = Transfers(f"https://{self._address}", home.ca)
         self._session, self._worker = uuid.uuid4().hex, None
+        self._connected = False  # since the last try
         self._status: dict[str, Any] = {"pid": os.getpid(), "address": self._address, "done": 0}
 
     def run(self) -> None:
         """Connect, answer, and connect again.  Raises LeffError for what only people can mend."""
         wait = RETRY_SECONDS
         while True:
+            self._connected = False
             try:
                 self._serve_connected()
-                wait = RETRY_SECONDS
             except NotAdmittedError:
                 key = self._home.public_key
                 self._say("not admitted", f"on the server run: leff server admit {key}")
             except NetworkError as error:
                 self._say("not connected", str(error))
+            wait = RETRY_SECONDS if self._connected else min(2 * wait, LONGEST_RETRY_SECONDS)
             time.sleep(wait)
-            wait = min(2 * wait, LONGEST_RETRY_SECONDS)
 
     def _serve_connected(self) -> None:
         hello = self._transfers.hello()
@@ -76,6 +77,7 @@ class DeviceLoop:
         connection = Connection(self._address, self._home.ca, self._home.key(), off)
         try:
             self._home.remember_node(connection.open(self._home.node()))
+            self._connected = True
             with _beating(connection) as lost:
                 self._say("waiting")
                 self._serve(connection, lost, off)
