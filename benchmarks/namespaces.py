@@ -197,7 +197,7 @@ def predicted(folder: Path, model: str, examples: int) -> dict[str, Any]:
     They share this machine's cores in the run too.
     """
     files = {device: folder / f"{device}.toml" for device in DEVICES}
-    measure = [*LEFF, "profile", "--device", "cpu", "--repeats", "20"]
+    measure = [*LEFF, "profile", "--device", "cpu", "--repeats", "5"]
     measuring = [
         subprocess.Popen(
             [*measure, "--name", device, "--out", str(file)], stdout=subprocess.DEVNULL
