@@ -134,7 +134,9 @@ class Federation(Processes):
     def __enter__(self) -> "Federation":
         given = ("--address", self.address, "--listen", self.host, "--link-port", self.link_port)
         command = [*LEFF, "server", "init", self.path, *given]
-        subprocess.run([str(c) for c in command], env=self.environment, check=True, stdout=-3)
+        subprocess.run(
+            [str(c) for c in command], env=self.environment, check=True, stdout=subprocess.DEVNULL
+        )
         try:
             self.start("server", [*self.inside, *LEFF, "server", "start", self.path])
             self.until("server", "ready for devices")

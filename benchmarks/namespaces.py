@@ -40,7 +40,6 @@ from typing import Any
 from benchmarks.federation import LEFF, Federation, free_ports
 from benchmarks.network import QUIET, random_model
 from benchmarks.processes import spread
-from leff.capacity.profile import measure_device
 from leff.record import RoundRecord
 from leff.runs.config import load_config
 from leff.runs.split_files import write_shards
@@ -192,19 +191,32 @@ def round_seconds(log: str) -> list[float]:
 
 
 def predicted(folder: Path, model: str, examples: int) -> dict[str, Any]:
-    """Return what `leff plan --fleet` says of these devices, with this machine's measured speed."""
-    profile = measure_device("cpu", threads=1)
-    lines = []
-    for device in DEVICES:
+    """Return what `leff plan --fleet` says of these devices.
+
+    Their speed is what `leff profile` finds, by as many processes at once as there are devices.
+    They share this machine's cores in the run too.
+    """
+    files = {device: folder / f"{device}.toml" for device in DEVICES}
+    measure = [*LEFF, "profile", "--device", "cpu", "--repeats", "5"]
+    measuring = [
+        subprocess.Popen(
+            [*measure, "--name", device, "--out", str(file)], stdout=subprocess.DEVNULL
+        )
+        for device, file in files.items()
+    ]
+    if any(each.wait() for each in measuring):
+        raise RuntimeError("leff profile failed")
+    lines: list[str] = []
+    for device, file in files.items():
         link = SLOW if device == "slow" else FAST
-        lines += [f"[{device}]", f'memory = "{profile.memory_bytes // 10**6}MB"']
-        lines += [f'speed = "{profile.flops_per_second / 1e9:.4f}GFLOP/s"']
-        lines += [f'down = "{link}"', f'up = "{link}"']
+        lines += [file.read_text(), f'down = "{link}"', f'up = "{link}"']
     fleet = folder / "fleet.toml"
     fleet.write_text("\n".join(lines))
     command = [*LEFF, "plan", model, "--fleet", str(fleet), "--method", "leff", "--layers", "1"]
     command += ["--examples", str(examples), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"leff plan failed: {done.stderr}")
     return json.loads(done.stdout)["classes"]
 
 
