@@ -3,10 +3,10 @@
 import errno
 
 import pytest
+from leff.engines.flower.own_words import own_words
 
 from leff.device.fetch import FullDiskError
 from leff.device.work import _reason
-from leff.engines.flower.own_words import own_words
 from leff.errors import DataError, NetworkError, RefusedError, RunError
 
 SECRET = "Anna is ill"

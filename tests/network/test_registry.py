@@ -56,8 +56,15 @@ def test_a_removed_device_s_number_is_not_given_again(registry, lines):
     first, _ = registry.admit(lines[0]), registry.admit(lines[1])
     registry.remove(first.fingerprint)
     assert [device.number for device in registry.devices()] == [2]
-    assert registry.admit(lines[0]).number == 3
+    assert registry.admit(lines[2]).number == 3
     assert [device.number for device in registry.devices(removed=True)] == [1, 2, 3]
+
+
+def test_a_removed_key_stays_out(registry, lines):
+    """The SuperLink does not register a key twice."""
+    registry.remove(registry.admit(lines[0]).fingerprint)
+    with pytest.raises(ConfigError, match="was removed, and stays out; .* join again"):
+        registry.admit(lines[0])
 
 
 @pytest.mark.parametrize("name", ["", "0" * 16, "../devices"])

@@ -12,8 +12,8 @@ from tiny_models import tiny
 from leff.client.job_checks import JobLimits, job_fault
 from leff.client.steps import Deadline
 from leff.client.train import train, train_or_fail
-from leff.wire.own_words import own_words
 from leff.wire.messages import MeasureJob
+from leff.wire.own_words import own_words
 
 UNKNOWN = "it gives a reason that is not kept"
 CPU = torch.device("cpu")

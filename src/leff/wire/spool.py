@@ -39,8 +39,9 @@ class Spool:
     def open(self, jobs: Mapping[int, str], failures: bool = True) -> None:
         """Begin a round of these jobs, each by its client and the digest of the job.
 
-        Updates on disk that answer them are kept, failures only if asked for.  Everything else in the folder is deleted: of
-        another round, of a job that is another now, damaged, or half written.
+        Updates on disk that answer them are kept, failures only if asked for.  Everything else in
+        the folder is deleted: of another round, of a job that is another now, damaged, or half
+        written.
         """
         make_folder(self.folder)
         read = {client: self._read(client, jobs[client]) for client in jobs}

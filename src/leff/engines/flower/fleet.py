@@ -23,7 +23,6 @@ from typing import Protocol
 
 import torch
 
-from leff.wire.own_words import own_words
 from leff.engines.flower.roster import Place, Roster
 from leff.errors import RunError
 from leff.files import make_folder
@@ -32,6 +31,7 @@ from leff.network.superlink import LinkLostError
 from leff.wire.asks import About, Answer, Ask, DeviceReport
 from leff.wire.json import from_json, to_json
 from leff.wire.messages import Capacity, Job, Measure, MeasureJob, Part, TaskCard, Update
+from leff.wire.own_words import own_words
 from leff.wire.parts import PartStore
 
 log = logging.getLogger("leff.network")
