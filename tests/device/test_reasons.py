@@ -3,11 +3,11 @@
 import errno
 
 import pytest
-from leff.engines.flower.own_words import own_words
 
 from leff.device.fetch import FullDiskError
 from leff.device.work import _reason
 from leff.errors import DataError, NetworkError, RefusedError, RunError
+from leff.wire.own_words import own_words
 
 SECRET = "Anna is ill"
 

@@ -302,7 +302,7 @@ def test_a_round_that_silent_devices_do_not_answer_ends_at_its_deadline(build, c
 
 def test_a_round_in_which_nobody_was_there_is_asked_again(build, clock):
     one = device("a", 1)
-    fleet, network = build(one, deadline_seconds=60.0)
+    fleet, _ = build(one, deadline_seconds=60.0)
     fleet.clients()
     one.here, started = False, clock.now
     clock.at(90.0, lambda: setattr(one, "here", True))
