@@ -89,6 +89,13 @@ class Federation(RealServer):
         self.out = self.running = None
 
     def __enter__(self):
+        try:
+            return self._started()
+        except BaseException:  # what was started ends
+            self.__exit__()
+            raise
+
+    def _started(self):
         super().__enter__()
         self.network.__enter__()
         self.join_file = self.folder / "join.json"
