@@ -63,7 +63,7 @@ def test_a_removed_device_s_number_is_not_given_again(registry, lines):
 def test_a_removed_key_stays_out(registry, lines):
     """The SuperLink does not register a key twice."""
     registry.remove(registry.admit(lines[0]).fingerprint)
-    with pytest.raises(ConfigError, match="was removed, and stays out; .* join again"):
+    with pytest.raises(ConfigError, match=r"was removed, and stays out; .* join again"):
         registry.admit(lines[0])
 
 
