@@ -63,6 +63,8 @@ SHORT = {
 class Hostile:
     """A fleet in which one client sends `FACTOR` times what it changed."""
 
+    steady = True
+
     def __init__(self, fleet: Fleet, model: nn.Module, client: int) -> None:
         self._fleet, self._model, self._client = fleet, model, client
 

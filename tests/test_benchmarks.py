@@ -262,6 +262,8 @@ def test_the_hostile_client_sends_minus_ten_times_its_change():
     model.weight.data.fill_(2.0)
 
     class Fleet:
+        steady = True
+
         def train(self, jobs):
             for client in (0, 1):
                 yield Update(0, client, (0,), 1, pack({"weight": torch.tensor([[3.0]])}))

@@ -299,6 +299,8 @@ def test_only_those_that_answer_take_part(tmp_path):
     """Ids need not be consecutive, and a client that is silent has no job."""
 
     class Sparse:
+        steady = True
+
         def __init__(self, fleet):
             self._fleet, self.train = fleet, fleet.train
 

@@ -117,6 +117,8 @@ def ranks_of(method: str) -> list[int]:
 class Watched:
     """A fleet that keeps jobs and updates, and the bytes of headers that each client is sent."""
 
+    steady = True
+
     def __init__(self, fleet: LocalFleet, store: PartStore) -> None:
         self._fleet, self._store = fleet, store
         self.clients, self.report = fleet.clients, fleet.report
@@ -201,6 +203,8 @@ def at_round(method: str, model: str, index: int, folder: Path) -> tuple[Any, An
 
 class Replayed:
     """A fleet that has done its work already."""
+
+    steady = True
 
     def __init__(self, fleet: Any, updates: list[Update], jobs: Any = None) -> None:
         self.clients, self.report = fleet.clients, fleet.report

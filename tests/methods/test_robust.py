@@ -266,6 +266,8 @@ def test_one_hostile_client_of_five_stays_within_the_others(guard, attack, tmp_p
     store, model, sent = PartStore(tmp_path / "parts"), tiny("gpt2", KIND), []
 
     class Watched(Hostile):
+        steady = True
+
         def train(self, jobs):
             for update in super().train(jobs):
                 sent.append(update)

@@ -37,10 +37,11 @@ def federation(name="sample", rounds=3, devices=(), **sections):
         metric="BLEU",
         on_devices=SimpleNamespace() if config.evaluation.where != "server" else None,
         task=SimpleNamespace(name="sample", train=range(10), validation=range(40), test=None),
-        split=SimpleNamespace(indices=[[1, 2], [3]], moved=2, by="area"),
-        fleet=SimpleNamespace(size=2),
-        capacities=(1, 2),
-        devices=devices,
+        clients=SimpleNamespace(
+            split=SimpleNamespace(indices=[[1, 2], [3]], moved=2, by="area"),
+            layers=(1, 2),
+            devices=devices,
+        ),
         folder=SimpleNamespace(path="runs/a[b]"),
     )
 
