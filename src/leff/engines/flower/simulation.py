@@ -163,11 +163,11 @@ class Resources:
                     **own,
                 )
                 return
-            except Exception:
+            except Exception as error:  # Ray has no class for a process that was too slow
                 ray.shutdown()  # pyright: ignore[reportUnknownMemberType]
                 if self.address or tried == START_TRIES:
                     raise
-                log.warning("Ray did not start; trying again")
+                log.warning("Ray did not start (%s); trying again", one_line(str(error)))
 
 
 def check_ray() -> None:
