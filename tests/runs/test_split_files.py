@@ -57,8 +57,8 @@ def check(tmp_path, config, share):
     for client, path in enumerate(paths):
         settings = DataSettings((path,), validation_share=share, kind=task.kind)
         (own,) = read_data(settings, card, tokenizer).clients
-        assert as_values(own.train) == as_values(federation.fleet._examples[client])
-        assert as_values(own.validation) == as_values(federation.fleet._validation[client])
+        assert as_values(own.train) == as_values(federation.clients.fleet._examples[client])
+        assert as_values(own.validation) == as_values(federation.clients.fleet._validation[client])
         assert own.train and bool(own.validation) == bool(share)
     return paths
 
