@@ -29,7 +29,8 @@ from leff.device.connection import (
     NotAdmittedError,
 )
 from leff.device.fetch import Transfers
-from leff.device.home import DeviceHome, DeviceSettings, check_server
+from leff.device.home import DeviceHome, check_server
+from leff.device.settings import DeviceSettings
 from leff.errors import LeffError, NetworkError
 from leff.files import write_atomically
 from leff.wire.asks import Answer

@@ -31,7 +31,8 @@ from leff.device.cache import PartCache
 from leff.device.data import DeviceData, read_data
 from leff.device.exchange import Exchange, HttpsExchange
 from leff.device.fetch import FULL, FullDiskError, Transfers
-from leff.device.home import DeviceHome, DeviceSettings
+from leff.device.home import DeviceHome
+from leff.device.settings import DeviceSettings
 from leff.errors import DataError, LeffError, NetworkError, RefusedError, RunError
 from leff.files import file_digest, make_folder, write_atomically, write_json
 from leff.models.hardware import pinned_threads, torch_device

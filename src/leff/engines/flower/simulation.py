@@ -81,7 +81,7 @@ def _folder_of(folder: Path, client: int) -> Path:
 @functools.lru_cache(maxsize=16)  # a process keeps the examples of some clients
 def _worker(clients: SimulatedClients, client: int) -> "Worker":
     from leff.device.exchange import FolderExchange
-    from leff.device.home import DataSection, DeviceSettings, LimitSettings
+    from leff.device.settings import DataSection, DeviceSettings, LimitSettings
     from leff.device.work import Worker
     from leff.models.hardware import torch_device
 
