@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from leff.engines.flower.fleet import FleetRules, FlowerFleet, Network
+from leff.engines.flower.fleet import FleetRules, FlowerFleet
 from leff.engines.flower.roster import Roster
+from leff.engines.flower.seam import Network
 from leff.engines.flower.server_network import ServerNetwork
 from leff.engines.flower.simulation import (
     Resources,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from leff.engines.flower.fleet import Member
+from leff.engines.flower.seam import Member
 from leff.network.grants import Traffic
 from leff.network.superlink import LinkLostError
 from leff.wire.asks import Answer, Ask, DeviceReport, ShareReport
@@ -75,7 +75,7 @@ def reply(of: Device, ask: Ask, **changes: Any) -> Answer:
 
 
 class FakeNetwork:
-    """Implements `fleet.Network`; `events` has what happened, in order."""
+    """Implements `seam.Network`; `events` has what happened, in order."""
 
     federation = "f" * 16
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from leff.engines.flower.fleet import Member
+from leff.engines.flower.seam import Member
 from leff.errors import RunError
 from leff.files import make_folder, write_atomically
 from leff.network.folder import ServerFolder, ServerSettings
@@ -27,7 +27,7 @@ RETRY_SECONDS = 1.0
 
 
 class ServerNetwork:
-    """Implements `fleet.Network`; the link is opened when it is first used."""
+    """Implements `seam.Network`; the link is opened when it is first used."""
 
     def __init__(
         self, folder: ServerFolder, settings: ServerSettings, run: str, run_folder: Path

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leff.engines.flower.fleet import Member
+from leff.engines.flower.seam import Member
 from leff.errors import ConfigError, RunError, one_line
 from leff.files import make_folder
 from leff.network.grants import Grant, Traffic
@@ -196,7 +196,7 @@ def _own_handlers() -> Generator[None]:
 
 
 class SimulationNetwork:
-    """Implements `fleet.Network`; the simulation starts when it is first used, in a thread."""
+    """Implements `seam.Network`; the simulation starts when it is first used, in a thread."""
 
     def __init__(self, clients: SimulatedClients, resources: Resources) -> None:
         self._clients, self._resources, self.federation = clients, resources, clients.run
@@ -251,7 +251,7 @@ class SimulationNetwork:
                 "engine.client_cpus, engine.client_gpus and engine.ray"
             )
 
-    # As `fleet.Network` says
+    # As `seam.Network` says
 
     def present(self) -> dict[int, Member]:
         if not self._members:

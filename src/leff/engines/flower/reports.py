@@ -1,0 +1,135 @@
+"""What devices report: asked for once, believed with care, and kept while they are there.
+
+    reports = Reports(asker, inbox, most_clients=1)
+    reports.ask(network.present())        # asks who is new, and takes in what has been answered
+    reports.of("3f0c…").shares            # numbers of examples
+
+A device that does not report, or refuses, takes no part.  It is asked again later.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from leff.engines.flower.asker import Asker, read_answer
+from leff.engines.flower.roster import Place
+from leff.engines.flower.seam import Member
+from leff.network.superlink import LinkLostError
+from leff.wire.asks import Answer, Ask, DeviceReport
+from leff.wire.json import to_json
+from leff.wire.own_words import own_words
+
+log = logging.getLogger("leff.network")
+REFUSED_SECONDS = 20.0  # before a device that sent no report is asked again
+REPORT_SECONDS = 30.0  # that a round waits once for a device that reads its data
+SILENT_SECONDS = 120.0  # before a device that did not answer is asked again
+
+
+class Reports:
+    """The reports of a run's devices, by the fingerprints of their keys."""
+
+    def __init__(self, asker: Asker, inbox: Path, most_clients: int) -> None:
+        """A device may be `most_clients` clients; `inbox` is for updates, of which none comes."""
+        self._asker, self._inbox, self._most_clients = asker, inbox, most_clients
+        self.refused: dict[str, str] = {}  # why devices take no part
+        self._known: dict[str, DeviceReport] = {}
+        self._sessions: dict[str, list[str]] = {}
+        self._asked: dict[str, str] = {}  # asks that are under way: their keys
+        self._ask_at: dict[str, float] = {}  # when to ask a device again
+        self._first_asked: dict[str, float] = {}
+        self._tokens: dict[str, str] = {}
+
+    def of(self, key: str) -> DeviceReport | None:
+        """Return a device's report, or None if it has not reported."""
+        return self._known.get(key)
+
+    def places(self, present: Mapping[int, Member]) -> list[Place]:
+        """Return the clients of devices that have reported, in the order of admission."""
+        devices = sorted(present.values(), key=lambda device: device.number)
+        return [
+            (device.key, share)
+            for device in devices
+            if device.key in self._known
+            for share, own in enumerate(self._known[device.key].shares)
+            if own.examples > 0
+        ]
+
+    def ask(self, present: Mapping[int, Member]) -> None:
+        """Ask the devices that have not reported, and take in what has been answered so far."""
+        now = time.monotonic()
+        new = [
+            (node, device.key)
+            for node, device in present.items()
+            if device.key not in self._known and now >= self._ask_at.get(device.key, now)
+        ]
+        try:
+            if new:
+                texts = [(node, to_json(self._ask_of(key))) for node, key in new]
+                sent = self._asker.network.push(texts, SILENT_SECONDS)
+                self._asked |= {name: new[place][1] for name, place in sent.items()}
+                for _, key in new:
+                    self._first_asked.setdefault(key, now)
+                    self._ask_at[key] = now + SILENT_SECONDS
+            for message, answer in self._asker.network.pull(self._asked):
+                key = self._asked.pop(message)
+                self._ask_at[key] = time.monotonic() + REFUSED_SECONDS  # if it is no report
+                if answer is not None:
+                    self.take(key, read_answer(answer, "report"))
+        except LinkLostError as error:
+            self._asker.network.lost(error)
+            self.forget_asks()
+
+    def forget_asks(self) -> None:
+        """Forget the asks that are under way: the link that they went by is lost."""
+        self._asked.clear()
+        self._ask_at.clear()
+
+    def _ask_of(self, key: str) -> Ask:
+        """Return the ask for a device's report, with a token for the tokenizer."""
+        if key in self._tokens:
+            self._asker.network.revoke(self._tokens[key])
+        self._tokens[key] = self._asker.grant(key, "report", [], 0, self._inbox)
+        return self._asker.ask("report", self._tokens[key])
+
+    def reading(self, present: Mapping[int, Member]) -> bool:
+        """Return whether a device that was asked for the first time may still be at it."""
+        under_way, now = set(self._asked.values()), time.monotonic()
+        return any(
+            device.key in under_way and now - self._first_asked[device.key] < REPORT_SECONDS
+            for device in present.values()
+        )
+
+    def take(self, key: str, answer: Answer) -> None:
+        """Believe a device's report, or note why it takes no part."""
+        report = answer.report
+        if report is None or answer.refusal:
+            self._refuse(key, own_words(answer.refusal) or "it sends no report")
+            return
+        if len(report.shares) > self._most_clients:
+            most = self._most_clients
+            self._refuse(
+                key, f"it has {len(report.shares)} clients, engine.device_clients = {most}"
+            )
+            return
+        sessions = self._sessions.setdefault(key, [])
+        if report.session in sessions[:-1]:
+            self._refuse(key, "two processes use this key; each device needs a key of its own")
+            return
+        if not sessions or sessions[-1] != report.session:
+            sessions.append(report.session)
+        self.refused.pop(key, None)
+        self._known[key] = report
+        self._asker.network.reported(key, report)
+
+    def _refuse(self, key: str, why: str) -> None:
+        """Let a device take no part until it reports anew."""
+        if self.refused.get(key) != why:
+            log.warning("device %s takes no part: %s", key, why)
+        self.refused[key] = why
+        self._known.pop(key, None)
+
+    def close(self) -> None:
+        """End the grants."""
+        for token in self._tokens.values():
+            self._asker.network.revoke(token)
