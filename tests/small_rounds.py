@@ -149,11 +149,15 @@ def run_rounds(
     training: LocalTraining = TRAINING,
     share: float = 1.0,
     guard: Guard = NO_GUARD,
+    spare: float = 0.0,
 ) -> list[dict[str, Any]]:
     """Run rounds in place and return their records, as JSON values."""
     server = Server(PartStore(folder / "parts"), Spool(folder / "updates"), guard=guard)
     contexts = (RoundContext(index, seed, training) for index in range(rounds))
-    return [run_round(model, method, fleet, c, server, share).to_dict() for c in contexts]
+    return [
+        run_round(model, method, fleet, context, server, share, spare=spare).to_dict()
+        for context in contexts
+    ]
 
 
 def fleet_of(

@@ -1,6 +1,7 @@
 """The laws that every round holds, on tiny random models of several families."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -323,6 +324,70 @@ def test_chosen_clients_are_a_share_at_least_one_and_distinct(size, share, seed)
     assert len(chosen) == share_of(size, share)
     assert chosen == sorted(set(chosen)) and chosen[0] >= 0 and chosen[-1] < size
     assert chosen == choose_clients(range(size), share, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize(
+    ("share", "spare", "count"), [(0.3, 0, 3), (0.3, 0.5, 5), (0.5, 0.2, 6), (1, 0.5, 10)]
+)
+def test_spare_clients_are_asked_beyond_the_share_as_far_as_there_are_some(share, spare, count):
+    chosen = choose_clients(range(10), share, np.random.default_rng(0), spare)
+    assert len(set(chosen)) == len(chosen) == count
+
+
+class Counting(LocalFleet):
+    """Notes whose updates were waited for; some clients fail, and one kills the server."""
+
+    failing, killed = (), False
+
+    def train(self, jobs):
+        self.done = []
+        for update in super().train(jobs):
+            if self.killed and self.done:
+                raise KeyboardInterrupt
+            self.done.append(update.client)
+            failed = update.client in self.failing
+            yield replace(update, failure="its disk is full") if failed else update
+
+
+def spared(folder, **changes):
+    """A fleet of six, of whom four are asked and two are needed, with what a round needs."""
+    store = PartStore(folder / "parts")
+    clients = clients_of("generation", (5,) * 6)
+    fleet = fleet_of(clients, (1,) * 6, store, kind=Counting)
+    for name, value in changes.items():
+        setattr(fleet, name, value)
+    rounds = {"rounds": 1, "share": 1 / 3, "spare": 1.0}
+    return fleet, (make_method("leff", "generation", store), fleet, folder), rounds
+
+
+def test_with_spare_clients_the_round_ends_once_enough_have_answered(tmp_path):
+    fleet, arguments, rounds = spared(tmp_path)
+    (record,) = run_rounds(tiny(*GPT2), *arguments, **rounds)
+    assert [client["client"] for client in record["clients"]] == sorted(fleet.done)
+    assert len(fleet.done) == 2 and record["failures"] == 0
+    assert list(record["sat_out"].values()) == ["not needed: enough others had answered"] * 2
+
+
+def test_a_failure_is_not_one_of_the_answers_that_are_enough(tmp_path):
+    fleet, arguments, rounds = spared(tmp_path / "a")
+    run_rounds(tiny(*GPT2), *arguments, **rounds)
+    first = fleet.done[0]
+    fleet, arguments, rounds = spared(tmp_path / "b", failing=(first,))
+    (record,) = run_rounds(tiny(*GPT2), *arguments, **rounds)
+    assert len(fleet.done) == 3 and record["failures"] == 1 and len(record["sat_out"]) == 1
+
+
+def test_a_killed_round_waits_for_as_many_as_it_would_have(tmp_path):
+    fleet, arguments, rounds = spared(tmp_path / "whole")
+    run_rounds(whole := tiny(*GPT2), *arguments, **rounds)
+    fleet, arguments, rounds = spared(tmp_path / "killed", killed=True)
+    with pytest.raises(KeyboardInterrupt):
+        run_rounds(model := tiny(*GPT2), *arguments, **rounds)
+    assert len(fleet.done) == 1
+    fleet.killed = False
+    (record,) = run_rounds(model, *arguments, **rounds)
+    assert len(fleet.done) == 1 and len(record["clients"]) == 2
+    assert same(state_of(model), state_of(whole))
 
 
 def test_without_clients_there_is_no_round():

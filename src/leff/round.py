@@ -9,6 +9,7 @@ Two seams meet here.  A `Method` says what is sent, trained and merged (`leff.me
 reaches the clients (`leff.engines`).
 """
 
+import math
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
@@ -78,6 +79,9 @@ class Watcher:
         return {}
 
 
+UNNEEDED = "not needed: enough others had answered"
+
+
 def run_round(
     model: nn.Module,
     method: Method,
@@ -86,15 +90,19 @@ def run_round(
     server: Server,
     share: float = 1.0,
     watcher: Watcher | None = None,
+    spare: float = 0.0,
 ) -> RoundRecord:
     """Run one round with a `share` of the clients; the model is changed in place.
+
+    With `spare`, this share of clients more is asked, and the round ends once as many updates can
+    be merged as were needed (over-selection, Bonawitz et al. 2019).
 
     An update that cannot be merged is refused and counted, and the round goes on.  So it does
     without a client whose report cannot be used, and if a message belongs to nobody.
     """
     watcher, times = watcher or Watcher(), [time.perf_counter()]
     rng = numpy_rng(context.seed, "clients", context.index)
-    asked, answers = _reports(fleet, context, share, rng)
+    asked, needed, answers = _reports(fleet, context, share, spare, rng)
     reports, unfit = server.believed(asked, answers, len(blocks(model)))  # 1
     plan = method.plan(model, context, reports)  # 2
     schedule = schedule_jobs(model, plan, reports, server.holdings.missing, server.limits)
@@ -103,11 +111,17 @@ def run_round(
     times.append(time.perf_counter())
     watcher.planned(plan)
     left = server.open(model, plan.jobs, reports)  # all, unless a kill ended this round before
-    with closing(fleet.train(left)) as updates:  # 3
+    enough = needed if len(asked) > needed else math.inf
+    with closing(fleet.train(left if server.good < enough else [])) as updates:  # 3
         for update in updates:
             received = server.receive(update)
             if received is not None:
                 watcher.trained(received)
+            if server.good >= enough:
+                break
+    if len(server.spool.updates) < len(plan.jobs) and server.good >= enough:
+        late = {job.client for job in plan.jobs} - set(server.spool.updates)
+        schedule = replace(schedule, sat_out={**schedule.sat_out, **dict.fromkeys(late, UNNEEDED)})
     times.append(time.perf_counter())
     observed = watcher.observe(plan, server.spool)
     times.append(time.perf_counter())
@@ -120,27 +134,36 @@ def run_round(
 
 
 def _reports(
-    fleet: Fleet, context: RoundContext, share: float, rng: np.random.Generator
-) -> tuple[list[int], list[Capacity]]:
-    """Return the clients that are asked, and their reports; those of before in a repeated round."""
+    fleet: Fleet, context: RoundContext, share: float, spare: float, rng: np.random.Generator
+) -> tuple[list[int], int, list[Capacity]]:
+    """Return the clients that are asked, how many of them are needed, and their reports.
+
+    In a repeated round they are those of before.
+    """
     decided = context.decided.get("clients")
     if decided is not None:
-        return decided["asked"], [from_json(Capacity, text) for text in decided["reports"]]
-    asked = choose_clients(fleet.clients(), share, rng)
+        reports = [from_json(Capacity, text) for text in decided["reports"]]
+        return decided["asked"], decided["needed"], reports
+    there = fleet.clients()
+    asked, needed = choose_clients(there, share, rng, spare), share_of(len(there), share)
     answers = fleet.report(asked)
     if not fleet.steady:
-        reports = [to_json(answer) for answer in answers]
-        context.decided["clients"] = {"asked": asked, "reports": reports}
-    return asked, answers
+        texts = [to_json(answer) for answer in answers]
+        context.decided["clients"] = {"asked": asked, "needed": needed, "reports": texts}
+    return asked, needed, answers
 
 
-def choose_clients(clients: Sequence[int], share: float, rng: np.random.Generator) -> list[int]:
+def choose_clients(
+    clients: Sequence[int], share: float, rng: np.random.Generator, spare: float = 0.0
+) -> list[int]:
     """Return a share of the clients, at least one, in order; half a client counts as one.
 
-    Raises RunError if there are no clients.
+    With `spare`, there are this share more of them, rounded up, if there are so many.  Raises
+    RunError if there are no clients.
     """
     if not clients:
         raise RunError("no client can be reached, so there is no round; see clients.count")
-    count = share_of(len(clients), share)
+    needed = share_of(len(clients), share)
+    count = min(len(clients), math.ceil(round(needed * (1 + spare), 9)))
     places = rng.choice(len(clients), count, replace=False)
     return sorted(clients[int(place)] for place in places)

@@ -108,6 +108,11 @@ class Server:
         self.spool.open(digests, failures=not self._counted)
         return [job for job in jobs if job.client not in self.spool.updates]
 
+    @property
+    def good(self) -> int:
+        """How many of the round's updates can be merged so far."""
+        return sum(update.failure is None for update in self.spool.updates.values())
+
     def receive(self, update: Update) -> Update | None:
         """Keep an update, checked or refused, and return it; return None for one that is dropped.
 

@@ -209,6 +209,7 @@ class Federation:
             self.server,
             self.config.clients.per_round,
             _Watch(self, index, progress),
+            self.config.engine.spare if self.config.engine.name == "flower" else 0.0,
         )
         _check_failures(record, self.config.clients.per_round == 1)
         if last or (index + 1) % evaluation.every == 0:

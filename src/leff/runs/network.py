@@ -148,7 +148,6 @@ def _rules(config: RunConfig) -> FleetRules:
         quorum=engine.quorum,
         wait_seconds=parse_seconds(engine.wait),
         deadline_seconds=parse_seconds(engine.deadline),
-        spare=engine.spare,
         partial=engine.partial,
         most_clients=engine.device_clients,
         layers=tuple(clients.layers) if given else (),

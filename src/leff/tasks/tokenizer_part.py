@@ -27,6 +27,7 @@ FILES = {
     *("vocab.json", "merges.txt", "vocab.txt"),
     *("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model"),
 }
+LOADING = ("chat_template", "is_local", "local_files_only")  # settings that make no token
 MOST_BYTES = 2**27  # of all files; those of the largest vocabularies have a quarter of it
 
 
@@ -35,8 +36,7 @@ def packed_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> dict[str, torch.Te
     with tempfile.TemporaryDirectory() as folder:
         cast(Any, tokenizer).save_pretrained(folder)
         files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-    settings = json.loads(files[SETTINGS])
-    settings.pop("chat_template", None)
+    settings = {k: v for k, v in json.loads(files[SETTINGS]).items() if k not in LOADING}
     files[SETTINGS] = json.dumps(settings, sort_keys=True).encode()
     return {
         name: torch.frombuffer(bytearray(content), dtype=torch.uint8)

@@ -49,8 +49,8 @@ class FleetRules:
     """When a round starts and ends.
 
     `quorum` clients must be there, for which `wait_seconds` are spent.  A round ends after
-    `deadline_seconds` (0: when all have answered).  `spare` is the share of clients that were asked
-    beyond those that are needed.  With `partial`, a device sends what it has by the deadline.
+    `deadline_seconds` (0: when all have answered).  With `partial`, a device sends what it has by
+    the deadline.
     A device may be `most_clients` clients at most.  `layers` is what each client trains, repeated
     over the clients; () if each says so itself.
     `capacities` is what each client can do, if the server knows it, as in a simulation.  A client
@@ -60,7 +60,6 @@ class FleetRules:
     quorum: int = 1
     wait_seconds: float = 600.0
     deadline_seconds: float = 1800.0
-    spare: float = 0.0
     partial: bool = True
     most_clients: int = 1
     layers: tuple[int, ...] = ()
@@ -156,13 +155,11 @@ class FlowerFleet:
         if not jobs:
             return
         self._network.working(jobs[0].round + 1)
-        enough = max(1, round(len(jobs) / (1 + self._rules.spare)))
         by_client = {job.client: job for job in jobs}
         asks = {
             job.client: Request("train", to_json(job), job.parts, self._upload_bytes(job))
             for job in jobs
         }
-        good = 0
         for client, token, answer in self._answers(asks, f"round {jobs[0].round}"):
             job = by_client[client]
             update = self._update(job, answer)
@@ -172,9 +169,6 @@ class FlowerFleet:
                 download_bytes=traffic.download_bytes,
                 upload_bytes=traffic.upload_bytes,
             )
-            good += update.failure is None
-            if self._rules.spare and good >= enough:
-                return
 
     def _update(self, job: Job, answer: Answer | None) -> Update:
         """Return what an answer says, with the payload as a file; the server checks it."""
