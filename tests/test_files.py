@@ -1,6 +1,7 @@
 """Files: on the disk when they are said to be, whole or not there, and damage is noticed."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from leff.errors import CheckpointError
 from leff.files import (
     append_synced,
     expanded,
+    is_locked,
+    locked,
     make_folder,
     read_json,
     sealed,
@@ -130,3 +133,19 @@ def test_a_home_folder_is_looked_up_if_there_is_one(monkeypatch):
     monkeypatch.setenv("HOME", "/made/up")
     assert expanded("~/runs") == Path("/made/up/runs")
     assert expanded("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+
+
+def test_a_lock_keeps_others_out_and_a_look_at_it_does_not(tmp_path):
+    """Whoever wants it waits for longer than a look takes."""
+    path = tmp_path / ".lock"
+    assert not is_locked(path)
+    with locked(path):
+        assert is_locked(path)
+        with pytest.raises(BlockingIOError), locked(path, 0.1):
+            pass
+    short = locked(path)
+    short.__enter__()
+    threading.Timer(0.2, short.__exit__, (None, None, None)).start()
+    with locked(path):
+        assert is_locked(path)
+    assert not is_locked(path)

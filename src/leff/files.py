@@ -6,13 +6,17 @@
 
 What a function here wrote is on the disk when the function returns: the content, and the name in
 its folder.  JSON is sealed: its key ``sha256`` is the digest of all other keys.
+
+    with locked(folder / ".lock"):                               # no other process is in here
 """
 
+import fcntl
 import hashlib
 import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +26,7 @@ from leff.errors import CheckpointError
 
 Json = Mapping[str, Any] | Sequence[Any] | float | None  # a text is a sequence, an int a float
 SEAL = "sha256"
+LOOK_SECONDS = 0.5  # more than it takes to see whether a file is locked
 
 
 def finite(value: Json) -> Any:
@@ -116,6 +121,34 @@ def make_folder(path: Path) -> None:
         make_folder(path.parent)
     path.mkdir(exist_ok=True)
     sync_folder(path.parent)
+
+
+@contextmanager
+def locked(path: Path, seconds: float = LOOK_SECONDS) -> Generator[None]:
+    """Keep other processes out while the body runs; the lock goes with the process.
+
+    Raises BlockingIOError if another has it for `seconds`; a look of `is_locked` is shorter.
+    """
+    until = time.monotonic() + seconds
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(0.05)
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process has the lock of this file."""
+    try:
+        with locked(path, 0.0):
+            return False
+    except BlockingIOError:
+        return True
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class Server:
 
         What fails there may do better the next time, so a round that is done again asks anew.
         """
-        self._counted = counted
+        self.counted = counted
         self.store, self.spool, self.limits, self.guard = store, spool, limits, guard
         self.holdings, self._setbacks = Holdings(), Setbacks()
         self._model: nn.Module | None = None  # as the round's jobs were made from it
@@ -105,7 +105,7 @@ class Server:
         }
         self._downloads = {job.client: self.holdings.send(job) for job in jobs}
         digests = {job.client: job_digest(job) for job in jobs}
-        self.spool.open(digests, failures=not self._counted)
+        self.spool.open(digests, failures=not self.counted)
         return [job for job in jobs if job.client not in self.spool.updates]
 
     @property
@@ -140,7 +140,7 @@ class Server:
             self._dropped += 1
             return None
         downloaded = self._downloads[expected.client]
-        if self._counted:
+        if self.counted:
             downloaded = update.download_bytes
         update = replace(update, download_bytes=downloaded, norm=None, clipped=False)
         if update.failure is None:

@@ -11,9 +11,10 @@ from tiny_models import tiny
 from leff.client.job_checks import JobLimits, job_fault, sent_bytes
 from leff.client.train import train
 from leff.errors import LeffError
+from leff.methods.jobs import JobWriter, measure_jobs
 from leff.methods.method import RoundContext
 from leff.wire.json import from_json, to_json
-from leff.wire.messages import Capacity, Job, Part, Segment, Tuned
+from leff.wire.messages import Capacity, Job, MeasureJob, Part, Segment, Tuned
 
 KIND = "generation"
 LIMITS = JobLimits(10**7, 10**7, 60.0, 5.0)
@@ -138,6 +139,32 @@ def test_a_job_out_of_range_is_refused(words, job):
     assert fault.isprintable() and len(fault) <= 2000
 
 
+@pytest.fixture
+def measuring(store):
+    writer = JobWriter(store, KIND, 0)
+    (job,) = measure_jobs(writer, tiny("gpt2", KIND), 0, [3], 8, 16)
+    return job
+
+
+def test_a_measuring_job_passes_and_is_refused_out_of_range(measuring):
+    assert job_fault(from_json(MeasureJob, to_json(measuring)), LIMITS, 60.0) is None
+    trains = Segment((1,), (measuring.tail,), trains=True)
+    for words, wrong in {
+        "has round = -1": replace(measuring, round=-1),
+        "has batch_size = 0": replace(measuring, batch_size=0),
+        "is of kind 'song'": replace(measuring, kind="song"),
+        "with the digest '../x'": replace(measuring, shell=Part("../x", 5)),
+        "trains while it measures": replace(measuring, segments=(*measuring.segments, trains)),
+        "a model without layers": replace(measuring, segments=()),
+        "'vocab_size' = 1000000000000": with_config(measuring, vocab_size=10**12),
+        "laid out": replace(measuring, config="{}"),
+    }.items():
+        fault = job_fault(wrong, LIMITS)
+        assert fault is not None and words in fault
+    assert "is given 61 seconds" in (job_fault(measuring, LIMITS, 61) or "")
+    assert "is of" in (job_fault(measuring, replace(LIMITS, most_bytes=10)) or "")
+
+
 WRONG_TUNED = {
     "of the shape (-1, 3)": {"shapes": {"a": (-1, 3)}},
     "of the shape (1, 1,": {"shapes": {"a": (1,) * 9}},
@@ -185,11 +212,12 @@ def strange(rng, value):
 
 
 @pytest.mark.soak(40, 3000)
-def test_strange_jobs_are_refused_or_pass_without_an_error(job, tuned, count):
+def test_strange_jobs_are_refused_or_pass_without_an_error(job, tuned, measuring, count):
     rng, outcomes = random.Random(3), {True: 0, False: 0}
     for _ in range(count):
         try:
-            read = from_json(Job, to_json(strange(rng, rng.choice((job, tuned)))))
+            chosen = rng.choice((job, tuned, measuring))
+            read = from_json(type(chosen), to_json(strange(rng, chosen)))
         except LeffError:  # a choice that there is not, or no number
             continue
         fault = job_fault(read, LIMITS)

@@ -10,6 +10,7 @@ from tiny_models import tiny
 from torch import nn
 
 from leff.client import measure as client
+from leff.client.deadline import Deadline
 from leff.client.measure import measure, measure_or_fail
 from leff.errors import RunError
 from leff.methods.jobs import JobWriter, measure_jobs
@@ -79,8 +80,8 @@ def test_an_error_is_a_failure_of_its_type(store, monkeypatch):
     """Its text may hold what the client's data holds."""
     job, examples = job_for(tiny("gpt2", "text"), "text", store), random_examples("text", 3)
     errors = {
-        "ValueError": ValueError("the secret text"),
-        "out of memory": RuntimeError("can't allocate memory: 100 GB"),
+        "it failed with ValueError": ValueError("the secret text"),
+        "out of memory while it measured": RuntimeError("can't allocate memory: 100 GB"),
     }
     for said, error in errors.items():
         monkeypatch.setattr(client, "client_model", _raising(error))
@@ -88,6 +89,22 @@ def test_an_error_is_a_failure_of_its_type(store, monkeypatch):
     monkeypatch.setattr(client, "client_model", _raising(RunError("the server's part is gone")))
     with pytest.raises(RunError, match="part is gone"):
         measure_or_fail(job, store.get, examples, CPU)
+
+
+def test_a_client_stops_at_its_deadline(store):
+    """In mid-way too: what some examples say is not sent."""
+    job, examples = job_for(tiny("gpt2", "text"), "text", store), random_examples("text", 9)
+    job = replace(job, batch_size=2)
+    full = measure_or_fail(job, store.get, examples, CPU, Deadline(math.inf))
+    assert full.failure is None and full.weight > 0
+    looks = iter([False, False, True])
+
+    class Passing(Deadline):
+        passed = property(lambda self: next(looks))
+
+    found = measure_or_fail(job, store.get, examples, CPU, Passing(0.0))
+    assert found == Measure(4, 2, 9, failure="the deadline passed while it measured")
+    assert next(looks, None) is None
 
 
 def _raising(error):

@@ -3,14 +3,15 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from small_rounds import TRAINING, random_examples, whole
 from tiny_models import tiny
 
+from leff.client.deadline import Deadline
 from leff.client.job_checks import JobLimits, job_fault
-from leff.client.steps import Deadline
 from leff.client.train import train, train_or_fail
 from leff.wire.messages import MeasureJob
 from leff.wire.own_words import own_words
@@ -93,12 +94,21 @@ def test_what_a_device_s_owner_does_not_allow_is_known(job, limit):
     assert fault is not None and own_words(fault) == fault
 
 
-def test_a_measurement_s_failure_is_known(job, store):
-    from leff.client.measure import measure
+def test_failures_of_measuring_are_known(job, store, monkeypatch):
+    from leff.client import measure as client
 
     asked = MeasureJob(0, 0, job.kind, job.config, job.pad_id, job.shell, job.tail, job.segments)
-    failure = measure(asked, store.get, [], CPU).failure
-    assert failure is not None and own_words(failure) == failure
+    measured, examples = client.measure_or_fail, random_examples("generation", 3)
+    failed = [
+        measured(asked, store.get, [], CPU),
+        measured(asked, store.get, examples, CPU, Deadline(-math.inf)),
+    ]
+    for error in (ValueError("Anna is ill"), MemoryError()):
+        monkeypatch.setattr(client, "client_model", Mock(side_effect=error))
+        failed.append(measured(asked, store.get, examples, CPU))
+    said = [found.failure for found in failed]
+    assert None not in said and len(set(said)) == 4
+    assert [own_words(text) for text in said] == said
 
 
 @pytest.mark.parametrize(

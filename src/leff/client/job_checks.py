@@ -10,7 +10,7 @@ what the owner of the device allows.
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,13 +18,14 @@ from leff.errors import one_line, shown
 from leff.models import KINDS, config_from_json, short_config
 from leff.models.meta import empty_model
 from leff.wire.headers import DTYPES, VALUE_BYTES, packed_bytes
-from leff.wire.messages import Job, Segment, Tuned
+from leff.wire.messages import Job, MeasureJob, Segment, Tuned
 
 BITS = (32, 16, 8, 4)
 MOST_LAYERS, MOST_DIMENSIONS = 10_000, 8
 MOST_EPOCHS, MOST_BATCH = 1e6, 2**16
 LEAST_BITS = 4  # a value of a quantised weight
 MOST_SIZE, MOST_LABELS = 2**24, 2**16  # of anything in a model's configuration
+Range = tuple[str, float, float, float]  # a number's name, its value, the least and the most
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class JobLimits:
     most_epochs: float
 
 
-def job_fault(job: Job, limits: JobLimits, seconds: float = 0.0) -> str | None:
+def job_fault(job: Job | MeasureJob, limits: JobLimits, seconds: float = 0.0) -> str | None:
     """Return the reason why a device does not do a job that is given `seconds`, or None.
 
     Nothing is allocated by the job's word: the model is only laid out, without its values.
@@ -48,14 +49,29 @@ def job_fault(job: Job, limits: JobLimits, seconds: float = 0.0) -> str | None:
     return None
 
 
-def _numbers(job: Job) -> Iterator[str]:
+def _numbers(job: Job | MeasureJob) -> Iterator[str]:
     """Yield each number of a job that is out of its range."""
-    training, step = job.training, job.training.step
-    ranges: Sequence[tuple[str, float, float, float]] = (
+    ranges: list[Range] = [
         ("round", job.round, 0, 10**9),
         ("client", job.client, 0, 2**64 - 1),
-        ("seed", job.seed, 0, 2**63 - 1),
         ("pad_id", job.pad_id, 0, 2**31 - 1),
+    ]
+    if isinstance(job, MeasureJob):
+        ranges.append(("batch_size", job.batch_size, 1, MOST_BATCH))
+    else:
+        ranges += _of_training(job)
+    for name, value, low, high in ranges:
+        if not low <= value <= high:
+            yield f"has {name} = {shown(value)}, which must be from {low:g} to {high:g}"
+    if isinstance(job, Job) and job.training.step.batch_size % job.training.step.accumulation:
+        step = job.training.step
+        yield f"does a batch of {step.batch_size} in {step.accumulation} parts, no divisor of it"
+
+
+def _of_training(job: Job) -> list[Range]:
+    training, step = job.training, job.training.step
+    return [
+        ("seed", job.seed, 0, 2**63 - 1),
         ("predicted_bytes", job.predicted_bytes, 0, 2**60),
         ("epochs", training.epochs, 0, MOST_EPOCHS),
         ("learning_rate", training.learning_rate, 0, 1),
@@ -64,15 +80,10 @@ def _numbers(job: Job) -> Iterator[str]:
         ("batch_size", step.batch_size, 1, MOST_BATCH),
         ("accumulation", step.accumulation, 1, max(1, step.batch_size)),
         ("proximal", step.proximal, 0, 1e6),
-    )
-    for name, value, low, high in ranges:
-        if not low <= value <= high:
-            yield f"has {name} = {shown(value)}, which must be from {low:g} to {high:g}"
-    if step.batch_size % step.accumulation:
-        yield f"does a batch of {step.batch_size} in {step.accumulation} parts, no divisor of it"
+    ]
 
 
-def _model(job: Job) -> Iterator[str]:
+def _model(job: Job | MeasureJob) -> Iterator[str]:
     """Yield what is wrong with the form of a job's model."""
     if job.kind not in KINDS:
         yield f"is of kind {shown(job.kind)}; known are {', '.join(KINDS)}"
@@ -80,11 +91,14 @@ def _model(job: Job) -> Iterator[str]:
         if not re.fullmatch("[0-9a-f]{64}", part.digest) or part.size_bytes < 1:
             yield f"has a part with the digest {shown(part.digest)} and {part.size_bytes} bytes"
     trained = [segment for segment in job.segments if segment.trains]
-    if not job.segments or (job.tuned is None) == (not trained):
+    if isinstance(job, MeasureJob):
+        if trained or not job.segments:
+            yield "trains while it measures" if trained else "measures a model without layers"
+    elif not job.segments or (job.tuned is None) == (not trained):
         yield "trains nothing" if job.tuned is None else "trains a block and other tensors too"
     for segment in job.segments:
         yield from _segment(segment)
-    if job.tuned is not None:
+    if isinstance(job, Job) and job.tuned is not None:
         yield from _tuned(job.tuned)
 
 
@@ -108,15 +122,18 @@ def _tuned(tuned: Tuned) -> Iterator[str]:
         yield f"has seed = {shown(tuned.seed)} for what trains"
 
 
-def _allowed(job: Job, limits: JobLimits, seconds: float) -> Iterator[str]:
+def _allowed(job: Job | MeasureJob, limits: JobLimits, seconds: float) -> Iterator[str]:
     """Yield what a job asks for that the owner of the device does not allow."""
     parts = {part.digest: part.size_bytes for part in job.parts}
-    asked = (
+    asked = [
         ("is of {:,} bytes", sum(parts.values()), limits.most_bytes),
-        ("asks for an update of {:,} bytes", sent_bytes(job), limits.most_upload_bytes),
         ("is given {:,} seconds", seconds, limits.most_seconds),
-        ("is of {:,} epochs", job.training.epochs, limits.most_epochs),
-    )
+    ]
+    if isinstance(job, Job):
+        asked += [
+            ("asks for an update of {:,} bytes", sent_bytes(job), limits.most_upload_bytes),
+            ("is of {:,} epochs", job.training.epochs, limits.most_epochs),
+        ]
     for words, value, most in asked:
         if not value <= most:
             yield f"{words.format(value)}, this device allows {most:,}; see its limits"
@@ -131,7 +148,7 @@ def sent_bytes(job: Job) -> int:
     return whole * VALUE_BYTES[DTYPES[job.upload]] // VALUE_BYTES["F32"]
 
 
-def _config(job: Job) -> Iterator[str]:
+def _config(job: Job | MeasureJob) -> Iterator[str]:
     """Yield what is wrong with the model's configuration: it must fit the parts."""
     sources = [source for segment in job.segments for source in segment.sources]
     try:

@@ -10,15 +10,19 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 
+from leff.client.deadline import Deadline
 from leff.client.memory import is_out_of_memory
 from leff.client.model import Fetch, client_model
 from leff.errors import LeffError
+from leff.models import blocks
 from leff.tasks.encode import Example
 from leff.tasks.held_out import held_out_logits, held_out_sum
 from leff.wire.messages import Measure, MeasureJob
@@ -27,18 +31,25 @@ log = logging.getLogger("leff.client")
 
 
 def measure(
-    job: MeasureJob, fetch: Fetch, examples: Sequence[Example], device: torch.device
+    job: MeasureJob,
+    fetch: Fetch,
+    examples: Sequence[Example],
+    device: torch.device,
+    deadline: Deadline | None = None,
 ) -> Measure:
     """Measure the job's model on a client's own examples.
 
     A model that is not finite is a measurement without a loss.  Without examples there is a
-    failure.  Nothing is raised for either.
+    failure.  Nothing is raised for either.  Raises TimeoutError once the deadline has passed: some
+    of the examples are no measurement of all.
     """
     started = time.perf_counter()
     done = Measure(job.round, job.client, len(examples))
     if not examples:
         return replace(done, failure="the client has no validation examples")
     model = client_model(job, fetch, device)
+    if deadline is not None:
+        blocks(model)[0].register_forward_pre_hook(_checking(deadline))
     if job.kind in ("classification", "regression"):
         logits = held_out_logits(model, examples, batch_size=job.batch_size, pad_id=job.pad_id)
         labels = [example.label or 0 for example in examples]
@@ -50,6 +61,13 @@ def measure(
         loss, weight = held_out_sum(model, examples, batch_size=job.batch_size, pad_id=job.pad_id)
         done = replace(done, loss=loss if math.isfinite(loss) else None, weight=weight)
     return replace(done, seconds=time.perf_counter() - started)
+
+
+def _checking(deadline: Deadline) -> Callable[[nn.Module, Any], None]:
+    def check(_module: nn.Module, _inputs: Any) -> None:
+        deadline.check()
+
+    return check
 
 
 def _class_sums(done: Measure, logits: torch.Tensor, labels: Sequence[float]) -> Measure:
@@ -77,19 +95,27 @@ def _score_sums(done: Measure, logits: torch.Tensor, labels: Sequence[float]) ->
 
 
 def measure_or_fail(
-    job: MeasureJob, fetch: Fetch, examples: Sequence[Example], device: torch.device
+    job: MeasureJob,
+    fetch: Fetch,
+    examples: Sequence[Example],
+    device: torch.device,
+    deadline: Deadline | None = None,
 ) -> Measure:
     """Measure, and return any error on the client as its type's name.
 
     A LeffError is raised instead, since the server or the request is at fault.
     """
     try:
-        return measure(job, fetch, examples, device)
+        return measure(job, fetch, examples, device, deadline)
     except LeffError:
         raise
+    except TimeoutError:
+        failure = "the deadline passed while it measured"
     except Exception as error:
         log.warning("client %d could not measure", job.client, exc_info=True)
-        failure = "out of memory" if is_out_of_memory(error) else type(error).__name__
+        failure = f"it failed with {type(error).__name__}"
+        if is_out_of_memory(error):
+            failure = "out of memory while it measured"
     gc.collect()  # the error is gone now, so its tensors can be freed
     if device.type == "cuda":
         torch.cuda.empty_cache()

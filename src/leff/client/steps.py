@@ -5,7 +5,6 @@ done.losses, done.layer_scores, done.state_bytes
 """
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from leff.client.deadline import Deadline
 from leff.client.memory import state_bytes
 from leff.client.model import trained_layers
 from leff.models import blocks, uncached
@@ -39,18 +39,6 @@ class Steps:
     layer_scores: tuple[float, ...] = ()
     state_bytes: int = 0
     failure: str | None = None
-
-
-@dataclass(frozen=True)
-class Deadline:
-    """When a client stops, by `time.monotonic`; with `partial`, what it has by then is of use."""
-
-    until: float
-    partial: bool = True
-
-    @property
-    def passed(self) -> bool:
-        return time.monotonic() >= self.until
 
 
 def local_steps(

@@ -15,10 +15,11 @@ from dataclasses import replace
 
 import torch
 
+from leff.client.deadline import Deadline
 from leff.client.memory import asked_bytes, is_out_of_memory, resident_bytes
 from leff.client.model import Fetch, prepared
 from leff.client.residuals import Residuals
-from leff.client.steps import Deadline, local_steps
+from leff.client.steps import local_steps
 from leff.client.upload import packed
 from leff.errors import LeffError
 from leff.seeds import forked

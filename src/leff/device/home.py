@@ -13,10 +13,9 @@ home = DeviceHome.join(Path("~/leff"), Path("join.json"))
 home.settings().limits.seconds
 """
 
-import fcntl
 import json
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +23,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from leff.device.settings import DeviceSettings, read_settings
 from leff.errors import ConfigError, NetworkError
-from leff.files import make_folder, write_atomically, write_json, write_synced
+from leff.files import (
+    is_locked,
+    locked,
+    make_folder,
+    write_atomically,
+    write_json,
+    write_synced,
+)
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -65,7 +71,7 @@ class DeviceHome:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.ca, self.key_file = path / "ca.crt", path / "key"
+        self.ca, self.key_file, self._lock_file = path / "ca.crt", path / "key", path / ".lock"
         self.inbox, self.status_file, self.log = (
             path / name for name in ("inbox.json", "status.json", "device.log")
         )
@@ -166,11 +172,7 @@ class DeviceHome:
     def summary(self) -> dict[str, Any]:
         """Return the device's state, key and federation, as JSON values."""
         joined, said = self.joined(), self.status()
-        try:
-            with self.lock():
-                running = False
-        except NetworkError:
-            running = True
+        running = is_locked(self._lock_file)
         state = said.get("state", "starting") if running else "not running"
         return {
             "home": str(self.path),
@@ -193,9 +195,9 @@ class DeviceHome:
     @contextmanager
     def lock(self) -> Generator[None]:
         """Keep a second process of this device out.  NetworkError if there is one."""
-        with (self.path / ".lock").open("a") as file:
+        with ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held.enter_context(locked(self._lock_file))
             except BlockingIOError:
                 raise NetworkError(
                     f"the device of {self.path} is running already; another device needs a folder "

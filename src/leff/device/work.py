@@ -21,11 +21,11 @@ from pathlib import Path
 
 import torch
 
+from leff.client.deadline import Deadline
 from leff.client.job_checks import JobLimits, job_fault
-from leff.client.measure import measure
+from leff.client.measure import measure_or_fail
 from leff.client.model import Fetch
 from leff.client.residuals import Residuals
-from leff.client.steps import Deadline
 from leff.client.train import train_or_fail
 from leff.device.cache import PartCache
 from leff.device.data import DeviceData, read_data
@@ -183,15 +183,14 @@ class Worker:
 
     def _measure(self, ask: Ask, report: DeviceReport, until: float) -> Answer:
         job = from_json(MeasureJob, ask.job)
-        size, most = sum(part.size_bytes for part in set(job.parts)), self._limits.most_bytes
-        if size > most:
-            fault = f"the job is of {size:,} bytes, this device allows {most:,}; see its limits"
+        fault = job_fault(job, self._limits, ask.seconds)
+        if fault is not None:
             return self._refusal(ask, fault)
         self._working("measuring the model")
         fetch = self._fetch(ask, [ask.task.tokenizer, *job.parts], until)
         examples = self._examples(ask, until)[0].clients[ask.share].validation
         with pinned_threads(self._settings.threads):
-            measured = measure(job, fetch, examples, self._device)
+            measured = measure_or_fail(job, fetch, examples, self._device, Deadline(until))
         return Answer("measure", report, measure=to_json(measured))
 
 

@@ -13,12 +13,12 @@
 Keys and secrets are readable by their owner alone.
 """
 
-import fcntl
 import json
+import math
 import os
 import secrets
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib import metadata
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from leff.errors import ConfigError, NetworkError
-from leff.files import make_folder, read_json, write_json
+from leff.files import LOOK_SECONDS, is_locked, locked, make_folder, read_json, write_json
 from leff.network import certificates
 from leff.network.gateway import GatewaySettings
 
@@ -136,9 +136,10 @@ class ServerFolder:
 
         Raises NetworkError if another process is in it and `wait` is false.
         """
-        with (self.path / f".{name}.lock").open("a") as file:
+        with ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                seconds = math.inf if wait else LOOK_SECONDS
+                held.enter_context(locked(self.path / f".{name}.lock", seconds))
             except BlockingIOError:
                 raise NetworkError(f"another process has the {name} of {self.path}") from None
             yield
@@ -148,11 +149,7 @@ class ServerFolder:
         with suppress(OSError, ValueError):
             state = json.loads(self.state_file.read_text())
             os.kill(int(state["pid"]), 0)
-            with (self.path / ".server.lock").open("a") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return state
+            return state if is_locked(self.path / ".server.lock") else None
         return None
 
 

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -51,14 +51,16 @@ class OnDevices:
         reports, _ = server.believed(asked, fleet.report(asked), len(blocks(model)))
         held = {report.client: report.validation for report in reports if report.validation}
         jobs = measure_jobs(self.writer, model, round, list(held), self.bits, self.batch_size)
-        sent = sum(server.holdings.send(job) for job in jobs)
+        sent = {job.client: server.holdings.send(job) for job in jobs}
         with closing(fleet.measure(jobs)) as answers:
             found = self.believed(jobs, held, answers)
+        if not server.counted:
+            found = [replace(each, download_bytes=sent[each.client]) for each in found]
         slowest = max((each.seconds for each in found), default=0.0)
         return {
             "metric": self.metric,
             **self.summary(found),
-            "download_bytes": sent,
+            "download_bytes": sum(each.download_bytes for each in found),
             "slowest_seconds": slowest,
         }
 
@@ -77,7 +79,8 @@ class OnDevices:
             if type(client) is not int or client not in wanted or client in found:
                 continue
             if type(answer.round) is int and answer.round == wanted[client].round:
-                found[client] = checked_measure(answer, self._expected(wanted[client], held))
+                checked = checked_measure(answer, self._expected(wanted[client], held))
+                found[client] = replace(checked, download_bytes=answer.download_bytes)
         for client, job in wanted.items():
             silent = Measure(job.round, client, held[client], failure="it did not answer")
             found.setdefault(client, silent)
@@ -102,13 +105,15 @@ class OnDevices:
         clients: dict[str, dict[str, Any]] = {}
         for each in measures:
             if each.failure is not None:
-                clients[str(each.client)] = {"failure": each.failure}
+                failed = {"failure": each.failure, "download_bytes": each.download_bytes}
+                clients[str(each.client)] = failed
                 continue
             own = figures(kind, each, self.classes)
             clients[str(each.client)] = {
                 "examples": each.examples,
                 "loss": own["loss"],
                 "metric": own[self.metric],
+                "download_bytes": each.download_bytes,
             }
         names = metrics_of(kind, self.classes)
         nothing = dict.fromkeys(("loss", *names), math.nan)

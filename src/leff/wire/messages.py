@@ -243,7 +243,7 @@ class Measure:
     `loss` is a sum over `weight` labels (nats) or scores (squared errors); it is None if the model
     is not finite.  `confusion[y][p]` counts a classifier's examples of label y that it took for p.
     `moments` of a regression's predictions p and labels y are n, Σp, Σy, Σp², Σy² and Σpy.
-    `failure` says why nothing was measured.
+    `failure` says why nothing was measured.  The server sets `download_bytes`.
     """
 
     round: int
@@ -254,4 +254,5 @@ class Measure:
     confusion: tuple[tuple[int, ...], ...] = ()
     moments: tuple[float, ...] = ()
     seconds: float = 0.0
+    download_bytes: int = 0
     failure: str | None = None

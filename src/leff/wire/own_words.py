@@ -16,6 +16,8 @@ _OWN = [
     r"a trained weight is not finite",
     r"the client has no (validation )?examples",
     rf"out of memory: {_NUMBER} bytes held and asked for",
+    r"out of memory while it measured",
+    r"the deadline passed while it measured",
     rf"(training|it) failed with {_NAME}",
     rf"the deadline passed after {_NUMBER} of {_NUMBER} steps",
     r"its data has changed since it reported",

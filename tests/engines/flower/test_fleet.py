@@ -164,6 +164,22 @@ def test_the_older_of_two_processes_with_one_key_is_refused_by_name(build):
         fleet.clients()
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["alone", "started again"])
+def test_a_device_whose_key_was_used_twice_is_believed_once_it_is_alone(build, clock, again):
+    one = device("a", 1)
+    fleet, _ = build(one, quorum=1, wait_seconds=600.0)
+    fleet.clients()
+    older = one.report
+    for report in (replace(older, session="another"), older):
+        one.report = report
+        train(fleet, 0)
+    if again:
+        one.report = replace(older, session="a third")
+    started = clock.now
+    assert fleet.clients() == [0]
+    assert clock.now - started < 30 if again else 100 < clock.now - started < 180
+
+
 def test_a_restarted_device_goes_on_and_its_new_data_counts(build):
     one = device("a", 1)
     fleet, _ = build(one, quorum=1)
@@ -375,7 +391,7 @@ def test_measures_come_as_devices_answer_and_failures_in_our_own_words(build):
     two.answer = lambda ask: to_json(reply(two, ask, measure=to_json(bad)))
     three.answer = lambda ask: SILENT
     found = {each.client: each for each in fleet.measure(measure_jobs(0, 1, 2))}
-    assert found[0] == good
+    assert found[0] == replace(good, download_bytes=100)
     assert found[1].failure == "it gives a reason that is not kept"
     assert found[2].failure == "no answer by the deadline"
 

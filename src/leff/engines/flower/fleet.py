@@ -194,21 +194,25 @@ class FlowerFleet:
         """Yield what clients measured as it arrives, and a failure for those that do not answer."""
         asks = {job.client: Request("measure", to_json(job), job.parts) for job in jobs}
         by_client = {job.client: job for job in jobs}
-        for client, _, answer in self._answers(asks, "measure"):
-            job = by_client[client]
-            failed = Measure(job.round, client, 0)
-            if answer is None or answer.refusal or not answer.measure:
-                why = "no answer by the deadline" if answer is None else own_words(answer.refusal)
-                yield replace(failed, failure=why or "it sends no measure")
-                continue
-            try:
-                measured = from_json(Measure, answer.measure)
-            except RunError:
-                yield replace(failed, failure="its measure cannot be read")
-                continue
-            if measured.failure is not None:
-                measured = replace(failed, failure=own_words(measured.failure) or "it failed")
-            yield measured
+        for client, token, answer in self._answers(asks, "measure"):
+            traffic = self._network.traffic(token) if token else Traffic()
+            measured = self._measured(by_client[client], answer)
+            yield replace(measured, download_bytes=traffic.download_bytes)
+
+    def _measured(self, job: MeasureJob, answer: Answer | None) -> Measure:
+        """Return what an answer says; the server checks it."""
+        failed = Measure(job.round, job.client, 0)
+        if answer is None:
+            return replace(failed, failure="no answer by the deadline")
+        if answer.refusal or not answer.measure:
+            return replace(failed, failure=own_words(answer.refusal) or "it sends no measure")
+        try:
+            measured = from_json(Measure, answer.measure)
+        except RunError:
+            return replace(failed, failure="its measure cannot be read")
+        if measured.failure is not None:
+            return replace(failed, failure=own_words(measured.failure) or "it failed")
+        return measured
 
     def _answers(
         self, requests: Mapping[int, Request], what: str

@@ -23,6 +23,7 @@ from leff.wire.own_words import own_words
 log = logging.getLogger("leff.network")
 REFUSED_SECONDS = 20.0  # before a device that sent no report is asked again
 REPORT_SECONDS = 30.0  # that a round waits once for a device that reads its data
+TWO_SECONDS = 120.0  # since the last sign of two processes with one key, before one is believed
 SILENT_SECONDS = 120.0  # before a device that did not answer is asked again
 
 
@@ -35,6 +36,7 @@ class Reports:
         self.refused: dict[str, str] = {}  # why devices take no part
         self._known: dict[str, DeviceReport] = {}
         self._sessions: dict[str, list[str]] = {}
+        self._two_at: dict[str, float] = {}  # when two processes were last seen to use a key
         self._asked: dict[str, str] = {}  # asks that are under way: their keys
         self._ask_at: dict[str, float] = {}  # when to ask a device again
         self._first_asked: dict[str, float] = {}
@@ -112,15 +114,34 @@ class Reports:
                 key, f"it has {len(report.shares)} clients, engine.device_clients = {most}"
             )
             return
-        sessions = self._sessions.setdefault(key, [])
-        if report.session in sessions[:-1]:
+        if self._shared(key, report.session):
             self._refuse(key, "two processes use this key; each device needs a key of its own")
             return
-        if not sessions or sessions[-1] != report.session:
-            sessions.append(report.session)
         self.refused.pop(key, None)
         self._known[key] = report
         self._asker.network.reported(key, report)
+
+    def _shared(self, key: str, session: str) -> bool:
+        """Return whether two processes use a key: one that was replaced by another is back.
+
+        That is over once one of them alone has reported for `TWO_SECONDS`, or the device was
+        started again.
+        """
+        now, sessions = time.monotonic(), self._sessions.setdefault(key, [])
+        if sessions[-1:] != [session]:
+            if session in sessions:
+                self._two_at[key] = now
+                sessions.remove(session)
+            else:
+                self._two_at.pop(key, None)
+            sessions.append(session)
+        if key not in self._two_at:
+            return False
+        if now - self._two_at[key] < TWO_SECONDS:
+            return True
+        del self._two_at[key]
+        sessions[:] = [session]
+        return False
 
     def _refuse(self, key: str, why: str) -> None:
         """Let a device take no part until it reports anew."""

@@ -9,9 +9,9 @@ machines need it, and the shards, under the same path.  Ray keeps a few processe
 """
 
 import contextlib
-import fcntl
 import functools
 import logging
+import math
 import os
 import queue
 import signal
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from leff.engines.flower.seam import Member
 from leff.errors import ConfigError, RunError, one_line
-from leff.files import make_folder
+from leff.files import locked, make_folder
 from leff.network.grants import Grant, Traffic
 from leff.network.superlink import LinkLostError
 from leff.wire.asks import DeviceReport
@@ -66,8 +66,7 @@ class SimulatedClients:
     def answer(self, client: int, text: str) -> str:
         """Return a client's answer to an ask; of the same client, one is worked on at a time."""
         own = _folder_of(self.folder, client)
-        with (own / ".lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(own / ".lock", math.inf):
             return _worker(self, client).answer(text)
 
 
