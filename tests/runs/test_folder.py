@@ -26,6 +26,8 @@ from leff.runs.checkpoints import Checkpoint
 from leff.runs.folder import RunFolder, config_digest, list_runs
 from leff.runs.options import RunConfig
 from leff.runs.toml import commented_toml
+from leff.wire import tensors
+from leff.wire.tensors import pack
 
 CASES = {
     "leff": {"method__name": "leff", "clients__per_round": 0.5},
@@ -112,17 +114,17 @@ def kill_in(monkeypatch, target, name, at=1, after=False):
 
 
 def half_checkpoint(monkeypatch, at):
-    """Die when a checkpoint's folder has only its first file."""
-    original, calls = Path.write_bytes, []
+    """Die when a checkpoint's folder has its first file and some bytes of its second."""
+    original, calls = tensors.pack_file, []
 
-    def dying(path, payload):
+    def dying(state, path):
         calls.append(path.name)
         if path.name == "method.safetensors" and calls.count(path.name) == at:
-            original(path, payload[:5])
+            path.write_bytes(pack(state)[:5])
             raise Killed
-        return original(path, payload)
+        original(state, path)
 
-    monkeypatch.setattr(Path, "write_bytes", dying)
+    monkeypatch.setattr(tensors, "pack_file", dying)
 
 
 def half_record(monkeypatch, at):

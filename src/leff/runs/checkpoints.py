@@ -9,18 +9,16 @@ round-0003/state.json            round, digest of the configuration, SHA-256 of 
            server.json           what the server knows of its clients
 """
 
-import hashlib
 import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leff.errors import CheckpointError, ConfigError
-from leff.files import make_folder, unsealed, whole_folder, write_json
+from leff.files import file_digest, make_folder, unsealed, whole_folder, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -45,15 +43,14 @@ def save(folder: Path, checkpoint: Checkpoint, digest: str, keep: int) -> int:
     Those of later rounds are removed: this run has not come to them.  Return the round of the
     oldest that is kept.
     """
-    from leff.wire.tensors import pack
+    from leff.wire.tensors import pack_file
 
-    parts = pack(checkpoint.model), pack(checkpoint.method), json.dumps(checkpoint.server).encode()
-    payloads: dict[str, bytes] = dict(zip(FILES, parts, strict=True))
     make_folder(folder)
     with whole_folder(folder / f"round-{checkpoint.round:04d}") as unfinished:
-        for name, payload in payloads.items():
-            (unfinished / name).write_bytes(payload)
-        state = {"round": checkpoint.round, "config_digest": digest, "files": _digests(payloads)}
+        pack_file(checkpoint.model, unfinished / "model.safetensors")
+        pack_file(checkpoint.method, unfinished / "method.safetensors")
+        (unfinished / "server.json").write_text(json.dumps(checkpoint.server))
+        state = {"round": checkpoint.round, "config_digest": digest, "files": _digests(unfinished)}
         write_json(unfinished / "state.json", state)
     paths = checkpoints(folder)
     kept = [path for path in paths if _round_of(path) <= checkpoint.round][:keep]
@@ -103,20 +100,19 @@ def _read(path: Path) -> tuple[Checkpoint, str]:
     """Return a checkpoint and its run's config digest.  OSError, ValueError if it is damaged."""
     from safetensors import SafetensorError
 
-    from leff.wire.tensors import unpack
+    from leff.wire.tensors import unpack_file
 
     state = unsealed((path / "state.json").read_bytes())
-    payloads = {name: (path / name).read_bytes() for name in FILES}
-    if state.get("round") != _round_of(path) or state.get("files") != _digests(payloads):
+    if state.get("round") != _round_of(path) or state.get("files") != _digests(path):
         raise ValueError("its name or a file is not what state.json says")
-    model, method, server = payloads.values()
+    model, method, server = (path / name for name in FILES)
     try:
-        tensors = unpack(model), unpack(method)
+        tensors = unpack_file(model), unpack_file(method)
     except SafetensorError as error:
         raise ValueError(str(error)) from None
-    checkpoint = Checkpoint(_round_of(path), *tensors, json.loads(server))
+    checkpoint = Checkpoint(_round_of(path), *tensors, json.loads(server.read_bytes()))
     return checkpoint, str(state.get("config_digest"))
 
 
-def _digests(payloads: Mapping[str, bytes]) -> dict[str, str]:
-    return {name: hashlib.sha256(payload).hexdigest() for name, payload in payloads.items()}
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: file_digest(folder / name) for name in FILES}

@@ -29,6 +29,13 @@ def pack(tensors: Mapping[str, "torch.Tensor"]) -> bytes:
     return save({name: tensors[name].detach().contiguous() for name in sorted(tensors)})
 
 
+def pack_file(tensors: Mapping[str, "torch.Tensor"], path: Path) -> None:
+    """Write `pack`'s bytes into a file, without all of them in memory."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensors[name].detach().contiguous() for name in sorted(tensors)}, path)
+
+
 def unpack(payload: Payload) -> dict[str, "torch.Tensor"]:
     """Return the tensors of `pack`'s bytes, on the CPU, in the order of their names.
 
