@@ -31,7 +31,7 @@ def pack(tensors: Mapping[str, "torch.Tensor"]) -> bytes:
 
 def pack_file(tensors: Mapping[str, "torch.Tensor"], path: Path) -> None:
     """Write `pack`'s bytes into a file, without all of them in memory."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
     save_file({name: tensors[name].detach().contiguous() for name in sorted(tensors)}, path)
 
