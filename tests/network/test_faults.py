@@ -284,7 +284,6 @@ def test_devices_that_go_wrong(tmp_path, count):
 # The soak
 
 
-@pytest.mark.skipif("not config.getoption('--soak')", reason="takes minutes; make soak runs it")
 @pytest.mark.soak(10, 200)
 def test_soak(tmp_path, count):
     """Something is killed every few seconds: the same bits, and bounds on memory and handles.
