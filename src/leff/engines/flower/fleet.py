@@ -173,10 +173,8 @@ class FlowerFleet:
     def _update(self, job: Job, answer: Answer | None) -> Update:
         """Return what an answer says, with the payload as a file; the server checks it."""
         failed = Update(job.round, job.client, job.block, examples=0)
-        if answer is None:
-            return replace(failed, failure="no answer by the deadline")
-        if answer.refusal or not answer.update:
-            return replace(failed, failure=own_words(answer.refusal) or "it sends no update")
+        if answer is None or answer.refusal or not answer.update:
+            return replace(failed, failure=_silence(answer) or "it sends no update")
         try:
             update = from_json(Update, answer.update)
         except RunError:
@@ -202,10 +200,8 @@ class FlowerFleet:
     def _measured(self, job: MeasureJob, answer: Answer | None) -> Measure:
         """Return what an answer says; the server checks it."""
         failed = Measure(job.round, job.client, 0)
-        if answer is None:
-            return replace(failed, failure="no answer by the deadline")
-        if answer.refusal or not answer.measure:
-            return replace(failed, failure=own_words(answer.refusal) or "it sends no measure")
+        if answer is None or answer.refusal or not answer.measure:
+            return replace(failed, failure=_silence(answer) or "it sends no measure")
         try:
             measured = from_json(Measure, answer.measure)
         except RunError:
@@ -318,3 +314,8 @@ class FlowerFleet:
         """Say that the run is over."""
         self._reports.close()
         self._network.close()
+
+
+def _silence(answer: Answer | None) -> str:
+    """Return why a device did not do what it was asked, in our own words; "" if it did not say."""
+    return "no answer by the deadline" if answer is None else own_words(answer.refusal)
