@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from leff.client.model import tuned_values
-from leff.device.fetch import client_fetch
+from leff.device.exchange import HttpsExchange
 from leff.device.home import DeviceHome
 from leff.device.process import DeviceLoop
-from leff.device.work import Worker
+from leff.device.work import Worker, worker_of
 from leff.methods.checks import expected_shapes
 from leff.models import config_from_json, empty_model, layer_prefix
 from leff.wire.asks import Answer, Ask, DeviceReport
@@ -39,22 +39,24 @@ class EchoWorker(Worker):
     slots: threading.Semaphore
     forget: Path
 
-    def _train(self, ask: Ask, report: DeviceReport, until: float | None) -> Answer:
+    def _train(self, ask: Ask, report: DeviceReport, until: float) -> Answer:
+        exchange = self._exchange
+        assert isinstance(exchange, HttpsExchange)
         try:
             job = from_json(Job, ask.job)
-            self._cache.keep([ask.task.tokenizer, *job.parts])
+            exchange.keep([ask.task.tokenizer, *job.parts])
             for part in job.parts:  # all devices at once, without tensors in memory
-                if not self._cache.holds(part):
-                    self._transfers.fetch(part, ask.token, self._cache, until)
+                if not exchange.cache.holds(part):
+                    exchange.transfers.fetch(part, ask.token, exchange.cache, until)
             with self.slots:
                 return super()._train(ask, report, until)
         finally:
             if self.forget.exists():
-                for path in self._cache.folder.iterdir():
+                for path in exchange.cache.folder.iterdir():
                     path.unlink()
 
-    def _trained(self, ask: Ask, job: Job, until: float | None) -> Update:
-        fetch = client_fetch(self._cache, self._transfers, ask.token, until)
+    def _trained(self, ask: Ask, job: Job, until: float) -> Update:
+        fetch = self._fetch(ask, [ask.task.tokenizer, *job.parts], until)
         model = empty_model(config_from_json(job.config), job.kind)
         start = _start(model, job, fetch)
         names = expected_shapes(model, job)
@@ -90,13 +92,8 @@ class EchoLoop(DeviceLoop):
 
     def _worker_of_data(self) -> Any:
         if self._worker is None:
-            self._worker = EchoWorker(
-                self._home,
-                self._settings,
-                self._transfers,
-                torch.device("cpu"),
-                self._session,
-                self._say,
+            self._worker = worker_of(
+                self._home, self._settings, self._transfers, self._session, self._say, EchoWorker
             )
         return self._worker
 

@@ -46,18 +46,18 @@ class HttpsExchange:
     """Transfers over HTTPS, with a cache of parts."""
 
     def __init__(self, cache: PartCache, transfers: Transfers) -> None:
-        self._cache, self._transfers = cache, transfers
+        self.cache, self.transfers = cache, transfers
 
     def keep(self, parts: Iterable[Part]) -> None:
-        self._cache.keep(parts)
+        self.cache.keep(parts)
 
     def fetch(
         self, part: Part, token: str, until: float | None = None
     ) -> "Mapping[str, torch.Tensor]":
-        return client_fetch(self._cache, self._transfers, token, until)(part)
+        return client_fetch(self.cache, self.transfers, token, until)(part)
 
     def upload(self, path: Path, digest: str, token: str, until: float | None = None) -> None:
-        self._transfers.upload(path, digest, token, until)
+        self.transfers.upload(path, digest, token, until)
 
 
 class FolderExchange:

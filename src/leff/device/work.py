@@ -200,10 +200,11 @@ def worker_of(
     transfers: Transfers,
     session: str,
     working: Callable[[str], None] = lambda what: None,
+    kind: type[Worker] = Worker,
 ) -> Worker:
     """Return the worker of a device on a network.  ConfigError for a device that torch has not."""
     cache = PartCache(home.path / "parts", parse_amount(settings.limits.cache, BYTES))
-    return Worker(
+    return kind(
         home.path,
         home.joined().federation,
         settings,

@@ -6,6 +6,7 @@ network.present()            # {node id: Member(key, number)}
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Collection, Sequence
@@ -24,6 +25,7 @@ from leff.wire.json import to_json
 
 log = logging.getLogger("leff.network")
 RETRY_SECONDS = 1.0
+START_SECONDS = 60.0  # that a resumed run waits for a server that is being started too
 
 
 class ServerNetwork:
@@ -32,12 +34,14 @@ class ServerNetwork:
     def __init__(
         self, folder: ServerFolder, settings: ServerSettings, run: str, run_folder: Path
     ) -> None:
-        """`run` is the run's name on the network."""
+        """`run` is the run's name on the network.  One that is resumed waits for the server."""
         self._folder, self._settings, self._run = folder, settings, run
         self._run_folder = run_folder
         self._grants = Grants(folder.grants, folder.token_secret.read_bytes())
         self._link: Link | None = None
-        self._was_open = False
+        self._lost = ""  # what was last said of a lost link
+        resumed = (run_folder / "rounds.jsonl").exists()
+        self._patient_until = time.monotonic() + START_SECONDS if resumed else 0.0
         self.federation = settings.federation
 
     def working(self, round: int) -> None:
@@ -72,7 +76,9 @@ class ServerNetwork:
         return self._open().pull(messages)
 
     def lost(self, error: LinkLostError) -> None:
-        log.warning("%s; trying again", error)
+        if str(error) != self._lost:
+            log.warning("%s; trying again", error)
+            self._lost = str(error)
         if self._link is not None:
             self._link.close(completed=False)
             self._link = None
@@ -101,9 +107,9 @@ class ServerNetwork:
 
     def _open(self) -> Link:
         if self._link is None:
-            if self._folder.running() is None and self._was_open:
-                raise LinkLostError("the server is not running")
             if self._folder.running() is None:
+                if time.monotonic() < self._patient_until:
+                    raise LinkLostError(f"the server of {self._folder.path} is not running")
                 raise RunError(
                     f"the server of {self._folder.path} is not running; start it with "
                     f"`leff server start {self._folder.path}`, then `leff resume` goes on"
@@ -114,5 +120,5 @@ class ServerNetwork:
                 self._folder.link_secret.read_bytes(),
                 lambda: self._folder.lock("link"),
             )
-            self._was_open = True
+            self._patient_until, self._lost = math.inf, ""  # from now on it goes on for ever
         return self._link
