@@ -328,7 +328,7 @@ def test_network_prints_what_scripts_read(monkeypatch, capsys):
 ROUNDS = ("round_seconds", "stock_round_seconds")
 
 
-@pytest.mark.soak(1, 1)
+@pytest.mark.slow
 def test_leff_sends_less_than_fedavg_through_the_real_gateway():
     size = network.Size(layers=4, width=64, words=800, devices=2, rounds=2, few_devices=1)
     found = network.transferred(["leff", "fedavg"], size)
