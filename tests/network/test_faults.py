@@ -8,7 +8,15 @@ from random import Random
 
 import psutil
 import pytest
-from network.faults import NAMES, Federation, full_disk, model_digest, records, write_config
+from network.faults import (
+    NAMES,
+    Federation,
+    full_disk,
+    model_digest,
+    records,
+    write_config,
+    write_rows,
+)
 from network.real import rounds
 
 pytestmark = pytest.mark.slow
@@ -255,7 +263,28 @@ def second_process(fed, round):
     return seconds
 
 
+def stranger(fed, round):
+    """A device that nobody admitted says how it is admitted, and waits; then it is there."""
+    fed.at(round)
+    name, data = "stranger", write_rows(fed.folder / "stranger.jsonl", 16, 60)
+    home = fed.join(name)
+    options = ["--set", "data.validation_share=0.0"]
+    process = fed.start(name, "device", "start", "--home", home.path, "--data", data, *options)
+    started = time.monotonic()
+    fed.until(lambda: fed.says(name) == "not admitted", "a refusal")
+    assert f"leff server admit {home.public_key}" in home.status()["reason"]
+    admitted = fed.json("server", "admit", home.public_key)
+    fed.until(lambda: fed.says(name) == "waiting", "the device")
+    seconds = time.monotonic() - started
+    process.end()
+    fed.leff("server", "remove", admitted["key"])
+    _, record = fed.finish(round)
+    assert not record["failures"] and len(record["clients"]) == 3
+    return seconds
+
+
 WRONG = (
+    stranger,
     goes_wrong("raise", "training failed with ValueError"),
     goes_wrong("memory", "out of memory"),
     goes_wrong("nan", "is not finite"),

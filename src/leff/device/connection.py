@@ -111,7 +111,10 @@ class Connection:
             except NotAdmittedError:  # the SuperLink lost its state, and the key has a new node id
                 pass
         request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS)
-        answer = self._call(self._client.ActivateNode, request)
+        try:
+            answer = self._call(self._client.ActivateNode, request)
+        except RefusedCallError:  # so it is too while another process has just used the key
+            raise NotAdmittedError("the server does not know this device's key") from None
         self._node = Node(node_id=answer.node_id)
         return answer.node_id
 
@@ -204,7 +207,8 @@ class Connection:
                         object_id=name,
                         object_content=objects[name].deflate(),
                     )
-                    self._call(self._client.PushObject, pushed)
+                    if not self._call(self._client.PushObject, pushed).stored:
+                        raise FailedCallError("the server lost a part of an answer")
             except RefusedCallError:
                 return False
         return True

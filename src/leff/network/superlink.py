@@ -347,8 +347,9 @@ def _refused(error: Exception) -> bool:
 
 
 def _tried(function: Callable[[], T]) -> T:
-    """Call the SuperLink.  LinkLostError if it is away, or refuses what it is asked."""
+    """Call the SuperLink.  LinkLostError if it is away, or refuses or loses what it is asked."""
     import httpx
+    from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
     try:
         return function()
@@ -356,5 +357,7 @@ def _tried(function: Callable[[], T]) -> T:
         raise LinkLostError(
             f"the SuperLink refused a call ({error.response.status_code})"
         ) from None
+    except ObjectPushError:  # it was started again in the middle of a message
+        raise LinkLostError("the SuperLink lost a part of a message") from None
     except httpx.HTTPError as error:
         raise LinkLostError(f"the SuperLink is not there ({type(error).__name__})") from None
