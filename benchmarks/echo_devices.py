@@ -70,7 +70,7 @@ class EchoWorker(Worker):
             payload=payload,
             losses=(1.0, 1.0),
             steps=1,
-            layer_scores=(1.0,) * len(job.block),
+            layer_scores=(1.0,) * len(job.block) if job.tuned is None else (),
             upload_bytes=len(payload),
         )
 
