@@ -331,7 +331,7 @@ ROUNDS = ("round_seconds", "stock_round_seconds")
 @pytest.mark.slow
 def test_leff_sends_less_than_fedavg_through_the_real_gateway():
     size = network.Size(layers=4, width=64, words=800, devices=2, rounds=2, few_devices=1)
-    found = network.transferred(["leff", "fedavg"], size)
+    found = network.transferred(network.DEFAULT_SIDES, size)
     about = found["bytes_about"]
     assert [about[name]["devices"] for name in ("leff", "fedavg")] == [2, 1]
     assert about["fedavg"]["layers_changed"] == [4] * 3
@@ -339,7 +339,9 @@ def test_leff_sends_less_than_fedavg_through_the_real_gateway():
     for way in ("download_bytes", "upload_bytes"):
         assert 4 * layer < found[way]["fedavg"] < 4.2 * layer
     assert layer < found["upload_bytes"]["leff"] < 1.1 * layer
-    assert 0.2 < found["download_to_fedavg"]["leff"] < 0.6
+    shares = found["download_to_fedavg"]
+    assert 0.2 < shares["leff"] < 0.6 < shares["leff-uncached"]
+    assert shares["fedlora"] < shares["leff"]
 
 
 def test_the_forwarder_hands_everything_on_a_little_later():

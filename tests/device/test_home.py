@@ -6,6 +6,7 @@ import stat
 import pytest
 
 from leff.device.home import DeviceHome, JoinFile, check_server
+from leff.device.settings import read_settings
 from leff.errors import ConfigError, DataError, NetworkError, RunError
 from leff.network.registry import key_of
 
@@ -149,3 +150,19 @@ def test_a_server_of_another_federation_or_version_is_refused(home):
         check_server(home, "9.9", flwr, "f" * 64)
     with pytest.raises(RunError, match=r"the server has flwr 1\.0\.0, and this device has flwr"):
         check_server(home, leff, "1.0.0", "f" * 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[capcity]\nmemory = "2GB"', "unknown key capcity; did you mean 'capacity'"),
+        ('[capacity]\nmemroy = "2GB"', r"unknown key capacity\.memroy; did you mean 'memory'"),
+        ("xyzzy = 3", "unknown key xyzzy; known are: name, threads, device, data"),
+        ('[capacity]\nmemory = "much"', r"capacity\.memory: .*got 'much'"),
+    ],
+)
+def test_a_mistake_in_the_settings_is_named_with_what_may_be_meant(text, said, tmp_path):
+    path = tmp_path / "device.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"device.toml: {said}"):
+        read_settings(path, {})

@@ -4,13 +4,13 @@ settings = read_settings(Path("device.toml"), {"threads": 2})
 settings.limits.time, settings.capacity.memory_bytes
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from leff.errors import ConfigError, DataError, shown
+from leff.errors import ConfigError, DataError, nearest, shown
 from leff.toml import read_toml
 from leff.units import BYTES, parse_amount, parse_link, parse_seconds, parse_speed
 from leff.wire.messages import Device
@@ -138,8 +138,18 @@ def read_settings(path: Path, given: Mapping[str, Any]) -> DeviceSettings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{path}: unknown key {key}{_nearest(first['loc'])}") from None
         reason = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{path}: {key}: {reason}, got {shown(first['input'])}") from None
+
+
+def _nearest(path: Sequence[int | str]) -> str:
+    """Return which key may be meant, or which there are in the section of a path."""
+    section: Any = DeviceSettings
+    for name in path[:-1]:
+        section = section.model_fields[str(name)].annotation
+    return nearest(str(path[-1]), section.model_fields)
 
 
 def _joined(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

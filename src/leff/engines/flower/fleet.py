@@ -39,6 +39,7 @@ from leff.wire.parts import PartStore
 log = logging.getLogger("leff.network")
 LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.05, 0.5  # between looks for answers
 REPORT_LOOK_SECONDS = 0.1
+QUIET_SECONDS = 5.0  # in which devices usually report, before it is said that some are missing
 ASK_AGAIN_SECONDS = 120.0  # without an answer, in case that the ask got lost with a process
 ROUND_TRIES = 3
 LONG_SECONDS = 7 * 86_400.0  # of an ask without a deadline
@@ -113,7 +114,7 @@ class FlowerFleet:
             waited = time.monotonic() - started
             if waited > self._rules.wait_seconds and len(here) < quorum:
                 raise RunError(self._too_few(present, here))
-            if not said and len(here) < quorum:
+            if not said and len(here) < quorum and waited > QUIET_SECONDS:
                 log.warning("waiting for devices: %s", self._too_few(present, here))
                 said = True
             time.sleep(REPORT_LOOK_SECONDS)
