@@ -6,7 +6,7 @@
 All sides have the same splits, seeds, start model, rounds and clients.  The clients of `leff` and
 `leff-paper` train one layer each (`--layers`).  `fedavg` is McMahan et al.'s; on request there are
 `fedavg-calibrated`, with LEFF's default loss for classifiers too, both with two local epochs, LEFF
-with another sampling, and the other methods.  A task is any of GLUE's in LEFF_DATA (model
+with another sampling, the other methods, and some sides with aids for skewed labels (`AIDED`).  A task is any of GLUE's in LEFF_DATA (model
 MiniLM-L6), `sample` (the built-in task and model) or `e2e` (the 260K Llama).
 
 A row per side, figures in points (100 times the task's metric, on validation examples after each
@@ -45,15 +45,16 @@ from leff.runs.config import load_config
 from leff.runs.folder import config_digest
 from leff.runs.plans import planned
 
-PLAIN: dict[str, Any] = {"training.calibrated": False, "training.levelled": False}
-"""Without the aids for skewed labels, which the other methods' papers do not have."""
-AIDED: dict[str, Any] = {"method.weights": "steps"}  # and what is on by default
+PLAIN = {"training.calibrated": False}
+AIDED = {"method.weights": "steps", "training.levelled": True, "training.calibrated_from": 16}
+"""Aids for skewed labels; `PLAIN` is what the other methods' papers have."""
 SIDES: dict[str, dict[str, Any]] = {
     "fedavg": {"method.name": "fedavg", **PLAIN},
     "fedavg-aided": {"method.name": "fedavg", **AIDED},
-    "fedavg-calibrated": {"method.name": "fedavg", **PLAIN, "training.calibrated": True},
+    "fedavg-calibrated": {"method.name": "fedavg"},
     "fedavg-two-epochs": {"method.name": "fedavg", **PLAIN, "training.epochs": 2.0},
     "leff": {},
+    "leff-aided": AIDED,
     "leff-random": {"method.sampling": "random"},
     "leff-round-robin": {"method.sampling": "round_robin"},
     "leff-clients": {"method.source": "clients"},
