@@ -6,8 +6,9 @@
 All sides have the same splits, seeds, start model, rounds and clients.  The clients of `leff` and
 `leff-paper` train one layer each (`--layers`).  `fedavg` is McMahan et al.'s; on request there are
 `fedavg-calibrated`, with LEFF's default loss for classifiers too, both with two local epochs, LEFF
-with another sampling, the other methods, and some sides with aids for skewed labels (`AIDED`).  A task is any of GLUE's in LEFF_DATA (model
-MiniLM-L6), `sample` (the built-in task and model) or `e2e` (the 260K Llama).
+with another sampling, the other methods, and some sides with aids for skewed labels (`AIDED`).  A
+task is any of GLUE's in LEFF_DATA (model MiniLM-L6), `sample` (the built-in task and model) or
+`e2e` (the 260K Llama).
 
 A row per side, figures in points (100 times the task's metric, on validation examples after each
 round): `mean_last5` and `worst_last5` over the last five rounds, means over the partitions;
