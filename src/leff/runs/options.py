@@ -25,6 +25,7 @@ from leff.runs.option_types import (
     Amount,
     BatchSize,
     CountOrAll,
+    Epochs,
     Files,
     Fraction,
     Positive,
@@ -347,8 +348,10 @@ class TrainingConfig(Section):
     rounds: Annotated[int, Field(ge=1, le=10**6)] = Field(
         default=8, description="number of rounds; the paper: 20"
     )
-    epochs: Annotated[float, Field(gt=0, le=10**4)] = Field(
-        default=1.0, description="local epochs a round (Sec. 3.4)"
+    epochs: Epochs = Field(
+        default=1.0,
+        description="local epochs a round (Sec. 3.4); auto: as many steps as take the operations "
+        "of an epoch in which all layers train",
     )
     batch_size: BatchSize = Field(default=16, description="examples of a step; not in the paper")
     learning_rate: Rate | None = Field(
@@ -397,6 +400,11 @@ class TrainingConfig(Section):
     max_grad_norm: AboveZero = Field(default=1.0, description="clip gradients to this norm")
 
     @property
+    def given_epochs(self) -> float:
+        """The local epochs before they are made as many as `auto` says."""
+        return 1.0 if self.epochs == "auto" else self.epochs
+
+    @property
     def step(self) -> Step:
         """How a training step is done."""
         return picked(Step, self)
@@ -408,7 +416,7 @@ class TrainingConfig(Section):
             raise ConfigError("training.learning_rate is not set; see leff.runs.rates")
         if self.schedule == "linear":  # from the full rate to a tenth of it in the last round
             rate *= 1 - 0.9 * index / max(1, self.rounds - 1)
-        return replace(picked(LocalTraining, self), learning_rate=rate)
+        return replace(picked(LocalTraining, self), learning_rate=rate, epochs=self.given_epochs)
 
 
 class EvaluationConfig(Section):
