@@ -6,8 +6,9 @@
 All sides have the same splits, seeds, start model, rounds and clients.  The clients of `leff` and
 `leff-paper` train one layer each (`--layers`).  `fedavg` is McMahan et al.'s; on request there are
 `fedavg-calibrated`, with LEFF's default loss for classifiers too, both with two local epochs, LEFF
-with another sampling, and the other methods.  A task is any of GLUE's in LEFF_DATA (model
-MiniLM-L6), `sample` (the built-in task and model) or `e2e` (the 260K Llama).
+with another sampling, the other methods, and some sides with aids for skewed labels (`AIDED`).  A
+task is any of GLUE's in LEFF_DATA (model MiniLM-L6), `sample` (the built-in task and model) or
+`e2e` (the 260K Llama).
 
 A row per side, figures in points (100 times the task's metric, on validation examples after each
 round): `mean_last5` and `worst_last5` over the last five rounds, means over the partitions;
@@ -45,30 +46,28 @@ from leff.runs.config import load_config
 from leff.runs.folder import config_digest
 from leff.runs.plans import planned
 
+PLAIN = {"training.calibrated": False}
+AIDED = {"method.weights": "steps", "training.levelled": True, "training.calibrated_from": 16}
+"""Aids for skewed labels; `PLAIN` is what the other methods' papers have."""
 SIDES: dict[str, dict[str, Any]] = {
-    "fedavg": {"method.name": "fedavg", "training.calibrated": False},
-    "fedavg-calibrated": {"method.name": "fedavg", "training.calibrated": True},
-    "fedavg-two-epochs": {
-        "method.name": "fedavg",
-        "training.calibrated": False,
-        "training.epochs": 2.0,
-    },
+    "fedavg": {"method.name": "fedavg", **PLAIN},
+    "fedavg-aided": {"method.name": "fedavg", **AIDED},
+    "fedavg-calibrated": {"method.name": "fedavg"},
+    "fedavg-two-epochs": {"method.name": "fedavg", **PLAIN, "training.epochs": 2.0},
     "leff": {},
+    "leff-aided": AIDED,
     "leff-random": {"method.sampling": "random"},
     "leff-round-robin": {"method.sampling": "round_robin"},
     "leff-clients": {"method.source": "clients"},
     "leff-paper": {"preset": "paper"},
     "leff-two-epochs": {"training.epochs": 2.0},
-    "fedbitfit": {"method.name": "fedbitfit", "training.calibrated": False},
-    "fedlora": {"method.name": "fedlora", "training.calibrated": False},
-    "fedlora-nf4": {
-        "method.name": "fedlora",
-        "method.base_bits": 4,
-        "training.calibrated": False,
-    },
-    "slora": {"method.name": "slora", "training.calibrated": False},
-    "flora": {"method.name": "flora", "training.calibrated": False},
-    "flexlora": {"method.name": "flexlora", "training.calibrated": False},
+    "fedbitfit": {"method.name": "fedbitfit", **PLAIN},
+    "fedlora": {"method.name": "fedlora", **PLAIN},
+    "fedlora-nf4": {"method.name": "fedlora", "method.base_bits": 4, **PLAIN},
+    "slora": {"method.name": "slora", **PLAIN},
+    "slora-aided": {"method.name": "slora", **AIDED},
+    "flora": {"method.name": "flora", **PLAIN},
+    "flexlora": {"method.name": "flexlora", **PLAIN},
 }
 GRID = (5e-5, 1e-4, 2e-4, 4e-4)  # of whole layers in MiniLM
 TIMES = 10  # that much for biases and adapters, and for whole layers of the small decoders
@@ -123,6 +122,7 @@ def shared_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "clients.alpha": arguments.alpha,
     }
     options |= {"data.train_examples": arguments.examples} if arguments.examples else {}
+    options |= {"training.epochs": arguments.epochs} if arguments.epochs else {}
     return options | dict(arguments.set)
 
 
@@ -261,6 +261,7 @@ def main() -> None:
     add("--partitions", type=int, default=5, help="paired splits and seeds")
     add("--rounds", type=int, default=10)
     add("--examples", type=int, help="training examples; 3000, of the built-in task 1280")
+    add("--epochs", type=float, help="local epochs of a round, of all sides; 1 by default")
     add("--clients", type=int, default=8)
     add("--layers", type=int, nargs="+", default=[1], help="capacities, repeated over clients")
     add("--alpha", type=float, default=0.5)

@@ -99,11 +99,12 @@ def test_upload_has_a_row_for_each_form(tiny_gpt2):
 
 def test_every_side_is_a_configuration():
     arguments = argparse.Namespace(
-        task="cola", rounds=3, clients=4, layers=[1], alpha=0.5, examples=None, set=[]
+        task="cola", rounds=3, clients=4, layers=[1], alpha=0.5, examples=None, epochs=0.25, set=[]
     )
     for options in fidelity.SIDES.values():
         config = load_config(None, {**options, **fidelity.shared_options(arguments)})
         assert config.data.task == "cola" and config.training.rounds == 3
+        assert config.training.epochs == 0.25
 
 
 def test_a_sides_rate_is_its_own_or_its_methods():

@@ -93,6 +93,7 @@ class RoundRecord:
     setup_seconds_simulated: float | None = None
     idle_share: float | None = None
     clients: tuple[ClientRecord, ...] = ()
+    head_step: Sequence[float] | None = None  # of each class's bias after the merge (`level`)
     too_few: Mapping[str, int] | None = None  # layer or tail -> its clients, if not merged
     plug_in: Sequence[Mapping[str, Any]] | None = None  # `gap.Gap` of some clients
     plug_in_gap: float | None = None

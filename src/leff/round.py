@@ -21,7 +21,9 @@ from torch import nn
 
 from leff.capacity.schedule import schedule_jobs
 from leff.errors import RunError
+from leff.methods.level import level
 from leff.methods.method import Method, Plan, RoundContext, merge_round
+from leff.methods.stand_ins import Batch
 from leff.models import blocks
 from leff.record import RoundRecord, round_record
 from leff.seeds import numpy_rng
@@ -91,11 +93,12 @@ def run_round(
     share: float = 1.0,
     watcher: Watcher | None = None,
     spare: float = 0.0,
+    proxy: Sequence[Batch] = (),
 ) -> RoundRecord:
     """Run one round with a `share` of the clients; the model is changed in place.
 
     With `spare`, this share of clients more is asked, and the round ends once as many updates can
-    be merged as were needed (over-selection, Bonawitz et al. 2019).
+    be merged as were needed (over-selection, Bonawitz et al. 2019).  `proxy` is for `level`.
 
     An update that cannot be merged is refused and counted, and the round goes on.  So it does
     without a client whose report cannot be used, and if a message belongs to nobody.
@@ -126,6 +129,8 @@ def run_round(
     observed = watcher.observe(plan, server.spool)
     times.append(time.perf_counter())
     too_few = merge_round(method, model, server.spool, server.guard)  # 4
+    if head_step := level(model, server.spool.updates.values(), proxy):
+        observed = {**observed, "head_step": head_step}
     times.append(time.perf_counter())
     record = round_record(context, reports, schedule, *server.close())
     names = ("plan_seconds", "train_seconds", "observe_seconds", "merge_seconds")

@@ -31,6 +31,7 @@ from leff.capacity.setbacks import Setbacks
 from leff.client.model import tuned_values
 from leff.methods.checks import expected_shapes
 from leff.methods.guard import NO_GUARD, Guard, clipped
+from leff.methods.level import answer_size
 from leff.models import trainable_names
 from leff.wire.checks import Expected, checked, refused, report_fault
 from leff.wire.codec import rebuild
@@ -216,4 +217,5 @@ def _expected(model: nn.Module, job: Job, examples: int) -> Expected:
         steps=job_steps(job, examples),
         shapes=expected_shapes(model, job),
         upload=job.upload,
+        answers=answer_size(model, job),
     )

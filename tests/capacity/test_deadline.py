@@ -4,12 +4,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_models import LAYERS, tiny
 
 from leff.capacity.candidates import assumed_errors, candidates
 from leff.capacity.choose import choose as choose_in_time
 from leff.capacity.clock import round_seconds
-from leff.capacity.deadline import TimeLimit, candidate_needs
+from leff.capacity.deadline import TimeLimit, candidate_needs, steps_of_full
 from leff.capacity.sizes import model_sizes
 from leff.errors import ConfigError
 from leff.methods.setup import ClientSetup
@@ -88,3 +90,30 @@ def test_too_little_time_is_told_the_least(found):
         choose(found, 0.001)
     with pytest.raises(ConfigError, match="within 10 bytes; the least that would do is"):
         choose(found, 5.0, device=replace(DEVICE, memory_bytes=10))
+
+
+# As many operations as full training
+
+
+@given(st.integers(0, 99), st.integers(1, 10**9), st.integers(1, 10**9))
+def test_steps_take_the_operations_of_full_steps_and_no_more(steps, flops, full):
+    found = steps_of_full(steps, flops, full)
+    assert found == steps_of_full(found, flops, flops)
+    if found > 1:
+        assert found * flops <= steps * full < (found + 1) * flops
+    assert found >= min(steps, 1) and steps_of_full(steps, flops, 0) == steps
+
+
+def test_a_cheaper_step_is_done_more_often_and_a_deadline_still_holds(found):
+    every, needs = found
+    sizes = model_sizes(tiny("gpt2", KIND), KIND)
+    full = sizes.full_step_flops(ASKED.step.batch_size, ASKED.length)
+    limit = TimeLimit(None, 0.25, needs, 1.0, 4, full)
+    whole = [c for c in every if c.layers == LAYERS and not c.checkpointing]
+    small = [c for c in every if c.layers == 1 and c.setting.keeps_all]
+    assert {limit.steps(c, DEVICE, EXAMPLES) for c in whole} == {10}
+    for candidate in small:
+        steps = limit.steps(candidate, DEVICE, EXAMPLES)
+        assert 10 < steps == 10 * full // candidate.step_flops
+        seconds = round_seconds(needs[candidate], DEVICE, 12).total
+        assert replace(limit, seconds=seconds).steps(candidate, DEVICE, EXAMPLES) in (12, steps)

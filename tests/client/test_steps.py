@@ -24,9 +24,10 @@ from torch import nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from leff.client import steps
 from leff.client import train as client
 from leff.client.model import client_model
-from leff.client.steps import WINDOW, batches, like_length_batches
+from leff.client.steps import PROBE, WINDOW, batches, like_length_batches
 from leff.models import blocks, layer_prefix, tail_state
 from leff.tasks.encode import collate
 from leff.wire.tensors import unpack
@@ -93,6 +94,56 @@ def test_a_label_that_a_client_does_not_have_is_counted_too(store):
     job = job_of(model, "classification", store, range(1), training=with_settings(calibrated=True))
     update = client.train(job, store.get, labelled(0, 0, 0), CPU)
     assert update.failure is None and math.isfinite(update.losses[0])
+
+
+@pytest.mark.parametrize(("least", "plain"), [(0, False), (2, False), (3, True)])
+def test_with_fewer_examples_of_a_label_the_loss_is_the_plain_one(least, plain, store, monkeypatch):
+    model, examples = dropping("bert", "classification"), labelled(0, 0, 0, 1, 1)
+
+    def found(**settings):
+        return gradients(model, "classification", store, examples, monkeypatch, **settings)[0]
+
+    chosen = found(calibrated=True, calibrated_from=least)
+    assert torch.equal(chosen, found(calibrated=not plain))
+    assert not torch.equal(chosen, found(calibrated=plain))
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_a_client_says_what_the_model_answers_before_it_trains(name, kind, store):
+    """That changes no bit of what it trains; dropout is off for it."""
+    model, examples = tiny(name, kind), random_examples(kind, 9)
+    jobs = [
+        job_of(model, kind, store, range(4), training=with_settings(levelled=flag))
+        for flag in (True, False)
+    ]
+    said, silent = (client.train(job, store.get, examples, CPU) for job in jobs)
+    assert said.payload == silent.payload and silent.answers == () == silent.labels
+    batch = collate(examples, PAD)
+    labels = batch.pop("labels").double()
+    with torch.no_grad():
+        logits = model(**batch).logits.double()
+    if kind == "classification":
+        wanted, mean = logits.softmax(1).mean(0).tolist(), [1 - labels.mean(), labels.mean()]
+    else:
+        wanted, mean = [float(logits.mean())], [float(labels.mean())]
+    assert said.answers == pytest.approx(wanted, abs=1e-6)
+    assert said.labels == pytest.approx([float(each) for each in mean])
+
+
+def test_of_many_examples_a_client_lets_the_model_answer_a_few(store, monkeypatch):
+    model, examples = tiny("bert", "classification"), random_examples("classification", 50)
+    seen, whole = [], steps.held_out_logits
+
+    def noted(model, chosen, **more):
+        seen.append(len(chosen))
+        return whole(model, chosen, **more)
+
+    monkeypatch.setattr(steps, "held_out_logits", noted)
+    job = job_of(model, "classification", store, range(1), training=with_settings(levelled=True))
+    update = client.train(job, store.get, examples, CPU)
+    assert seen == [PROBE] and sum(update.answers) == pytest.approx(1)
+    assert update.labels[1] == pytest.approx(np.mean([e.label for e in examples]))
 
 
 @pytest.mark.parametrize(("name", "kind"), [CASES[0], CASES[3]])

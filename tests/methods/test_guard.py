@@ -15,6 +15,7 @@ from tiny_models import tiny
 from leff.engines.local import LocalFleet
 from leff.methods import guard as guards
 from leff.methods.guard import Guard, clipped, most_examples, weighed
+from leff.methods.sums import add_up
 from leff.wire.messages import Update
 from leff.wire.parts import PartStore
 from leff.wire.spool import Spool
@@ -211,5 +212,34 @@ def test_weights_under_a_cap_are_those_of_fewer_examples(tmp_path):
     for client, examples in enumerate((10**8, 3, 4)):
         spool.add(Update(0, client, (0,), examples, pack({"a": torch.ones(1) * client})))
     spool.add(Update(0, 9, (0,), 10**8, failure="gone"))
-    assert [u.examples for u in weighed(spool, 0.5)] == [7, 3, 4]
-    assert [u.examples for u in weighed(spool, 1.0)] == [10**8, 3, 4]
+    assert [u.examples for u in weighed(spool, Guard(most_weight=0.5))] == [7, 3, 4]
+    assert [u.examples for u in weighed(spool, Guard())] == [10**8, 3, 4]
+
+
+WEIGHTS = {"examples": [60, 8, 8], "steps": [60 << 13, 4 << 16, 8 << 16], "equal": [1, 1, 1]}
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_what_a_client_counts(weights, tmp_path):
+    """Clients with 60, 8 and 8 examples did 8, 2 and 1 steps."""
+    spool = Spool(tmp_path / "updates")
+    spool.open(dict.fromkeys(range(3), ""))
+    for client, (examples, steps) in enumerate(((60, 8), (8, 2), (8, 1))):
+        tensors = pack({"a": torch.ones(1)})
+        spool.add(Update(0, client, (0,), examples, tensors, steps=steps))
+    assert [u.examples for u in weighed(spool, Guard(weights=weights))] == WEIGHTS[weights]
+    capped = [u.examples for u in weighed(spool, Guard(weights=weights, most_weight=0.4))]
+    assert max(capped) / sum(capped) <= 0.4
+
+
+def test_by_steps_a_client_that_trained_twice_as_long_does_not_count_twice(tmp_path):
+    """The step of both is that of the mean over D_i of their steps, up to one factor (FedNova)."""
+    spool = Spool(tmp_path / "updates")
+    spool.open(dict.fromkeys(range(2), ""))
+    for client, (examples, steps, moved) in enumerate(((10, 10, 10.0), (30, 3, 6.0))):
+        tensors = pack({"a": torch.tensor([moved])})
+        spool.add(Update(0, client, (0,), examples, tensors, steps=steps))
+    found = float(add_up(weighed(spool, Guard(weights="steps"))).mean("a").tensor)
+    by_step = (10 * (10.0 / 10) + 30 * (6.0 / 3)) / 40  # Σ p_i Δ_i / τ_i
+    harmonic = 40 / (10 / 10 + 30 / 3)  # steps in the mean, so that equal clients move as one
+    assert found == pytest.approx(by_step * harmonic, rel=1e-4)

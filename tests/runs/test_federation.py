@@ -158,6 +158,8 @@ def test_the_options_of_training_reach_the_clients(tmp_path, tiny_gpt2, monkeypa
         "weight_decay": 0.2,
         "max_grad_norm": 3.0,
         "calibrated": False,
+        "calibrated_from": 7,
+        "levelled": True,
         "proximal": 0.1,
         "precision": "bfloat16",
         "accumulation": 3,

@@ -48,7 +48,7 @@ def case(request, tmp_path_factory):
     server.open(model, [job], [Capacity(3, 1, 5)])
     tensors = {name: torch.randn(shape) for name, shape in expected_shapes(model, job).items()}
     sent = tensors if request.param == "full" else encoded(tensors, request.param)[0]
-    update = Update(0, 3, (1,), 5, pack(sent), (2.0, 1.0), 2, 0.1, 0, 0, (0.1,), 100)
+    update = Update(0, 3, (1,), 5, pack(sent), (2.0, 1.0), 2, 0.1, 0, 0, (0.1,), state_bytes=100)
     return server, update, job, tensors
 
 

@@ -61,7 +61,11 @@ JOBS = st.builds(
     PARTS,
     PARTS,
     st.lists(SEGMENTS, max_size=3).map(tuple),
-    st.builds(LocalTraining, NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.booleans(), STEPS),
+    st.builds(
+        LocalTraining,
+        *(NUMBERS, NUMBERS, NUMBERS, NUMBERS),
+        *(st.booleans(), WHOLES, st.booleans(), STEPS),
+    ),
     st.none() | TUNED,
     WHOLES,
     st.sampled_from(get_args(types.Upload)),
@@ -74,6 +78,7 @@ UPDATES = st.builds(
     WHOLES,
     losses=st.none() | st.tuples(NUMBERS, NUMBERS),
     layer_scores=st.lists(NUMBERS, max_size=3).map(tuple),
+    answers=st.lists(NUMBERS, max_size=3).map(tuple),
     failure=st.none() | TEXTS,
 )
 CAPACITIES = st.builds(

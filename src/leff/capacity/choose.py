@@ -25,7 +25,6 @@ from torch import nn
 
 from leff.capacity.candidates import TOLERANCE, Candidate, Setting, measure
 from leff.capacity.deadline import TimeLimit
-from leff.client.steps import step_count
 from leff.errors import ConfigError
 from leff.methods.assignment import Assigned
 from leff.methods.stand_ins import Bank, Batch
@@ -124,7 +123,7 @@ def _best(
     equal = [c for c in fitting if errors[c] <= bound]
     steps = {c: limit.steps(c, report.device, report.examples) for c in equal}
     best = min(steps, key=lambda c: (-c.layers * steps[c], -c.layers, c.state_bytes, c.step_flops))
-    return Chosen(best, steps[best], step_count(limit.epochs, limit.batch_size, report.examples))
+    return Chosen(best, steps[best], limit.wanted(best.step_flops, report.examples))
 
 
 def _too_late(tried: Sequence[Candidate], report: Capacity, limit: TimeLimit) -> ConfigError:

@@ -21,17 +21,27 @@ from leff.wire.messages import Device
 
 @dataclass(frozen=True)
 class TimeLimit:
-    """A round's deadline in seconds, or None, and the needs of a client's round by candidate."""
+    """A round's deadline in seconds, or None, and the needs of a client's round by candidate.
+
+    With `full_flops`, local steps are as many as take the operations of `epochs` of such steps.
+    """
 
     seconds: float | None = None
     min_share: float = 1.0
     needs: Mapping[Candidate, Needs] = field(default_factory=dict[Candidate, Needs])
     epochs: float = 1.0
     batch_size: int = 1
+    full_flops: int = 0
+
+    def wanted(self, flops: int, examples: int) -> int:
+        """Return the number of local steps, each of so many operations, without a deadline."""
+        return steps_of_full(
+            step_count(self.epochs, self.batch_size, examples), flops, self.full_flops
+        )
 
     def steps(self, candidate: Candidate, device: Device | None, examples: int) -> int:
         """Return the number of local steps in time; -1 if they are too few."""
-        wanted = step_count(self.epochs, self.batch_size, examples)
+        wanted = self.wanted(candidate.step_flops, examples)
         if device is None or self.seconds is None:
             return wanted
         steps = steps_within(self.needs[candidate], device, self.seconds, wanted)
@@ -39,8 +49,16 @@ class TimeLimit:
 
     def least_seconds(self, needs: Needs, device: Device, examples: int) -> float:
         """Return the seconds of a round with the fewest steps that a client may do."""
-        wanted = step_count(self.epochs, self.batch_size, examples)
+        wanted = self.wanted(needs.step_flops, examples)
         return round_seconds(needs, device, least_steps(wanted, self.min_share)).total
+
+
+def steps_of_full(steps: int, flops: int, full_flops: int) -> int:
+    """Return how many steps of `flops` take the operations of `steps` steps of `full_flops`.
+
+    It is one at least, if there is one.  With 0 `full_flops` it is `steps`.
+    """
+    return max(min(steps, 1), steps * full_flops // flops) if full_flops else steps
 
 
 def least_steps(wanted: int, min_share: float) -> int:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from leff.capacity.clock import Needs, Seconds, round_seconds, steps_within
-from leff.capacity.deadline import least_steps
+from leff.capacity.deadline import least_steps, steps_of_full
 from leff.capacity.job_cost import job_steps, setup_parts, step_flops
 from leff.capacity.leaner_steps import first_that_fits, smallest
 from leff.capacity.peak import predict_job
@@ -45,6 +45,7 @@ class Limits:
     setup: ClientSetup  # for what a job does not say, see `peak.predict_job`
     deadline_seconds: float | None = None
     min_share: float = 1.0  # a client that cannot do this share of its local steps sits out
+    full_flops: int = 0  # of a step of full training; a job is to take as many as its epochs of it
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def schedule_jobs(
         if client not in planned:
             sat_out[client] = _no_job(report, limits)
             continue
-        job = _in_memory(planned[client], report, limits)
+        job = _in_memory(_equal(planned[client], report, limits), report, limits)
         if device is not None and isinstance(job, Job):
             timed[client] = _time(model, job, device, missing(job), limits)
             job = _in_time(job, report, timed[client], limits)
@@ -110,6 +111,20 @@ def schedule_jobs(
 def with_peak(job: Job, limits: Limits) -> Job:
     """Return the job with the predicted peak of its step."""
     return replace(job, predicted_bytes=predict_job(job, limits.setup).peak)
+
+
+def _equal(job: Job, report: Capacity, limits: Limits) -> Job:
+    """Return the job with as many steps as take the operations of full training, if asked for."""
+    if not limits.full_flops:
+        return job
+    own = step_flops(
+        job_layout(job, limits.setup.embedding_bits),
+        limits.sizes,
+        job.training.step,
+        limits.setup.length,
+    )
+    steps = steps_of_full(job_steps(job, report.examples), own, limits.full_flops)
+    return with_steps(job, steps, report.examples)
 
 
 def _in_memory(job: Job, report: Capacity, limits: Limits) -> Job | str:

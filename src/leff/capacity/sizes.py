@@ -119,6 +119,11 @@ class Sizes:
         again = sum(above) + len(above) * attention if checkpointing else 0
         return forward + inputs + weights + again
 
+    def full_step_flops(self, batch_size: int, length: int) -> int:
+        """Return the operations of a step in which all layers train, as under FedAvg."""
+        every = range(len(self.layers))
+        return self.step_flops(every, every, batch_size=batch_size, length=length)
+
 
 def count(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Return the number of values in tensors of these shapes."""

@@ -19,12 +19,15 @@ from leff.client.memory import state_bytes
 from leff.client.model import trained_layers
 from leff.models import blocks, uncached
 from leff.models.checkpointing import recompute
+from leff.models.kinds import LABEL_KINDS
 from leff.models.losses import label_count, mean_loss
 from leff.models.optimizer import make_optimizer
 from leff.seeds import numpy_rng
 from leff.tasks.encode import Example, collate
+from leff.tasks.held_out import held_out_logits
 from leff.wire.messages import Job, Step
 
+PROBE = 16  # examples that the model answers before it trains
 WINDOW = 8  # batches whose examples are sorted by length together (our choice)
 
 
@@ -32,12 +35,15 @@ WINDOW = 8  # batches whose examples are sorted by length together (our choice)
 class Steps:
     """Each step's loss (nats), each trained layer's importance, and the bytes of the last step.
 
-    If the steps ended early, `failure` says why, and `layer_scores` and `state_bytes` are empty.
+    `answers` and `labels` are as in `Update`.  If the steps ended early, `failure` says why, and
+    all but `losses` is empty.
     """
 
     losses: Sequence[float] = ()
     layer_scores: tuple[float, ...] = ()
     state_bytes: int = 0
+    answers: tuple[float, ...] = ()
+    labels: tuple[float, ...] = ()
     failure: str | None = None
 
 
@@ -62,6 +68,7 @@ def local_steps(
     if settings.step.checkpointing:
         recompute(model)
     log_prior = _log_prior(model, job, examples, device)
+    answers, labels = _level(model, job, examples, device)
     start = [parameter.detach().clone() for parameter in trained] if settings.step.proximal else []
     layers = [list(blocks(model)[layer].parameters()) for layer in trained_layers(job)]
     losses: list[float] = []
@@ -82,7 +89,7 @@ def local_steps(
         nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
         optimizer.step()
     means = tuple((scores / len(losses)).tolist()) if losses else ()
-    return Steps(losses, means, state_bytes(model, optimizer))
+    return Steps(losses, means, state_bytes(model, optimizer), answers, labels)
 
 
 def _add_gradients(
@@ -130,13 +137,40 @@ def _log_prior(
     """Return log π_k = log (n_k + 1) / (n + K) of the client's own labels, (K,), if calibrated.
 
     Adding log π to the logits is logit adjustment (Menon et al. 2021, eq. 10, τ = 1).  Federated
-    learning uses it against label skew (FedLC, Zhang et al. 2022).  Add-one smoothing is ours.
+    learning uses it against label skew (FedLC, Zhang et al. 2022).  Add-one smoothing is ours.  So
+    is the least number of examples: with one label alone this loss has nearly no gradient, and
+    AdamW makes full steps of it.
     """
     if not job.training.calibrated or job.kind != "classification":
         return None
     counts = np.bincount([int(e.label or 0) for e in examples], minlength=model.config.num_labels)
+    if min(counts) < job.training.calibrated_from:
+        return None
     prior = (counts + 1) / (counts + 1).sum()
     return torch.tensor(np.log(prior), dtype=torch.float32, device=device)
+
+
+def _level(
+    model: Any, job: Job, examples: Sequence[Example], device: torch.device
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the model's mean answer to some examples, and the mean label, if asked for.
+
+    A classifier's answer is its softmax, (K,), to `PROBE` examples, and its labels' shares are of
+    all examples.  Both numbers of a regression are of the same `PROBE` examples.
+    """
+    if not job.training.levelled or job.kind not in LABEL_KINDS:
+        return (), ()
+    rows = numpy_rng(job.seed, "probe").permutation(len(examples))[:PROBE]
+    chosen = [examples[int(row)] for row in rows]
+    logits = held_out_logits(
+        model, chosen, batch_size=job.training.step.batch_size, pad_id=job.pad_id
+    )
+    if job.kind == "regression":
+        labels = [float(example.label or 0) for example in chosen]
+        return (float(logits.double().mean()),), (sum(labels) / len(labels),)
+    counts = np.bincount([int(e.label or 0) for e in examples], minlength=logits.shape[1])
+    answers = logits.double().softmax(-1).mean(0)
+    return tuple(map(float, answers)), tuple((counts / counts.sum()).tolist())
 
 
 def _step_scores(layers: Sequence[Sequence[nn.Parameter]]) -> list[float]:

@@ -21,18 +21,25 @@ from leff.wire.messages import Update
 from leff.wire.spool import Spool
 from leff.wire.tensors import one_by_one
 
+STEP_SCALE = 2**16  # whole weights are exact in the sums; this is their resolution
 PIECE = 2**22  # values that are in memory as float64 at a time
 
+Weights = Literal["examples", "steps", "equal"]
 MergeRule = Literal["mean", "trimmed_mean", "median"]
 
 
 @dataclass(frozen=True)
 class Guard:
-    """The bounds of one client's influence.  The defaults bound nothing."""
+    """What one client counts in a merge, and its bounds.  The defaults bound nothing.
+
+    `weights` is what it counts if the merge is the mean: D_i; D_i over its steps, so that a client
+    that did more of them does not count twice (FedNova, Wang et al. 2020); or 1.
+    """
 
     clip_norm: float = 0.0  # of what training changed; 0: none
     merge: MergeRule = "mean"
     trim: float = 0.25  # for trimmed_mean: share of the clients that is cut at each end
+    weights: Weights = "examples"
     most_weight: float = 1.0  # for mean: share of the round's weight that one client may have
 
     def cut(self, clients: int) -> int:
@@ -83,12 +90,24 @@ def _pieces(
         yield own[piece], first[piece].to(own.device, torch.float64)
 
 
-def weighed(spool: Spool, most_weight: float) -> Iterator[Update]:
-    """Yield the accepted updates, with D_i lowered as `most_examples` says."""
-    examples = [update.examples for update in spool.updates.values() if update.failure is None]
-    most = most_examples(examples, most_weight)
+def weighed(spool: Spool, guard: Guard) -> Iterator[Update]:
+    """Yield the accepted updates, with their whole weight in the merge in the place of D_i.
+
+    It is as `Guard.weights` says, and lowered as `most_examples` says.
+    """
+    accepted = (update for update in spool.updates.values() if update.failure is None)
+    weights = [_weight(update, guard.weights) for update in accepted]
+    most = most_examples(weights, guard.most_weight)
     for update in spool.accepted():
-        yield replace(update, examples=min(update.examples, most))
+        yield replace(update, examples=min(_weight(update, guard.weights), most))
+
+
+def _weight(update: Update, weights: Weights) -> int:
+    if weights == "equal":
+        return 1
+    if weights == "steps":
+        return max(1, round(STEP_SCALE * update.examples / max(1, update.steps)))
+    return update.examples
 
 
 def most_examples(examples: Sequence[int], most_weight: float) -> int:

@@ -96,10 +96,10 @@ def merge_round(
     if isinstance(method, SingleUpdateMethod):
         if guard.merge != "mean":
             raise ValueError(f"{method.name} needs single updates; merge must be mean")
-        method.merge_updates(model, weighed(spool, guard.most_weight))
+        method.merge_updates(model, weighed(spool, guard))
         return {}
     if guard.merge == "mean":
-        means = add_up(weighed(spool, guard.most_weight))
+        means = add_up(weighed(spool, guard))
     else:
         means = robust_means(spool.files(), guard.cut)
     method.merge(model, means)

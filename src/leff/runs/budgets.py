@@ -8,7 +8,7 @@ limits = make_limits(config, kind, model)
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from leff.capacity.fleet_file import fleet_devices, read_classes
 from leff.capacity.peak import fitted, peaks_of
 from leff.capacity.plan import client_plan
 from leff.capacity.schedule import Limits
-from leff.capacity.sizes import model_sizes
+from leff.capacity.sizes import Sizes, model_sizes
 from leff.errors import ConfigError
 from leff.methods.registry import MethodSpec, spec_of
 from leff.methods.setup import ClientSetup
@@ -176,16 +176,37 @@ def client_reports(
 
 def timed_candidates(config: RunConfig, kind: str, model: Any) -> tuple[list[Candidate], TimeLimit]:
     """Return the candidates of LEFF's clients, and the time limit with each candidate's needs."""
-    context, training = config.context, config.training
+    context = config.context
     asked = setup_of(config, spec_of("leff"))
     contexts = () if context.name == "auto" else (fixed_setting(context),)
     sizes = model_sizes(model, kind)
     candidates = with_checkpointing(sizes, asked, contexts)
     seconds = deadline_seconds(config)
     needs = {} if seconds is None else candidate_needs(sizes, candidates, asked)
-    share = config.clients.min_steps_share
-    limit = TimeLimit(seconds, share, needs, training.epochs, training.batch_size)
+    limit = time_limit(config, sizes, seconds, needs)
     return candidates, limit
+
+
+def time_limit(
+    config: RunConfig, sizes: Sizes, seconds: float | None, needs: Mapping[Candidate, Needs]
+) -> TimeLimit:
+    """Return a round's time limit, with the steps that the configuration wants."""
+    training = config.training
+    return TimeLimit(
+        seconds,
+        config.clients.min_steps_share,
+        needs,
+        training.given_epochs,
+        training.batch_size,
+        full_flops(config, sizes),
+    )
+
+
+def full_flops(config: RunConfig, sizes: Sizes) -> int:
+    """Return the operations of a step of full training, if clients are to do as many; else 0."""
+    if config.training.epochs != "auto":
+        return 0
+    return sizes.full_step_flops(config.training.batch_size, config.data.max_length)
 
 
 def deadline_seconds(config: RunConfig) -> float | None:
@@ -197,11 +218,13 @@ def deadline_seconds(config: RunConfig) -> float | None:
 
 def make_limits(config: RunConfig, kind: str, model: Any) -> Limits:
     """Return the limits by which a run's jobs are scheduled."""
+    sizes = model_sizes(model, kind)
     return Limits(
-        model_sizes(model, kind),
+        sizes,
         setup_of(config, spec_of(config.method.name)),
         deadline_seconds(config),
         config.clients.min_steps_share,
+        full_flops(config, sizes),
     )
 
 

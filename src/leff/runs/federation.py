@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -19,6 +20,7 @@ from torch import nn
 
 from leff.errors import CheckpointError, DataError, RunError
 from leff.methods.method import Method, Plan, RoundContext
+from leff.methods.stand_ins import Batch
 from leff.models import full_state
 from leff.models.hardware import pinned_threads, torch_device
 from leff.record import RoundRecord
@@ -76,6 +78,7 @@ class Federation:
     evaluator: Evaluator | None  # None if the devices alone measure
     digests: dict[str, str]  # of training data, start model and evaluation data
     on_devices: OnDevices | None = None  # None if the server alone measures
+    proxy: Sequence[Batch] = ()  # on the server's device; empty if the run needs none
     done: int = 0
 
     @property
@@ -210,6 +213,7 @@ class Federation:
             self.config.clients.per_round,
             _Watch(self, index, progress),
             self.config.engine.spare if self.config.engine.name == "flower" else 0.0,
+            self.proxy,
         )
         _check_failures(record, self.config.clients.per_round == 1)
         if last or (index + 1) % evaluation.every == 0:

@@ -8,15 +8,24 @@ A section takes no unknown keys and no value of another type.
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from leff.errors import ConfigError, shown
 from leff.files import expanded
 from leff.units import amount_text
 
+MOST_EPOCHS = 10**4
 Picked = TypeVar("Picked")
 LONGEST_TEXT, MOST_ENTRIES = 4096, 10_000  # of an option; a run's config.toml stays readable
 LARGEST = 10**12  # of any number; a JSON reader keeps it exact
@@ -41,6 +50,22 @@ CountOrAll = Annotated[
     Positive | None,
     BeforeValidator(lambda v: None if isinstance(v, str) and v == "all" else v),
 ]
+
+
+def _epochs(value: Any) -> float | str:
+    """Return a number of epochs, or "auto"."""
+    if value == "auto":
+        return value
+    if type(value) in (int, float) and 0 < value <= MOST_EPOCHS:
+        return float(value)
+    raise PydanticCustomError(
+        "epochs_type",
+        "must be a number above 0 and at most {most}, or 'auto'",
+        {"most": MOST_EPOCHS},
+    )
+
+
+Epochs = Annotated[float | Literal["auto"], PlainValidator(_epochs)]
 
 
 def _below(value: Any, base: Path) -> Any:

@@ -11,6 +11,7 @@ model or the machine lacks, and that is checked where it is known.
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -24,6 +25,7 @@ from leff.runs.option_types import (
     Amount,
     BatchSize,
     CountOrAll,
+    Epochs,
     Files,
     Fraction,
     Positive,
@@ -283,6 +285,11 @@ class MethodConfig(Section):
         default=1.0,
         description="for merge mean: most that one client may have of a round's weight",
     )
+    weights: Literal["examples", "steps", "equal"] = Field(
+        default="examples",
+        description="what a client counts in a merge of means: its examples, its examples over its "
+        "steps (FedNova), or the same as all",
+    )
     rank: Positive = Field(default=8, description="R of adapters (Table 5: 8)")
     lora_alpha: Annotated[float, Field(ge=1e-3, le=1e6)] = Field(
         default=16.0, description="adapters are scaled by lora_alpha / R; not in the paper"
@@ -341,8 +348,10 @@ class TrainingConfig(Section):
     rounds: Annotated[int, Field(ge=1, le=10**6)] = Field(
         default=8, description="number of rounds; the paper: 20"
     )
-    epochs: Annotated[float, Field(gt=0, le=10**4)] = Field(
-        default=1.0, description="local epochs a round (Sec. 3.4)"
+    epochs: Epochs = Field(
+        default=1.0,
+        description="local epochs a round (Sec. 3.4); auto: as many steps as take the operations "
+        "of an epoch in which all layers train",
     )
     batch_size: BatchSize = Field(default=16, description="examples of a step; not in the paper")
     learning_rate: Rate | None = Field(
@@ -358,6 +367,15 @@ class TrainingConfig(Section):
         default=True,
         description="for classifiers: add the log frequencies of the client's labels to the "
         "logits in training (logit adjustment)",
+    )
+    calibrated_from: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        default=0,
+        description="with calibrated: a client with fewer examples of any label has the plain loss",
+    )
+    levelled: bool = Field(
+        default=False,
+        description="for classifiers and regressions: after each merge the server moves the head's "
+        "bias until the model answers as the clients' labels are",
     )
     proximal: Annotated[float, Field(ge=0, le=1e6)] = Field(
         default=0.0, description="μ of FedProx, which pulls weights to those at the round's start"
@@ -382,6 +400,11 @@ class TrainingConfig(Section):
     max_grad_norm: AboveZero = Field(default=1.0, description="clip gradients to this norm")
 
     @property
+    def given_epochs(self) -> float:
+        """The local epochs before they are made as many as `auto` says."""
+        return 1.0 if self.epochs == "auto" else self.epochs
+
+    @property
     def step(self) -> Step:
         """How a training step is done."""
         return picked(Step, self)
@@ -393,9 +416,7 @@ class TrainingConfig(Section):
             raise ConfigError("training.learning_rate is not set; see leff.runs.rates")
         if self.schedule == "linear":  # from the full rate to a tenth of it in the last round
             rate *= 1 - 0.9 * index / max(1, self.rounds - 1)
-        return LocalTraining(
-            self.epochs, rate, self.weight_decay, self.max_grad_norm, self.calibrated, self.step
-        )
+        return replace(picked(LocalTraining, self), learning_rate=rate, epochs=self.given_epochs)
 
 
 class EvaluationConfig(Section):

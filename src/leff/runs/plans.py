@@ -22,13 +22,12 @@ from leff.capacity.fleet_file import DeviceClass
 from leff.capacity.peak import fitted, logits_bytes, peaks_of
 from leff.capacity.plan import ClientPlan, client_plan
 from leff.capacity.sizes import model_sizes
-from leff.client.steps import step_count
 from leff.errors import ConfigError
 from leff.methods.registry import methods, spec_of, users_of
 from leff.methods.setup import ClientSetup
 from leff.models import empty_model, freeze_head
 from leff.models.known import KNOWN_CONFIGS, load_config
-from leff.runs.budgets import fixed_setting, setup_of
+from leff.runs.budgets import fixed_setting, setup_of, time_limit
 from leff.runs.options import RunConfig
 from leff.runs.sources import model_source
 from leff.units import BYTES, FLOPS, parse_amount
@@ -168,7 +167,10 @@ def device_plan(
     else:
         plan = _asked(model, config, device, labelled, asked)
         needs, error = footprint_needs(plan.footprint), dict[str, float]()
-        steps, wanted = _steps_in_time(config, needs, device, time, asked.method)
+        shape, kind = shape_of(model, config)
+        sizes = model_sizes(empty_model(shape, kind), kind)
+        limit = time_limit(config, sizes, time.seconds, {})
+        steps, wanted = _steps_in_time(limit, needs, device, time.examples, asked.method)
         layers = plan.setup.layers
         setting = fixed_setting(config.context) if plan.spec.trains_blocks else None
     if setting is not None:
@@ -249,14 +251,13 @@ def _chosen(
     model: str, config: RunConfig, report: Capacity, time: RoundTime, labelled: float
 ) -> tuple[Chosen, Needs, ClientPlan]:
     """Return the chosen candidate for a device's report, a round's needs with it, and its plan."""
-    spec, training = spec_of("leff"), config.training
+    spec = spec_of("leff")
     shape, kind = shape_of(model, config)
     asked = replace(setup_of(config, spec), labelled=labelled)
     sizes = model_sizes(empty_model(shape, kind), kind)
     candidates = with_checkpointing(sizes, asked)
     needs = {} if report.device is None else candidate_needs(sizes, candidates, asked)
-    share = config.clients.min_steps_share
-    limit = TimeLimit(time.seconds, share, needs, training.epochs, training.batch_size)
+    limit = time_limit(config, sizes, time.seconds, needs)
     chosen = choose(candidates, assumed_errors, report, limit, peaks_of(shape, kind, spec, asked))
     best = chosen.candidate
     setup = fitted(shape, kind, spec, best.setup(asked), report.memory_bytes)
@@ -275,20 +276,19 @@ def _asked(
 
 
 def _steps_in_time(
-    config: RunConfig, needs: Needs, device: Device, time: RoundTime, method: str
+    limit: TimeLimit, needs: Needs, device: Device, examples: int, method: str
 ) -> tuple[int, int]:
     """Return the steps that fit the time, and all steps; ConfigError if too few fit."""
-    training = config.training
-    wanted = step_count(training.epochs, training.batch_size, time.examples)
-    if time.seconds is None:
+    wanted = limit.wanted(needs.step_flops, examples)
+    if limit.seconds is None:
         return wanted, wanted
-    least = least_steps(wanted, config.clients.min_steps_share)
-    steps = steps_within(needs, device, time.seconds, wanted)
+    least = least_steps(wanted, limit.min_share)
+    steps = steps_within(needs, device, limit.seconds, wanted)
     if steps < least:
         needed = round_seconds(needs, device, least).total
         raise ConfigError(
             f"{least} of {wanted} steps with {method} take {needed:.3g} s on a {device.name}, "
-            f"there are {time.seconds:g} s"
+            f"there are {limit.seconds:g} s"
         )
     return steps, wanted
 

@@ -13,6 +13,7 @@ import torch
 
 from leff.errors import ConfigError, DataError
 from leff.methods.jobs import JobWriter
+from leff.methods.level import needs_proxy
 from leff.methods.registry import spec_of
 from leff.methods.stand_ins import Batch
 from leff.models import blocks, full_state, positions
@@ -71,8 +72,9 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         "evaluation_digest": _digest_rows(task),
         "model_digest": _digest_tensors([full_state(model)]),
     }
-    proxy = _proxy(config, tokenizer, task, device, form) if spec.trains_blocks else []
-    if spec.trains_blocks:
+    proxy = []
+    if spec.trains_blocks or (config.training.levelled and needs_proxy(model, task.kind)):
+        proxy = _proxy(config, tokenizer, task, device, form)
         digests["proxy_digest"] = _digest_tensors(proxy)
     model = model.to(device)
     method = build_method(config, writer, proxy, model)
@@ -92,6 +94,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         server=Server(store, Spool(folder.path / "updates"), limits, guard, counted=not simulated),
         evaluator=evaluator_for(config, task, tokenizer) if measured_here else None,
         on_devices=on_devices(config, task, writer),
+        proxy=proxy,
         digests=digests,
     )
 

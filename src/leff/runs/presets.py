@@ -25,6 +25,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "embedding_bits": 32,
             "whole": True,
         },
-        "training": {"schedule": "constant", "calibrated": False, "proximal": 0.0},
+        "training": {
+            "schedule": "constant",
+            "calibrated": False,
+            "levelled": False,
+            "proximal": 0.0,
+        },
     },
 }

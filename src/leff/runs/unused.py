@@ -17,7 +17,8 @@ def unused_options(config: RunConfig) -> list[str]:
     timed = config.clients.deadline or config.engine.name == "flower"
     unused += [] if timed else ["clients.min_steps_share"]
     unused += [] if config.method.merge == "trimmed_mean" else ["method.trim"]
-    unused += [] if config.method.merge == "mean" else ["method.most_weight"]
+    unused += [] if config.method.merge == "mean" else ["method.most_weight", "method.weights"]
+    unused += [] if config.training.calibrated else ["training.calibrated_from"]
     unused += _unused_by_place(config.evaluation.where)
     unused += _unused_by_engine(config.engine.name)
     default = RunConfig(preset=config.preset)

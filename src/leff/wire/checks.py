@@ -47,6 +47,7 @@ class Expected:
     steps: int  # at most
     shapes: Shapes
     upload: Upload = "full"
+    answers: int = 0  # numbers in the mean answer: K of a classifier, 1 of a regression, 0 if none
 
 
 def report_fault(report: Capacity, layers: int) -> str | None:
@@ -136,6 +137,9 @@ def _field_fault(update: Update, expected: Expected) -> str | None:
         return f"train_seconds = {shown(update.train_seconds)} is no time"
     if not _are_numbers(update.layer_scores, (0, len(expected.scored)), 0, MOST_SCORE):
         return "layer_scores must have one number, from 0 up, for each layer, or none"
+    for name in ("answers", "labels"):
+        if not _is_answer(getattr(update, name), expected.answers):
+            return f"{name} must be the {expected.answers} numbers of a mean answer, or none"
     if update.losses is not None and not _are_numbers(update.losses, (2,), -MOST_LOSS, MOST_LOSS):
         return "losses must be two finite numbers"
     if update.failure is not None and type(update.failure) is not str:
@@ -143,6 +147,17 @@ def _field_fault(update: Update, expected: Expected) -> str | None:
     if update.out_of_memory_bytes and update.failure is None:
         return "the client's memory ran out, and yet it sent an update"
     return None
+
+
+def _is_answer(value: object, count: int) -> bool:
+    """Return whether this is nothing, a distribution over `count` labels, or for one a number."""
+    if value == ():
+        return True
+    if count < 2:
+        return _are_numbers(value, (count,), -MOST_SCORE, MOST_SCORE)
+    if not _are_numbers(value, (count,), 0, 1):
+        return False
+    return abs(sum(cast("tuple[float, ...]", value)) - 1) < 1e-3
 
 
 def payload_fault(payload: Payload, shapes: Shapes, upload: Upload = "full") -> str | None:

@@ -115,7 +115,8 @@ class LocalTraining:
     """Settings of one client's work in one round (PAPER Sec. 3.4).
 
     `calibrated` classifiers add the log frequencies of the client's own labels to the logits in
-    training.
+    training, if the client has `calibrated_from` examples or more of every label.  With `levelled`
+    the client also says what the model answers to its examples (`Update.answers`).
     """
 
     epochs: float
@@ -123,6 +124,8 @@ class LocalTraining:
     weight_decay: float
     max_grad_norm: float
     calibrated: bool = False
+    calibrated_from: int = 0
+    levelled: bool = False
     step: Step = field(default_factory=Step)
 
 
@@ -177,6 +180,8 @@ class Update:
     report.  `layer_scores` is the importance of each of `layers`, as measured while training;
     `state_bytes` what weights, gradients and optimizer state took on the client.
     `out_of_memory_bytes` is what it held and asked for when its memory ran out, 0 if it did not.
+    `answers` are the mean answer of the model to some of the examples before training, and `labels`
+    the mean of their labels: shares of each label for a classifier, one number for a regression.
     `norm` is the L2 norm of what training changed, and `clipped` says that it was scaled down; the
     server sets both.
     """
@@ -192,6 +197,8 @@ class Update:
     download_bytes: int = 0
     upload_bytes: int = 0
     layer_scores: tuple[float, ...] = ()
+    answers: tuple[float, ...] = ()
+    labels: tuple[float, ...] = ()
     state_bytes: int = 0
     failure: str | None = None
     out_of_memory_bytes: int = 0
