@@ -15,6 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -166,9 +167,10 @@ class Worker:
             update = self._trained(ask, job, until)
             done = kept.write(update)
         update, payload = done
-        if payload is not None:
+        if payload is not None and not kept.was_sent(ask.token):
             self._working(f"sending its update of round {job.round + 1}")
             self._exchange.upload(payload, payload.name, ask.token, until)
+            kept.note_sent(ask.token)
         digest = "" if payload is None else payload.name
         return Answer("train", report, update=to_json(update), digest=digest)
 
@@ -285,3 +287,14 @@ class Kept:
         values = {"job": self._job, "digest": digest, "update": to_json(bare)}
         write_json(self._folder / "update.json", values)
         return bare, self._folder / digest if digest else None
+
+    def was_sent(self, token: str) -> bool:
+        """Return whether the payload was sent under this token: the same ask may come twice."""
+        with suppress(OSError):
+            return (self._folder / "sent").read_text() == token
+        return False
+
+    def note_sent(self, token: str) -> None:
+        """Note that the payload was sent under a token; on a full disk it is sent again."""
+        with suppress(OSError):
+            write_atomically(self._folder / "sent", token.encode())

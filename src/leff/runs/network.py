@@ -101,7 +101,7 @@ def simulated_fleet(
         quorum=len(reports),
         deadline_seconds=0.0,
         capacities=tuple(reports),
-        ask_again_seconds=math.inf,
+        ask_again=False,
     )
     return _fleet(config, task, model, tokenizer, store, folder, network, roster, rules)
 

@@ -1,7 +1,7 @@
 """Requests to clients that wait for answers: who is to be asked now, and who later.
 
 state = Exchange("round 3", until, {0: Request("train", job, parts, upload_bytes)})
-state.due(ask_again_seconds=120)     # [0]
+state.due()     # [0]
 """
 
 import time
@@ -12,6 +12,12 @@ from leff.wire.asks import About
 from leff.wire.messages import Part
 
 AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 0.5, 30.0  # after an ask that came to nothing
+SILENT_SECONDS, LONGEST_SILENT_SECONDS = 15.0, 120.0  # without an answer: it may be lost or long
+
+
+def patience(asked: int) -> float:
+    """Return the seconds to wait for an answer after an ask, the first, second, ... of the same."""
+    return min(LONGEST_SILENT_SECONDS, SILENT_SECONDS * 2 ** (asked - 1))
 
 
 @dataclass(frozen=True)
@@ -36,10 +42,12 @@ class Exchange:
     away: bool = False  # whether the SuperLink, or all clients at once, were not there
     lost: dict[int, tuple[int, float]] = field(default_factory=dict[int, tuple[int, float]])
 
-    def due(self, ask_again_seconds: float) -> list[int]:
-        """Return the clients to ask now."""
-        now = time.monotonic()
-        waiting = {c for c, since in self.under_way.values() if now - since < ask_again_seconds}
+    def due(self, again: bool = True) -> list[int]:
+        """Return the clients to ask now; a silent one is asked `again` after a time."""
+        now, asked = time.monotonic(), dict[int, list[float]]()
+        for client, since in self.under_way.values():
+            asked.setdefault(client, []).append(since)
+        waiting = {c for c, at in asked.items() if not again or now - max(at) < patience(len(at))}
         waiting |= {client for client, (_, until) in self.lost.items() if now < until}
         return [client for client in self.open if client not in waiting]
 

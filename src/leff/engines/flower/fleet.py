@@ -40,7 +40,6 @@ log = logging.getLogger("leff.network")
 LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.05, 0.5  # between looks for answers
 REPORT_LOOK_SECONDS = 0.1
 QUIET_SECONDS = 5.0  # in which devices usually report, before it is said that some are missing
-ASK_AGAIN_SECONDS = 120.0  # without an answer, in case that the ask got lost with a process
 ROUND_TRIES = 3
 LONG_SECONDS = 7 * 86_400.0  # of an ask without a deadline
 
@@ -55,7 +54,7 @@ class FleetRules:
     A device may be `most_clients` clients at most.  `layers` is what each client trains, repeated
     over the clients; () if each says so itself.
     `capacities` is what each client can do, if the server knows it, as in a simulation.  A client
-    that has not answered for `ask_again_seconds` is asked again.
+    that does not answer is asked again, if an ask may get lost (`ask_again`).
     """
 
     quorum: int = 1
@@ -65,7 +64,7 @@ class FleetRules:
     most_clients: int = 1
     layers: tuple[int, ...] = ()
     capacities: tuple[Capacity, ...] = ()
-    ask_again_seconds: float = ASK_AGAIN_SECONDS
+    ask_again: bool = True
 
 
 class FlowerFleet:
@@ -275,7 +274,7 @@ class FlowerFleet:
 
     def _send(self, state: Exchange) -> None:
         """Ask the clients that are there and that no ask is under way to."""
-        now, clients = time.monotonic(), state.due(self._rules.ask_again_seconds)
+        now, clients = time.monotonic(), state.due(self._rules.ask_again)
         if not clients:
             return
         nodes = {member.key: node for node, member in self._network.present().items()}

@@ -9,10 +9,12 @@ A device that does not report, or refuses, takes no part.  It is asked again lat
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from leff.engines.flower.asker import Asker, read_answer
+from leff.engines.flower.exchange import LONGEST_SILENT_SECONDS, patience
 from leff.engines.flower.roster import Place
 from leff.engines.flower.seam import Member
 from leff.network.superlink import LinkLostError
@@ -24,7 +26,6 @@ log = logging.getLogger("leff.network")
 REFUSED_SECONDS = 20.0  # before a device that sent no report is asked again
 REPORT_SECONDS = 30.0  # that a round waits once for a device that reads its data
 TWO_SECONDS = 120.0  # since the last sign of two processes with one key, before one is believed
-SILENT_SECONDS = 120.0  # before a device that did not answer is asked again
 
 
 class Reports:
@@ -39,6 +40,7 @@ class Reports:
         self._two_at: dict[str, float] = {}  # when two processes were last seen to use a key
         self._asked: dict[str, str] = {}  # asks that are under way: their keys
         self._ask_at: dict[str, float] = {}  # when to ask a device again
+        self._times = Counter[str]()  # how often each was asked without an answer
         self._first_asked: dict[str, float] = {}
         self._tokens: dict[str, str] = {}
 
@@ -68,13 +70,15 @@ class Reports:
         try:
             if new:
                 texts = [(node, to_json(self._ask_of(key))) for node, key in new]
-                sent = self._asker.network.push(texts, SILENT_SECONDS)
+                sent = self._asker.network.push(texts, LONGEST_SILENT_SECONDS)
                 self._asked |= {name: new[place][1] for name, place in sent.items()}
                 for _, key in new:
                     self._first_asked.setdefault(key, now)
-                    self._ask_at[key] = now + SILENT_SECONDS
+                    self._times[key] += 1
+                    self._ask_at[key] = now + patience(self._times[key])
             for message, answer in self._asker.network.pull(self._asked):
                 key = self._asked.pop(message)
+                self._times.pop(key, None)
                 self._ask_at[key] = time.monotonic() + REFUSED_SECONDS  # if it is no report
                 if answer is not None:
                     self.take(key, read_answer(answer, "report"))
