@@ -341,7 +341,7 @@ def peaks(large: bool) -> dict[str, Any]:
 
 def many(counts: Sequence[int]) -> dict[str, Any]:
     """Return a round's seconds with many simulated clients."""
-    return {"simulated": {str(count): simulated(count, rounds=3) for count in counts}}
+    return {"simulated": {str(count): simulated(count, rounds=2) for count in counts}}
 
 
 def show(result: Mapping[str, Any]) -> None:
@@ -373,7 +373,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--only", choices=("overhead", "bytes", "memory", "simulated"))
-    add("--rounds", type=int, default=10, help="tiny rounds after the first")
+    add("--rounds", type=int, default=6, help="tiny rounds after the first")
     add("--byte-rounds", type=int, default=10, help="rounds of those whose bytes vary")
     add("--sides", nargs="+", choices=tuple(SIDES), default=DEFAULT_SIDES)
     add("--large", action="store_true", help="and a model of 3 GB")
