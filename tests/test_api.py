@@ -170,7 +170,10 @@ def test_sections_as_python_has_them(asked):
         ({"rounds": "3"}, "training.rounds must be a whole number, got '3'"),
         ({"rounds": np.array([3])}, "training.rounds must be a whole number, got [3]"),
         ({"rounds": np.float64(3)}, "training.rounds must be a whole number, got 3.0"),
-        ({"epochs": np.float64("nan")}, "training.epochs must be a finite number, got nan"),
+        (
+            {"epochs": np.float64("nan")},
+            "training.epochs must be a number above 0 and at most 10000, or 'auto', got nan",
+        ),
         ({"model": b"gpt2"}, "model is a section, got b'gpt2'; did you mean model.name?"),
         ({"model": object}, "model is a section, got <class 'object'>"),
         ({"data.columns": {1: "a"}}, "data.columns.1.'[key]' must be text, got 1"),
