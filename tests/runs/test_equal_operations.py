@@ -1,5 +1,6 @@
 """`training.epochs = "auto"`: every client does as many operations as full training of an epoch."""
 
+import numpy as np
 import pytest
 from tiny_runs import least, outcome
 
@@ -54,5 +55,7 @@ def test_the_option_is_a_number_or_auto(tmp_path):
     config = load_config(None, {"training.epochs": "auto", "training.learning_rate": 1e-3})
     assert config.training.epochs == "auto" and config.training.local(0).epochs == 1.0
     assert 'epochs = "auto"' in commented_toml(config)
-    with pytest.raises(ConfigError, match=r"training\.epochs .* got 'all'"):
-        load_config(None, {"training.epochs": "all"})
+    assert load_config(None, {"training.epochs": np.float64(0.5)}).training.epochs == 0.5
+    for wrong, shown in (("all", "'all'"), (True, "True"), (0, "0"), (2e4, "20000.0")):
+        with pytest.raises(ConfigError, match=rf"training\.epochs must be a number .* got {shown}"):
+            load_config(None, {"training.epochs": wrong})

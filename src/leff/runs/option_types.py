@@ -56,7 +56,8 @@ def _epochs(value: Any) -> float | str:
     """Return a number of epochs, or "auto"."""
     if value == "auto":
         return value
-    if type(value) in (int, float) and 0 < value <= MOST_EPOCHS:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and 0 < value <= MOST_EPOCHS:
         return float(value)
     raise PydanticCustomError(
         "epochs_type",
