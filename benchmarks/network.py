@@ -14,9 +14,9 @@ All of it is the real thing: server, gateway, TLS, keys, `leff run` and devices 
 - ``bytes``: a model of GPT-2's size with random weights.  Devices do all but train, and send back
   as much as if they had (`benchmarks.echo_devices`).  `download_bytes` and `upload_bytes` are means
   of a round and device after the first round, counted at the store.  What is frozen is cached for
-  every method but `leff-uncached`.  LEFF and FedLoRA have ten rounds with eight devices, each with
-  one layer.  Where each round and device has the same bytes, which is looked at, there are two
-  devices and three rounds.
+  every method but `leff-uncached`.  LEFF has ten rounds with eight devices, each with one layer.
+  Where each round and device has the same bytes, which is looked at, there are two devices and
+  three rounds.
 - ``memory``: `server_peak_bytes` is the peak of the run, the gateway and the SuperLink together, in
   one round of LEFF with the same model of 500 MB, and 8 or 40 such devices that all come at once.
 - ``simulated``: seconds of a round of many clients of the built-in task: on the local engine with
@@ -84,7 +84,7 @@ SIDES: Mapping[str, Side] = MappingProxyType(
         "leff": Side(),
         "leff-uncached": Side(caches=False, steady=True),
         "fedavg": Side({"method.name": "fedavg"}, steady=True),
-        "fedlora": Side({"method.name": "fedlora"}),
+        "fedlora": Side({"method.name": "fedlora"}, steady=True),
         # contexts that are not the default
         "leff-4bit": Side({"context.bits": 4}),
         "leff-drop": Side({"context.name": "drop"}),
@@ -271,7 +271,7 @@ def memory(counts: Sequence[int], layers: int, width: int, words: int = 50257) -
 def simulated(clients: int, rounds: int, examples: int = 8) -> dict[str, Any]:
     """Return seconds of a round of simulated clients by engine, after the first round."""
     options = {**QUIET, "proxy.examples": 32, "training.rounds": rounds + 1}
-    options |= {"training.batch_size": examples}  # one step each
+    options |= {"training.batch_size": examples, "engine.device_clients": clients}  # one step each
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -22,10 +22,10 @@ from leff.wire.messages import Capacity, Device, Step
 
 KIND = "generation"
 LEFF = spec_of("leff")
-ASKED = ClientSetup(step=Step(batch_size=2), length=16)
+ASKED = ClientSetup(step=Step(batch_size=2), length=32)
 RUN = load_config(
     None,
-    {"training.batch_size": 2, "data.max_length": 16, "context.embedding_bits": 32},
+    {"training.batch_size": 2, "data.max_length": 32, "context.embedding_bits": 32},
 )
 EIGHT, HALF = Setting("quantise", bits=8), Setting("distil", 0.5, 8)
 

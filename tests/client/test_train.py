@@ -29,6 +29,7 @@ from leff.methods.jobs import JobWriter
 from leff.methods.method import RoundContext
 from leff.models import blocks, half_words, layer_prefix, shell_state, tail_state, trainable_names
 from leff.models import quantised as quantise
+from leff.models.activations import fuse
 from leff.models.quantised import QuantisedLinear
 from leff.seeds import numpy_rng
 from leff.tasks.encode import Example, collate
@@ -82,6 +83,7 @@ def test_a_block_among_its_own_layers_trains_as_in_the_full_model(name, kind, bl
     job = whole(model, kind, store, block)
     update = client.train(job, store.get, examples, CPU)
     names = trainable_names(model, block)
+    fuse(model)  # as on the client
     with torch.random.fork_rng():
         losses = plain_training(model, names, job, examples)
     assert update.failure is None and update.steps == 3 == len(losses)

@@ -22,7 +22,8 @@ from leff.models import (
     sparse,
     trainable_names,
 )
-from leff.models.quantised import install
+from leff.models.activations import fuse
+from leff.models.quantised import Scratch, install
 from leff.wire.messages import Job, MeasureJob, Part, Tuned
 
 Fetch = Callable[[Part], Mapping[str, torch.Tensor]]  # callers never change the tensors
@@ -55,12 +56,16 @@ def client_model(job: Job | MeasureJob, fetch: Fetch, device: torch.device) -> n
                 state |= {f"{path}.{layer}.{name}": t for name, t in fetch(part).items()}
             sources.append(source)
 
+    scratch = Scratch()
+
     def install_quantised(model: nn.Module) -> None:
         for layer, tensors in quantised.items():
-            left = install(blocks(model)[layer], tensors, device)
+            left = install(blocks(model)[layer], tensors, device, scratch)
             state.update({f"{path}.{layer}.{name}": tensor for name, tensor in left.items()})
 
-    return build_model(config, job.kind, sources, state, prepare=install_quantised).to(device)
+    model = build_model(config, job.kind, sources, state, prepare=install_quantised).to(device)
+    fuse(model)
+    return model
 
 
 def trained_layers(job: Job) -> dict[int, int]:

@@ -13,7 +13,8 @@ inputs' precision.
 
 import copy
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -87,14 +88,38 @@ def _in_4_bits(name: str, rows: torch.Tensor) -> dict[str, torch.Tensor]:
 PACKED = {16: _in_16_bits, 8: _in_8_bits, 4: _in_4_bits}
 
 
+class Scratch:
+    """Memory in which one weight at a time is unpacked, as large as the largest so far.
+
+    New memory for each weight would cost a page fault for every 4 KiB, which at few tokens takes
+    longer than the product.
+    """
+
+    def __init__(self) -> None:
+        self._held = torch.empty(0)
+
+    def take(self, like: torch.Tensor, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """Return memory of this shape and type on the device of `like`, until the next call."""
+        size = math.prod(shape)
+        held = self._held
+        if held.numel() < size or held.dtype != dtype or held.device != like.device:
+            self._held = held = torch.empty(0)  # freed first
+            self._held = held = torch.empty(size, dtype=dtype, device=like.device)
+        return held[:size].view(*shape)
+
+
 def install(
-    layer: nn.Module, tensors: Mapping[str, torch.Tensor], device: torch.device
+    layer: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    device: torch.device,
+    scratch: Scratch | None = None,
 ) -> dict[str, torch.Tensor]:
     """Replace the linear modules whose weights are quantised, and return the other tensors.
 
-    The new modules hold their tensors on `device`.  The layer itself may be on the meta device.
+    The new modules hold their tensors on `device`, and unpack weights in `scratch`, which layers of
+    a model share.  The layer itself may be on the meta device.
     """
-    left = dict(tensors)
+    left, scratch = dict(tensors), scratch or Scratch()
     for name in linears(layer):
         scales = next((left.pop(key) for s in SCALES if (key := f"{name}.{s}") in left), None)
         weight = left.get(f"{name}.weight")
@@ -106,6 +131,7 @@ def install(
             codes.to(device),
             None if scales is None else scales.to(device),
             None if bias is None else bias.to(device, copy=True),
+            scratch,
         )
         parent, _, child = name.rpartition(".")
         setattr(layer.get_submodule(parent), child, swapped)
@@ -124,9 +150,14 @@ class QuantisedLinear(nn.Module):
     """
 
     def __init__(
-        self, codes: torch.Tensor, scales: torch.Tensor | None, bias: torch.Tensor | None
+        self,
+        codes: torch.Tensor,
+        scales: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        scratch: Scratch,
     ) -> None:
         super().__init__()
+        self.scratch = scratch
         self.out_features = codes.shape[0]
         self.in_features = codes.shape[1] * (2 if codes.dtype == torch.uint8 else 1)
         self.codes: torch.Tensor
@@ -136,7 +167,7 @@ class QuantisedLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return _Product.apply(hidden, self.codes, self.scales, self.bias)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped
+        return _Product.apply(hidden, self.codes, self.scales, self.bias, self.scratch)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped
 
 
 class _Product(torch.autograd.Function):
@@ -149,32 +180,46 @@ class _Product(torch.autograd.Function):
         codes: torch.Tensor,
         scales: torch.Tensor | None,
         bias: torch.Tensor | None,
+        scratch: Scratch,
     ) -> torch.Tensor:
         ctx.save_for_backward(codes, scales)
-        weight = unpacked(codes, scales).to(product_dtype(hidden))
+        ctx.scratch = scratch
+        weight = unpacked(codes, scales, product_dtype(hidden), scratch)
         return nn.functional.linear(hidden, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = grad_outputs
-        return gradient @ unpacked(*ctx.saved_tensors).to(gradient.dtype), None, None, None
+        weight = unpacked(*ctx.saved_tensors, gradient.dtype, ctx.scratch)
+        return gradient @ weight, None, None, None, None
 
 
-def unpacked(codes: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
-    """Return the weight (out, in) of codes in fp32.
+def unpacked(
+    codes: torch.Tensor,
+    scales: torch.Tensor | None,
+    dtype: torch.dtype = torch.float32,
+    scratch: Scratch | None = None,
+) -> torch.Tensor:
+    """Return the weight (out, in) of codes as `dtype`, in `scratch` or else in new memory.
 
-    The codes are int8 (out, in) or NF4's uint8 (out, in/2).  A weight in 16 bits has no scales and
-    is returned as it is.
+    The codes are int8 (out, in) or NF4's uint8 (out, in/2), which takes new memory always.  A
+    weight in 16 bits has no scales.  If it has the type already, it is returned as it is.
     """
-    if scales is None:
+    if scales is None and codes.dtype == dtype:
         return codes
+    if codes.dtype == torch.uint8:
+        return _of_nf4(codes, scales, dtype)
+    weight = (scratch or Scratch()).take(codes, codes.shape, dtype)
+    if scales is None:
+        return weight.copy_(codes)
+    return torch.mul(codes, (scales / 127)[:, None], out=weight)
+
+
+def _of_nf4(codes: torch.Tensor, scales: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
     from bitsandbytes.functional import QuantState, dequantize_4bit
 
-    if codes.dtype == torch.int8:
-        return codes * (scales / 127)[:, None]
-    state = QuantState(
-        scales, shape=(1, 2 * codes.numel()), blocksize=GROUP, quant_type="nf4", dtype=torch.float32
-    )
+    shape = (1, 2 * codes.numel())  # bitsandbytes takes no memory to write to on a CPU
+    state = QuantState(scales, shape=shape, blocksize=GROUP, quant_type="nf4", dtype=dtype)
     return dequantize_4bit(codes.view(-1, 1), state).view(codes.shape[0], -1)
 
 
