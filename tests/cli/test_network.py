@@ -92,6 +92,15 @@ def test_a_server_that_is_not_running(cli, made, monkeypatch, tmp_path):
     assert status == 0 and json.loads(printed) == {"folder": str(made.path), "stopped": False}
 
 
+def test_a_run_without_data_that_shall_be_measured_here(cli, made, monkeypatch, tmp_path):
+    monkeypatch.setenv("LEFF_SERVER", str(made.path))
+    path = tmp_path / "tickets.toml"
+    path.write_text("data = { task = 'table', kind = 'classification', labels = ['a', 'b'] }\n")
+    answer = cli("run", path, "--engine", "flower", "--out", tmp_path / "run")
+    refused(answer, "no validation data on this machine", "evaluation.where = 'devices'")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("which", ["port", "link_port"])
 def test_a_port_that_is_taken(cli, tmp_path, which):
     with socket.socket() as holder, socket.socket() as free:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from leff.errors import ConfigError
+from leff.runs.budgets import layers_in_turn
 from leff.runs.config import RunConfig, full_key, load_config, parse_config
 from leff.runs.option_types import Section
 from leff.runs.toml import commented_toml
@@ -105,7 +106,6 @@ def test_paths_are_absolute_from_where_the_file_is_loaded(tmp_path, monkeypatch)
         ({"training.rounds": 2.5}, "training.rounds must be a whole number, got 2.5"),
         ({"clients.count": 0}, "clients.count must be at least 1, got 0"),
         ({"clients.layers": [2, 0]}, "clients.layers must be at least 1 each, got 0"),
-        ({"clients.layers": []}, "clients.layers must not be empty"),
         ({"clients.per_round": 0}, "clients.per_round must be above 0.0, got 0"),
         ({"clients.per_round": 1.1}, "clients.per_round must be at most 1.0, got 1.1"),
         ({"clients.partition": "dirichlt"}, "cannot be 'dirichlt'; did you mean 'dirichlet'?"),
@@ -176,6 +176,12 @@ def test_bad_files(tmp_path):
     bad.write_text("[training]\nrounds = 0\n")
     with pytest.raises(ConfigError, match=r"bad.toml: training.rounds must"):
         load_config(bad)
+    with pytest.raises(ConfigError, match=r"bad.toml: training.rounds must"):
+        load_config(bad, {"training.epochs": 2.0})
+    assert load_config(bad, {"training.rounds": 2}).training.rounds == 2
+    bad.write_text("[training]\nrounds = 2\n")
+    with pytest.raises(ConfigError, match=r"bad.toml with the options given: unknown key rounds"):
+        load_config(bad, {"rounds": 2})
 
 
 @pytest.mark.parametrize(
@@ -259,6 +265,19 @@ def test_what_is_given_wins_over_a_preset_and_survives_a_file(name):
     config = load_config(None, given)
     assert config.context.rate == 0.2 and config.method.scale == "standardised"
     assert parse_config(tomllib.loads(commented_toml(config))) == config
+
+
+def test_layers_that_nobody_gave_stay_so_in_the_runs_own_file(tmp_path):
+    """A resumed run on a network has each device train what it has room for, as before."""
+    path = tmp_path / "config.toml"
+    path.write_text(commented_toml(load_config(None, {"engine.name": "flower"})))
+    assert load_config(path).clients.layers == [] == RunConfig().clients.layers
+    assert layers_in_turn(RunConfig().clients, 4) == [1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_all_rows_of_own_data_are_no_option_that_somebody_gave():
+    config = load_config(None, {"data.task": "table", "engine.name": "flower"})
+    assert config.data.train_examples is None and unused_options(config) == []
 
 
 def test_options_of_other_engines_are_named():

@@ -4,7 +4,6 @@
 # the types of typer 0.20 do not know those of click 8.4
 
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,10 +44,7 @@ def join(
         text = settings_text(measure_device(device, threads=threads), name, device)
     joined = DeviceHome.join(path, join_file, text)
     settings, about = joined.settings(), joined.joined()
-    capacity = settings.capacity
-    line = f"leff server admit {joined.public_key} --name {shlex.quote(settings.name)}"
-    line += f" --memory {capacity.memory}" if capacity.memory else ""
-    line += f" --speed {capacity.speed}" if capacity.speed else ""
+    capacity, line = settings.capacity, joined.admit_line(settings)
     if as_json:
         return print_json(
             {

@@ -67,7 +67,10 @@ def init(
     if name in LOOPBACK:
         out.print("only this machine reaches that address; for others give --address NAME:PORT")
     out.print(f"next: leff server start {folder}", soft_wrap=True)
-    out.print(f"and on each device: leff device join {made.join_file.name}", soft_wrap=True)
+    out.print(
+        f"copy {made.join_file} to each device, and there: leff device join {made.join_file.name}",
+        soft_wrap=True,
+    )
     return None
 
 

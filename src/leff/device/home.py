@@ -14,6 +14,7 @@ home.settings().limits.seconds
 """
 
 import json
+import shlex
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -55,7 +56,10 @@ class JoinFile:
             with path.open("rb") as file:
                 values: Any = json.loads(file.read(JOIN_BYTES))
         except OSError as error:
-            raise ConfigError(f"join file {path} cannot be read: {error.strerror}") from None
+            raise ConfigError(
+                f"join file {path} cannot be read: {error.strerror}; `leff server init` writes it "
+                "into the server's folder, from where it is copied"
+            ) from None
         except (ValueError, RecursionError):
             values = None
         texts = cast("dict[str, Any]", values) if isinstance(values, dict) else {}
@@ -156,6 +160,13 @@ class DeviceHome:
         return (self.path / "key.pub").read_text().split()[1]
 
     # What it remembers
+
+    def admit_line(self, settings: DeviceSettings) -> str:
+        """Return what the server's owner types to let this device in."""
+        capacity = settings.capacity
+        line = f"leff server admit {self.public_key} --name {shlex.quote(settings.name)}"
+        line += f" --memory {capacity.memory}" if capacity.memory else ""
+        return line + (f" --speed {capacity.speed}" if capacity.speed else "")
 
     def node(self) -> int | None:
         """Return what the server called this device last, or None."""

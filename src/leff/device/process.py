@@ -64,8 +64,9 @@ class DeviceLoop:
             try:
                 self._serve_connected()
             except NotAdmittedError:
-                key = self._home.public_key
-                self._say("not admitted", f"on the server run: leff server admit {key}")
+                self._say(
+                    "not admitted", f"on the server run: {self._home.admit_line(self._settings)}"
+                )
             except NetworkError as error:
                 self._say("not connected", str(error))
             wait = RETRY_SECONDS if self._connected else min(2 * wait, LONGEST_RETRY_SECONDS)

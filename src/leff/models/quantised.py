@@ -190,7 +190,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = grad_outputs
-        weight = unpacked(*ctx.saved_tensors, gradient.dtype, ctx.scratch)
+        codes, scales = ctx.saved_tensors
+        weight = unpacked(codes, scales, gradient.dtype, ctx.scratch)
         return gradient @ weight, None, None, None, None
 
 
@@ -207,7 +208,7 @@ def unpacked(
     """
     if scales is None and codes.dtype == dtype:
         return codes
-    if codes.dtype == torch.uint8:
+    if scales is not None and codes.dtype == torch.uint8:
         return _of_nf4(codes, scales, dtype)
     weight = (scratch or Scratch()).take(codes, codes.shape, dtype)
     if scales is None:
@@ -215,7 +216,7 @@ def unpacked(
     return torch.mul(codes, (scales / 127)[:, None], out=weight)
 
 
-def _of_nf4(codes: torch.Tensor, scales: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+def _of_nf4(codes: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     from bitsandbytes.functional import QuantState, dequantize_4bit
 
     shape = (1, 2 * codes.numel())  # bitsandbytes takes no memory to write to on a CPU

@@ -27,7 +27,8 @@ def find_server(given: Path | None) -> tuple[ServerFolder, ServerSettings]:
     several = f"{len(running)} servers run here ({', '.join(map(str, running))})"
     raise ConfigError(
         f"{several if running else 'no server runs here'}; name the server's folder (--server, or "
-        "engine.server in a configuration), or start one with `leff server start`"
+        "engine.server in a configuration), or start one with `leff server start DIR`, which "
+        "`leff server init DIR` makes"
     )
 
 

@@ -19,8 +19,9 @@ def server_status(folder: ServerFolder, settings: ServerSettings) -> dict[str, A
     """Return the server's state, its devices and its runs, as JSON values.
 
     A device's ``state`` is ``online``, ``offline``, ``admitted`` (it never came) or ``unknown``
-    (the server does not run).  ``capacity`` is its last report in a run,
-    or else what it measured when it joined.
+    (the server does not run).  ``refused`` says why it took no part in the last run that asked it,
+    and is None if it did.  ``capacity`` is its last report in a run, or else what it measured when
+    it joined.
     """
     state = folder.running()
     nodes: dict[bytes, Node] | None = None
@@ -40,6 +41,7 @@ def server_status(folder: ServerFolder, settings: ServerSettings) -> dict[str, A
                 "name": device.name,
                 "number": device.number,
                 **_seen(nodes, device.pem),
+                "refused": _noted(folder, device.fingerprint).get("refused"),
                 "capacity": _report(folder, device.fingerprint) or _on_joining(device),
             }
             for device in Registry(folder.path / "devices.json").devices()
@@ -57,10 +59,16 @@ def _seen(nodes: dict[bytes, Node] | None, key: bytes) -> dict[str, Any]:
     return {"state": "online" if node.online else "offline", "last_seen": node.last_seen}
 
 
+def _noted(folder: ServerFolder, fingerprint: str) -> dict[str, Any]:
+    """Return what the last run noted of a device: its report, or why it took no part."""
+    with suppress(OSError, ValueError):
+        return json.loads((folder.path / "reports" / f"{fingerprint}.json").read_text())
+    return {}
+
+
 def _report(folder: ServerFolder, fingerprint: str) -> dict[str, Any] | None:
-    with suppress(OSError, ValueError, KeyError):
-        path = folder.path / "reports" / f"{fingerprint}.json"
-        report: dict[str, Any] = json.loads(path.read_text())["report"]
+    with suppress(KeyError):
+        report: dict[str, Any] = _noted(folder, fingerprint)["report"]
         own: dict[str, Any] = report["device"] or {}
         return {
             "clients": len(report["shares"]),

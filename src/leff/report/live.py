@@ -290,7 +290,7 @@ def print_result(
         console.print(Text(f"{name}: {note}", style="dim"))
     if worst := after.get("devices", {}).get("worst"):
         loss = _number(worst["loss"]) or "not finite"
-        console.print(Text(f"worst device: {worst['client']}, loss {loss}", style="dim"))
+        console.print(Text(f"worst client: {worst['client']}, loss {loss}", style="dim"))
     for row in after["texts"][:texts]:
         console.print()
         for label, value in (("input", row["input"]), ("output", row["output"])):

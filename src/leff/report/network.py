@@ -30,6 +30,10 @@ def print_server(console: Console, status: dict[str, Any]) -> None:
             bytes_text(memory) if memory else "",
         )
     console.print(devices if status["devices"] else "no device is admitted yet")
+    for device in status["devices"]:
+        if device["refused"]:
+            named = f"device {device['number']} ({device['name']})"
+            console.print(f"{named} took no part: {device['refused']}", soft_wrap=True)
     for run in status["runs"]:
         console.print(f"run {run['folder']}: {run['state']}, round {run['round']}", soft_wrap=True)
 

@@ -32,6 +32,8 @@ from leff.wire.messages import Capacity, Device
 
 log = logging.getLogger("leff")
 
+UNSAID = (1, 1, 2, 2, 3, 3, 4, 6)  # L_i of clients on this machine if `clients.layers` is not given
+
 
 def setup_of(config: RunConfig, spec: MethodSpec, **numbers: int) -> ClientSetup:
     """Return a client's setup by the configuration; `numbers` replace layers, rank, base_bits.
@@ -141,16 +143,19 @@ def client_budgets(clients: ClientsConfig) -> list[tuple[int | None, int | None]
     return list(itertools.islice(pairs, clients.count))
 
 
+def layers_in_turn(clients: ClientsConfig, total: int) -> list[int]:
+    """Return the L_i that the clients have in turn, or `UNSAID`, of which none is above `total`."""
+    return clients.layers or [min(number, total) for number in UNSAID]
+
+
 def client_layers(config: RunConfig, spec: MethodSpec, total: int) -> tuple[int, ...]:
     """Return L_i of every client; ConfigError for one outside [1, L].
 
-    L_i is all layers if the method trains no blocks, and if a fleet file sets the budgets.  The
-    default is cut to the model's layers.
+    L_i is all layers if the method trains no blocks, and if a fleet file sets the budgets.
     """
     clients = config.clients
-    layers = clients.layers if spec.trains_blocks and clients.fleet is None else [total]
-    if "layers" not in clients.model_fields_set:
-        layers = [min(number, total) for number in layers]
+    layers = layers_in_turn(clients, total)
+    layers = layers if spec.trains_blocks and clients.fleet is None else [total]
     outside = [number for number in layers if not 1 <= number <= total]
     if outside:
         raise ConfigError(

@@ -23,8 +23,15 @@ from leff.methods.method import Method
 from leff.methods.registry import BlockParts, Ingredients, MethodSpec, spec_of, users_of
 from leff.methods.sampling import Rule
 from leff.methods.stand_ins import Bank, Batch, Distillation
+from leff.models import blocks
 from leff.models.lora import check_rank, target_shapes
-from leff.runs.budgets import client_budgets, fixed_setting, setup_of, timed_candidates
+from leff.runs.budgets import (
+    client_budgets,
+    fixed_setting,
+    layers_in_turn,
+    setup_of,
+    timed_candidates,
+)
 from leff.runs.option_types import picked
 from leff.runs.options import RunConfig
 from leff.wire.messages import Capacity
@@ -92,9 +99,10 @@ def _assignment(
     """
     context, clients = config.context, config.clients
     budgets, remote = client_budgets(clients), config.engine.name == "flower"
-    by_device = remote and "layers" not in clients.model_fields_set
+    by_device = remote and not clients.layers
     if context.name != "auto" and clients.fleet is None and not by_device:
-        given = zip(itertools.cycle(clients.layers), budgets, strict=False)
+        in_turn = layers_in_turn(clients, len(blocks(model)))
+        given = zip(itertools.cycle(in_turn), budgets, strict=False)
         for layers, (memory_bytes, _) in set(given):
             if memory_bytes is not None:
                 asked = setup_of(config, spec, layers=layers)

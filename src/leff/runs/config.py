@@ -3,6 +3,7 @@
 config = load_config(Path("experiments/e2e.toml"), {"training.rounds": 5})
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -57,9 +58,16 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
     """
     remedy = "; `leff config` prints one to start from"
     values = read_toml(path, remedy=remedy) if path is not None else {}
+    merged = copy.deepcopy(values)
     for key, value in (overrides or {}).items():
-        _set(values, key, value)
-    return parse_config(values, str(path) if path else "the configuration")
+        _set(merged, key, value)
+    try:
+        return parse_config(merged, str(path) if path else "the configuration")
+    except ConfigError:
+        if path is None or not overrides:
+            raise
+    parse_config(values, str(path))  # is the fault in the file?
+    return parse_config(merged, f"{path} with the options given")
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:

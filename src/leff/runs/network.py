@@ -143,12 +143,11 @@ def _fleet(
 
 def _rules(config: RunConfig) -> FleetRules:
     engine, clients = config.engine, config.clients
-    given = "layers" in clients.model_fields_set
     return FleetRules(
         quorum=engine.quorum,
         wait_seconds=parse_seconds(engine.wait),
         deadline_seconds=parse_seconds(engine.deadline),
         partial=engine.partial,
         most_clients=engine.device_clients,
-        layers=tuple(clients.layers) if given else (),
+        layers=tuple(clients.layers),
     )

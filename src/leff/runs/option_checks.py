@@ -37,7 +37,7 @@ def check_together(config: "RunConfig") -> None:
             f"engine.ray = {shown(engine.ray)} and engine.workers = {engine.workers} both say how "
             "many clients work at a time; leave out engine.workers, and set engine.client_cpus"
         )
-    if min(config.clients.layers) < 1:
+    if min(config.clients.layers, default=1) < 1:
         raise ValueError(
             f"clients.layers must be at least 1 each, got {min(config.clients.layers)}; "
             "a client that can train no layer cannot take part"

@@ -176,9 +176,10 @@ class ClientsConfig(Section):
     )
     per_round: Fraction = Field(default=1.0, description="share of clients in a round")
     layers: list[int] = Field(
-        default=[1, 1, 2, 2, 3, 3, 4, 6],
-        min_length=1,
-        description="layers L_i that each client can train, repeated over the clients",
+        default=[],
+        description="layers L_i that each client can train, repeated over the clients; without it "
+        "a device trains as many as it has room for, and clients on this machine 1, 1, 2, 2, 3, 3, "
+        "4, 6",
     )
     memory: list[Amount] = Field(
         default=[],

@@ -51,6 +51,12 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     device = torch_device(config.engine.device)
     check_precision(config.training.precision, device)
     task = task_of(config)
+    measured_here = config.evaluation.where != "devices"
+    if measured_here and not len(task.validation):
+        raise ConfigError(
+            "there is no validation data on this machine to measure on; let the devices measure "
+            "(evaluation.where = 'devices'), or name a file (data.validation)"
+        )
     config = with_prompt(config, task)
     rows = None
     if simulated:
@@ -82,7 +88,6 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     if unused := unused_options(config):
         log.info("without effect in this run: %s", ", ".join(unused))
     limits = make_limits(config, task.kind, model)
-    measured_here = config.evaluation.where != "devices"
     return Federation(
         config=config,
         folder=folder,

@@ -95,7 +95,10 @@ def measure(
     model, tokenizer = read_trained(path)
     task = task_of(config) if data is None else _own_test(data, folder, config, model)
     if not len(task.validation if task.test is None else task.test):
-        raise ConfigError(f"{path} has no data on this machine to measure on; give it with --data")
+        raise ConfigError(
+            f"{path} has no data on this machine to measure on; give it with --data (devices "
+            "measure in a run only, and their figures are in its result.json)"
+        )
     model = model.to(torch_device(config.engine.device))
     evaluator = replace(evaluator_for(config, task, tokenizer), form=trained_form(path, tokenizer))
     with pinned_threads(config.engine.threads):

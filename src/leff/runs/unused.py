@@ -21,7 +21,9 @@ def unused_options(config: RunConfig) -> list[str]:
     unused += [] if config.training.calibrated else ["training.calibrated_from"]
     unused += _unused_by_place(config.evaluation.where)
     unused += _unused_by_engine(config.engine.name)
-    default = RunConfig(preset=config.preset)
+    default = RunConfig.model_validate(
+        {"preset": config.preset, "data": {"task": config.data.task}}
+    )
     return [key for key in unused if _value(config, key) != _value(default, key)]
 
 

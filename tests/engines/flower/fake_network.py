@@ -86,6 +86,7 @@ class FakeNetwork:
         self.down = 0  # calls that find no link
         self.closed = False
         self.noted: dict[str, DeviceReport] = {}
+        self.refusals: list[tuple[str, str]] = []
 
     def present(self):
         return {node: Member(d.key, d.number) for node, d in self.devices.items() if d.here}
@@ -129,6 +130,9 @@ class FakeNetwork:
 
     def traffic(self, token):
         return Traffic(100, 10, 1)
+
+    def refused(self, key, why):
+        self.refusals.append((key, why))
 
     def working(self, round):
         self.round = round

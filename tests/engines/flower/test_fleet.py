@@ -145,9 +145,31 @@ def test_a_device_that_refuses_is_named_with_our_own_words_only(build):
     network.devices[12].answers = lambda ask: to_json(reply(gossips, ask, refusal="Anna is ill"))
     with pytest.raises(RunError) as error:
         fleet.clients()
-    assert f"device a refuses: {why}" in str(error.value)
+    assert f"device 1 (a) refuses: {why}" in str(error.value)
     assert "it gives a reason that is not kept" in str(error.value)
     assert "Anna" not in str(error.value)
+    assert ("a", why) in network.refusals  # for `leff server status`
+
+
+def test_those_who_took_no_part_are_named_at_the_end(build, caplog):
+    good, bad = device("a", 1), device("b", 2)
+    fleet, network = build(good, bad, quorum=1)
+    network.devices[12].answers = lambda ask: to_json(reply(bad, ask, refusal="its disk is full"))
+    with caplog.at_level("INFO"):
+        assert fleet.clients() == [0]
+    assert "client 0 is device 1 (a)" in caplog.text
+    caplog.clear()
+    fleet.close()
+    assert "device 2 (b) took no part: its disk is full" in caplog.text
+
+
+def test_a_device_that_is_asked_again_may_still_answer_the_first_ask(build, clock):
+    slow = device("a", 1, seconds=20.0)  # it reads its data; after 15 s it is asked again
+    fleet, network = build(slow, quorum=1)
+    started = clock.now
+    assert fleet.clients() == [0]
+    assert clock.now - started < 25 and len(slow.asks) == 2
+    assert not {ask.token for _, ask in slow.asks} & set(network.revoked)
 
 
 def test_the_older_of_two_processes_with_one_key_is_refused_by_name(build):
@@ -160,7 +182,7 @@ def test_the_older_of_two_processes_with_one_key_is_refused_by_name(build):
     assert fleet.clients() == [0]
     one.report = older  # but the one before still runs
     train(fleet, 0)
-    with pytest.raises(RunError, match="device a refuses: two processes use this key"):
+    with pytest.raises(RunError, match=r"device 1 \(a\) refuses: two processes use this key"):
         fleet.clients()
 
 

@@ -2,11 +2,15 @@
 
 import pytest
 
+from leff.device.home import DeviceHome
 from leff.engines.flower import server_network
 from leff.engines.flower.server_network import START_SECONDS, ServerNetwork
 from leff.errors import RunError
 from leff.network.folder import ServerFolder
+from leff.network.registry import Registry
+from leff.network.status import server_status
 from leff.network.superlink import LinkLostError
+from leff.wire.asks import DeviceReport, ShareReport
 
 
 @pytest.fixture
@@ -51,3 +55,17 @@ def test_a_resumed_run_waits_for_a_server_that_is_being_started(server, clock, t
     clock.now = START_SECONDS + 1
     with pytest.raises(RunError, match="start it with `leff server start"):
         network.present()
+
+
+def test_the_status_says_who_took_no_part(server, tmp_path):
+    folder, settings = server
+    home = DeviceHome(tmp_path)
+    home._make_key()
+    admitted = Registry(folder.path / "devices.json").admit(home.public_key, name="site2")
+    network = ServerNetwork(folder, settings, "run", tmp_path / "run")
+    network.refused(admitted.fingerprint, "its disk is full")
+    (device,) = server_status(folder, settings)["devices"]
+    assert device["refused"] == "its disk is full"
+    network.reported(admitted.fingerprint, DeviceReport("0", "s", "d" * 64, (ShareReport(5, 0),)))
+    (device,) = server_status(folder, settings)["devices"]
+    assert device["refused"] is None and device["capacity"]["examples"] == 5

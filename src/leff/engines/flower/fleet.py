@@ -108,7 +108,7 @@ class FlowerFleet:
             self._reports.ask(present)
             here = self._reports.places(present)
             if len(here) >= quorum and not self._reports.reading(present):
-                self._roster.enter(here)  # in the order of admission, whoever came first
+                self._enter(here)  # in the order of admission, whoever came first
                 return sorted(map(self._roster.id_of, here))
             waited = time.monotonic() - started
             if waited > self._rules.wait_seconds and len(here) < quorum:
@@ -118,9 +118,18 @@ class FlowerFleet:
                 said = True
             time.sleep(REPORT_LOOK_SECONDS)
 
+    def _enter(self, here: Sequence[Place]) -> None:
+        """Number the clients that are new, and say which device each is."""
+        numbers: dict[str, list[str]] = {}
+        for client, (key, _) in self._roster.enter(here).items():
+            numbers.setdefault(key, []).append(str(client))
+        if not self._rules.capacities:  # in a simulation devices have no names
+            for key, clients in numbers.items():
+                log.info("client %s is %s", ", ".join(clients), self._reports.name_of(key))
+
     def _too_few(self, present: Mapping[int, Member], here: Sequence[Place]) -> str:
         reasons = self._reports.refused.items()
-        refused = "".join(f"; device {key} refuses: {why}" for key, why in reasons)
+        refused = "".join(f"; {self._reports.name_of(key)} refuses: {why}" for key, why in reasons)
         return (
             f"{len(here)} clients are there, and engine.quorum = {self._rules.quorum} are needed "
             f"({len(present)} devices are connected){refused}; see leff server status"

@@ -7,6 +7,7 @@
 A device that does not report, or refuses, takes no part.  It is asked again later.
 """
 
+import itertools
 import logging
 import time
 from collections import Counter
@@ -42,7 +43,8 @@ class Reports:
         self._ask_at: dict[str, float] = {}  # when to ask a device again
         self._times = Counter[str]()  # how often each was asked without an answer
         self._first_asked: dict[str, float] = {}
-        self._tokens: dict[str, str] = {}
+        self._tokens: dict[str, list[str]] = {}  # of the last two asks
+        self._names: dict[str, str] = {}  # what people call devices
 
     def of(self, key: str) -> DeviceReport | None:
         """Return a device's report, or None if it has not reported."""
@@ -62,6 +64,7 @@ class Reports:
     def ask(self, present: Mapping[int, Member]) -> None:
         """Ask the devices that have not reported, and take in what has been answered so far."""
         now = time.monotonic()
+        self._names |= {device.key: device.text for device in present.values()}
         new = [
             (node, device.key)
             for node, device in present.items()
@@ -86,21 +89,30 @@ class Reports:
             self._asker.network.lost(error)
             self.forget_asks()
 
+    def name_of(self, key: str) -> str:
+        """Return what people call a device, by its key's fingerprint."""
+        return self._names.get(key, f"device {key}")
+
     def forget_asks(self) -> None:
         """Forget the asks that are under way: the link that they went by is lost."""
         self._asked.clear()
         self._ask_at.clear()
 
     def _ask_of(self, key: str) -> Ask:
-        """Return the ask for a device's report, with a token for the tokenizer."""
-        if key in self._tokens:
-            self._asker.network.revoke(self._tokens[key])
-        self._tokens[key] = self._asker.grant(key, "report", [], 0, self._inbox)
-        return self._asker.ask("report", self._tokens[key])
+        """Return the ask for a device's report, with a token for the tokenizer.
+
+        The token of the ask before stays good: the device may be at that one.
+        """
+        tokens = self._tokens.setdefault(key, [])
+        tokens.append(self._asker.grant(key, "report", [], 0, self._inbox))
+        for token in tokens[:-2]:
+            self._asker.network.revoke(token)
+        del tokens[:-2]
+        return self._asker.ask("report", tokens[-1])
 
     def reading(self, present: Mapping[int, Member]) -> bool:
         """Return whether a device that was asked for the first time may still be at it."""
-        under_way, now = set(self._asked.values()), time.monotonic()
+        under_way, now = {*self._asked.values()} - {*self._known}, time.monotonic()
         return any(
             device.key in under_way and now - self._first_asked[device.key] < REPORT_SECONDS
             for device in present.values()
@@ -150,11 +162,14 @@ class Reports:
     def _refuse(self, key: str, why: str) -> None:
         """Let a device take no part until it reports anew."""
         if self.refused.get(key) != why:
-            log.warning("device %s takes no part: %s", key, why)
+            log.warning("%s takes no part: %s", self.name_of(key), why)
+            self._asker.network.refused(key, why)
         self.refused[key] = why
         self._known.pop(key, None)
 
     def close(self) -> None:
-        """End the grants."""
-        for token in self._tokens.values():
+        """End the grants, and say who took no part."""
+        for token in itertools.chain.from_iterable(self._tokens.values()):
             self._asker.network.revoke(token)
+        for key, why in self.refused.items():
+            log.warning("%s took no part: %s", self.name_of(key), why)

@@ -39,14 +39,17 @@ class Roster:
             raise CheckpointError(f"{path} is damaged; {remedy}") from None
         self._ids = {place: client for client, place in enumerate(self.places)}
 
-    def enter(self, places: Iterable[Place]) -> None:
-        """Number the clients that are new, in this order."""
-        new = [place for place in places if place not in self._ids]
-        for place in new:
-            self._ids[place] = len(self.places)
-            self.places.append(place)
+    def enter(self, places: Iterable[Place]) -> dict[int, Place]:
+        """Number the clients that are new, in this order, and return them."""
+        new: dict[int, Place] = {}
+        for place in places:
+            if place not in self._ids:
+                self._ids[place] = len(self.places)
+                new[len(self.places)] = place
+                self.places.append(place)
         if new:
             self._write()
+        return new
 
     def id_of(self, place: Place) -> int:
         """Return a client's number.  KeyError if it has not entered."""

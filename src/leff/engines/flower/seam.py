@@ -14,10 +14,16 @@ from leff.wire.asks import DeviceReport
 
 @dataclass(frozen=True)
 class Member:
-    """A device that is there: its key's fingerprint, and its place in the order of admission."""
+    """A device that is there: its key's fingerprint, its place among those admitted, its name."""
 
     key: str
     number: int
+    name: str = ""
+
+    @property
+    def text(self) -> str:
+        """What people call it: ``device 2 (site2, fcc6f60dee0634d9)``."""
+        return f"device {self.number} ({', '.join(filter(None, (self.name, self.key)))})"
 
 
 class Network(Protocol):
@@ -55,6 +61,10 @@ class Network(Protocol):
 
     def reported(self, key: str, report: DeviceReport) -> None:
         """Note a device's report, for people."""
+        ...
+
+    def refused(self, key: str, why: str) -> None:
+        """Note why a device takes no part, for people."""
         ...
 
     def working(self, round: int) -> None:

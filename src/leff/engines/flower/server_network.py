@@ -12,6 +12,7 @@ import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from leff.engines.flower.seam import Member
 from leff.errors import RunError
@@ -63,7 +64,7 @@ class ServerNetwork:
             self.lost(error)
             return {}
         members = {
-            nodes[device.fingerprint]: Member(device.fingerprint, device.number)
+            nodes[device.fingerprint]: Member(device.fingerprint, device.number, device.name)
             for device in admitted
             if device.fingerprint in nodes
         }
@@ -94,11 +95,16 @@ class ServerNetwork:
         return self._grants.traffic(token)
 
     def reported(self, key: str, report: DeviceReport) -> None:
-        seen = {"seen": time.time(), "report": json.loads(to_json(report))}
+        self._note(key, {"report": json.loads(to_json(report))})
+
+    def refused(self, key: str, why: str) -> None:
+        self._note(key, {"refused": why})
+
+    def _note(self, key: str, values: dict[str, Any]) -> None:
         with suppress(OSError):
             make_folder(self._folder.path / "reports")
             path = self._folder.path / "reports" / f"{key}.json"
-            write_atomically(path, json.dumps(seen).encode())
+            write_atomically(path, json.dumps({"seen": time.time(), **values}).encode())
 
     def close(self) -> None:
         if self._link is not None:

@@ -301,6 +301,9 @@ class SimulationNetwork:
     def reported(self, key: str, report: DeviceReport) -> None:
         """Do nothing: the run's configuration says what the clients are."""
 
+    def refused(self, key: str, why: str) -> None:
+        """Do nothing: there is no server whose status is asked for."""
+
     def working(self, round: int) -> None:
         """Do nothing: the run's own records say it."""
 

@@ -115,7 +115,8 @@ def class_ids(rows: Rows, names: Sequence[str], whose: str = "the classes") -> l
         label = _class(rows, i, value, numeric)
         if label not in ids:
             raise DataError(
-                f"{rows.where(i)}: label {shown(label)} is none of {whose}: {listed(names)}"
+                f"{rows.where(i)}: label {shown(label)} is none of {whose}: {listed(names)}; leave "
+                "its rows out, or have the class added to the run's data.labels"
             )
         found.append(ids[label])
     return found

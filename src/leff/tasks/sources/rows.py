@@ -44,7 +44,8 @@ class Rows:
             present = listed(self.columns) or "none"
             hint = nearest(name, self.columns)
             hint = "" if hint.startswith("; known") else hint
-            raise DataError(f"{self.path} has no column {name!r} (columns: {present}){hint}")
+            remedy = hint or f"; name yours: columns = {{{name} = '...'}} under [data]"
+            raise DataError(f"{self.path} has no column {name!r} (columns: {present}){remedy}")
         values = self.columns[name]
         if None in values:
             raise DataError(f"{self.where(values.index(None))}: no value in column {name!r}")
