@@ -49,9 +49,11 @@ def quantised(model, kind, store, block, bits=8, **options):
     return job_of(model, kind, store, block, before=before, after=after, **options)
 
 
-def plain_training(model, names, job, examples):
+def plain_training(model, names, job, examples, block):
     """What local training is, written down again over the full model; changes it in place."""
     model.train().requires_grad_(False)
+    for number, layer in enumerate(blocks(model)):
+        layer.train(number in block)  # no dropout around the block
     model.config.use_cache = False  # with one, dropout in attention rounds otherwise
     parameters = dict(model.named_parameters())
     chosen = [parameters[name].requires_grad_(True) for name in names]
@@ -85,7 +87,7 @@ def test_a_block_among_its_own_layers_trains_as_in_the_full_model(name, kind, bl
     names = trainable_names(model, block)
     fuse(model)  # as on the client
     with torch.random.fork_rng():
-        losses = plain_training(model, names, job, examples)
+        losses = plain_training(model, names, job, examples, block)
     assert update.failure is None and update.steps == 3 == len(losses)
     assert update.losses == (losses[0], losses[-1])
     found = unpack(update.payload)

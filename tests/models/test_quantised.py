@@ -12,6 +12,7 @@ from torch import nn
 from leff.errors import ModelError
 from leff.models import blocks, capture, run_blocks
 from leff.models.quantised import GROUP_SCALE, SCALE, install, quantised, rebuilt, unpacked
+from leff.models.scratch import Scratch
 from leff.wire.tensors import pack, unpack
 
 
@@ -152,6 +153,17 @@ def test_products_are_exact_whatever_the_number_of_inputs_and_the_mode(bits, inp
         expected = nn.functional.linear(hidden, weight, layer[0].bias)
         found = rebuilt(layer, tensors).train(train)(hidden)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [16, 8, 4])
+def test_a_weight_in_another_type_is_rounded_once(bits):
+    torch.manual_seed(0)
+    tensors = quantised(nn.Sequential(nn.Linear(64, 600)), bits)
+    key = {16: "", 8: f"0.{SCALE}", 4: f"0.{GROUP_SCALE}"}[bits]
+    codes, scales = tensors["0.weight"], tensors.get(key)
+    wide, scratch = unpacked(codes, scales).float(), Scratch()
+    assert torch.equal(unpacked(codes, scales, torch.bfloat16, scratch), wide.bfloat16())
+    assert torch.equal(unpacked(codes, scales, torch.float32, scratch), wide)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -23,7 +23,8 @@ from leff.models import (
     trainable_names,
 )
 from leff.models.activations import fuse
-from leff.models.quantised import Scratch, install
+from leff.models.quantised import install
+from leff.models.scratch import Scratch
 from leff.wire.messages import Job, MeasureJob, Part, Tuned
 
 Fetch = Callable[[Part], Mapping[str, torch.Tensor]]  # callers never change the tensors
@@ -92,9 +93,16 @@ def trainable_parameters(
 
 
 def unfreeze(model: nn.Module, job: Job) -> dict[str, nn.Parameter]:
-    """Let only the block and the tail train; return them by the full model's names."""
+    """Let only the block and the tail train; return them by the full model's names.
+
+    The other layers have no dropout: it regularises what trains, and around that it is noise.
+    Without it, attention keeps no maps for the backward pass.
+    """
     model.requires_grad_(False)
-    trained = trainable_parameters(model, trained_layers(job))
+    trains = trained_layers(job)
+    for place, layer in enumerate(blocks(model)):
+        layer.train(place in trains)
+    trained = trainable_parameters(model, trains)
     for parameter in trained.values():
         parameter.requires_grad_(True)
         parameter.data = parameter.data.clone()  # others may hold the fetched tensor

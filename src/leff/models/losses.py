@@ -22,9 +22,10 @@ from torch.nn import functional
 
 from leff.models import body_and_head, uncached
 from leff.models.hardware import product_dtype
+from leff.models.scratch import Scratch
 
 IGNORED = -100  # the label that torch's cross-entropy leaves out
-ROWS = 8192  # how many rows are cast at a time, of a head that multiplies in another type
+ROWS = 4096  # how many rows are cast at a time, of a head that multiplies in another type
 POSITIONS = 128  # C, our choice: three (C, V) exist at a time, 77 MB with GPT-2's vocabulary
 
 
@@ -87,15 +88,15 @@ class _ChunkedLoss(torch.autograd.Function):
         weight_gradient = torch.zeros_like(weight) if to_weight else None
         losses = torch.zeros_like(targets, dtype=torch.float32)
         dtype = product_dtype(hidden)
-        inputs = hidden.to(dtype)
+        inputs, scratch = hidden.to(dtype), Scratch()
         for part in _parts(len(rows), positions):
             each, gradient = _loss_and_gradient(
-                _logits(inputs[part], weight), targets[rows[part]], 1 / len(rows)
+                _logits(inputs[part], weight, scratch), targets[rows[part]], 1 / len(rows)
             )
             losses[rows[part]] = each
             gradient = gradient.to(dtype)  # (C, V)
             if hidden_gradient is not None:
-                hidden_gradient[part] = _back(gradient, weight)
+                hidden_gradient[part] = _back(gradient, weight, scratch)
             if weight_gradient is not None:
                 _add_product(weight_gradient, gradient, inputs[part])
         ctx.gradients = hidden_gradient, weight_gradient
@@ -139,18 +140,22 @@ def _head_parts(weight: torch.Tensor, dtype: torch.dtype) -> list[slice]:
     return [slice(None)] if weight.dtype == dtype else _parts(len(weight), ROWS)
 
 
-def _logits(inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    parts = _head_parts(weight, inputs.dtype)
-    logits = [functional.linear(inputs, weight[part].to(inputs.dtype)) for part in parts]
+def _cast(rows: torch.Tensor, dtype: torch.dtype, scratch: Scratch) -> torch.Tensor:
+    return rows if rows.dtype == dtype else scratch.take(rows, rows.shape, dtype).copy_(rows)
+
+
+def _logits(inputs: torch.Tensor, weight: torch.Tensor, scratch: Scratch) -> torch.Tensor:
+    parts, dtype = _head_parts(weight, inputs.dtype), inputs.dtype
+    logits = [functional.linear(inputs, _cast(weight[part], dtype, scratch)) for part in parts]
     return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)  # (C, V)
 
 
-def _back(gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def _back(gradient: torch.Tensor, weight: torch.Tensor, scratch: Scratch) -> torch.Tensor:
     """Return gradient · W, (C, D)."""
     first, *others = _head_parts(weight, gradient.dtype)
-    total = gradient[:, first] @ weight[first].to(gradient.dtype)
+    total = gradient[:, first] @ _cast(weight[first], gradient.dtype, scratch)
     for part in others:
-        total += gradient[:, part] @ weight[part].to(gradient.dtype)
+        total += gradient[:, part] @ _cast(weight[part], gradient.dtype, scratch)
     return total
 
 

@@ -13,8 +13,7 @@ inputs' precision.
 
 import copy
 import logging
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from leff.errors import ModelError
 from leff.models.detect import linears
 from leff.models.hardware import product_dtype
+from leff.models.scratch import Scratch
 
 # On import it logs that a CPU kernel is not installed, which we do not use.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -32,6 +32,7 @@ SCALE = "SCB"  # 8 bits, bitsandbytes' name: the maxima of a weight's rows, (out
 GROUP_SCALE = "absmax"  # 4 bits: the maxima of groups of 64 weights, (⌈out·in/64⌉,)
 SCALES = (SCALE, GROUP_SCALE)
 GROUP = 64
+ROWS = 256  # of a weight that are fp32 at a time on the way to another type: they stay in the cache
 
 
 def quantised(layer: nn.Module, bits: int) -> dict[str, torch.Tensor]:
@@ -86,26 +87,6 @@ def _in_4_bits(name: str, rows: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 PACKED = {16: _in_16_bits, 8: _in_8_bits, 4: _in_4_bits}
-
-
-class Scratch:
-    """Memory in which one weight at a time is unpacked, as large as the largest so far.
-
-    New memory for each weight would cost a page fault for every 4 KiB, which at few tokens takes
-    longer than the product.
-    """
-
-    def __init__(self) -> None:
-        self._held = torch.empty(0)
-
-    def take(self, like: torch.Tensor, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """Return memory of this shape and type on the device of `like`, until the next call."""
-        size = math.prod(shape)
-        held = self._held
-        if held.numel() < size or held.dtype != dtype or held.device != like.device:
-            self._held = held = torch.empty(0)  # freed first
-            self._held = held = torch.empty(size, dtype=dtype, device=like.device)
-        return held[:size].view(*shape)
 
 
 def install(
@@ -210,10 +191,19 @@ def unpacked(
         return codes
     if scales is not None and codes.dtype == torch.uint8:
         return _of_nf4(codes, scales, dtype)
-    weight = (scratch or Scratch()).take(codes, codes.shape, dtype)
+    scratch = scratch or Scratch()
+    weight = scratch.take(codes, codes.shape, dtype)
     if scales is None:
         return weight.copy_(codes)
-    return torch.mul(codes, (scales / 127)[:, None], out=weight)
+    unit = (scales / 127)[:, None]
+    if dtype == torch.float32:
+        return weight.copy_(codes).mul_(unit)
+    rows = min(ROWS, len(codes))  # in fp32, and rounded once
+    for first in range(0, len(codes), rows):
+        part = slice(first, first + rows)
+        wide = scratch.take(codes, codes[part].shape, torch.float32)
+        weight[part] = wide.copy_(codes[part]).mul_(unit[part])
+    return weight
 
 
 def _of_nf4(codes: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
