@@ -27,6 +27,7 @@ from tiny_models import tiny
 from leff.engines.local import LocalFleet
 from leff.errors import RunError
 from leff.models import layer_prefix, shell_state, tail_state, trainable_names
+from leff.models.activations import fuse
 from leff.round import choose_clients
 from leff.seeds import derive_seed, numpy_rng
 from leff.tasks.encode import Example, collate
@@ -63,6 +64,7 @@ def test_one_client_is_central_training(case, tmp_path):
     found, central = dropping(*case), dropping(*case)
     fleet = fleet_of([examples], (1,), store, CPU)
     run_rounds(found, make_method("fedavg", kind, store), fleet, tmp_path, rounds)
+    fuse(central)  # as on the client
     frozen = set(shell_state(central))
     parameters = [p for n, p in central.named_parameters() if n not in frozen]
     central.train()

@@ -49,6 +49,7 @@ from leff.models import (
     model_class,
     trainable_names,
 )
+from leff.models.activations import fuse
 from leff.models.lora import adapter_shapes, fresh, target_shapes
 from leff.models.quantised import GROUP_SCALE, SCALE, quantised, unpacked
 from leff.models.sparse import positions, sparse_shapes
@@ -392,7 +393,9 @@ def test_one_client_is_central_training(method, model, tmp_path):
     made = recipe(METHODS[method][0], served, kind, store, **{**METHODS[method][1], **changes})
     before = state_of(served)
     run_rounds(served, made, fleet_of([examples], (LAYERS,), store, CPU), tmp_path, 2)
-    changed = central(method, undropped(small(model)), examples, 2)
+    alone = undropped(small(model))
+    fuse(alone)  # as on the client
+    changed = central(method, alone, examples, 2)
     for tensor, found in state_of(served).items():
         expected = changed.get(tensor, before[tensor])
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

@@ -83,7 +83,7 @@ def test_a_run_without_any_data_on_the_server(tmp_path, capsys, monkeypatch):
         capsys, monkeypatch, "run", *flags(given), "--out", str(tmp_path / "run")
     )
     assert status == 0 and "measured on what each client holds out" in printed
-    assert "worst device: " in printed and "devices 1." in printed
+    assert "worst client: " in printed and "devices 1." in printed
     run = leff.resume(tmp_path / "run")
     records, after = run.records(), run.result["after"]
     assert (
