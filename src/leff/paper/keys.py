@@ -12,7 +12,10 @@ from typing import Any
 from leff.runs.options import RunConfig
 
 FILES = ("train", "validation", "test")  # options that name a file
-FORMER_RATE = 4e-3  # training.learning_rate's default when the first results got their keys
+FORMER: dict[str, dict[str, Any]] = {  # defaults when the first results got their keys
+    "training": {"learning_rate": 4e-3, "levelled": False, "calibrated_from": 0},
+    "method": {"weights": "examples"},
+}
 
 
 def run_key(config: RunConfig) -> str:
@@ -20,13 +23,19 @@ def run_key(config: RunConfig) -> str:
 
     Not counted are folders (a path counts by its last two names) and the engine (workers do not
     change results; threads and devices change their last bits).  Options with default values do
-    not count either, so a result stays valid when a later version adds options.  If a default
-    changes, reading the result raises (`leff.paper.results`).
+    not count either, so a result stays valid when a later version adds options.  A default that
+    changed later counts as `FORMER` says.  If another changes, reading the result raises
+    (`leff.paper.results`).
     """
     values = portable(config.model_dump(mode="json", exclude_defaults=True))
-    training = values.get("training", {})
-    if training.get("learning_rate") == FORMER_RATE:
-        del training["learning_rate"]
+    for section, former in FORMER.items():
+        own = getattr(config, section).model_dump(mode="json", include=set(former))
+        kept: dict[str, Any] = values.get(section, {})
+        for name, before in former.items():
+            kept.pop(name, None)
+            if own[name] not in (before, None):
+                kept[name] = own[name]
+        values[section] = kept
     values = {name: value for name, value in values.items() if value != {}}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
