@@ -56,6 +56,23 @@ def gradients(model, kind, store, examples, monkeypatch, block=range(1, 3), **se
     return torch.cat([g.flatten() for g in found["gradients"]]), update
 
 
+@pytest.mark.parametrize("levelled", [False, True])
+def test_layers_around_the_block_have_no_dropout(levelled, store, monkeypatch):
+    """Also after the model has answered some examples, in eval mode."""
+    kind, modes = "classification", []
+    model = tiny("bert", kind)
+    job = job_of(model, kind, store, range(1, 3), training=with_settings(levelled=levelled))
+    real = steps._add_gradients
+
+    def noting(trained, *rest):
+        modes.append([{m.training for m in layer.modules()} for layer in blocks(trained)])
+        return real(trained, *rest)
+
+    monkeypatch.setattr(steps, "_add_gradients", noting)
+    assert client.train(job, store.get, random_examples(kind, 5), CPU).failure is None
+    assert modes and all(mode == [{False}, {True}, {True}, {False}] for mode in modes)
+
+
 # Calibrated classification
 
 

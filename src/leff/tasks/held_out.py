@@ -28,14 +28,18 @@ def held_out_batches(
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Generator[torch.device]:
-    """Put the model into eval mode without gradients for the body; yield its device."""
-    was_training = model.training
+    """Put the model into eval mode without gradients for the body; yield its device.
+
+    Afterwards each module is in its own mode again: a client's frozen layers stay in eval mode.
+    """
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
             yield next(model.parameters()).device
     finally:
-        model.train(was_training)
+        for module, training in modes:
+            module.training = training
 
 
 def held_out_logits(
