@@ -29,7 +29,9 @@ from leff.client import train as client
 from leff.client.model import client_model
 from leff.client.steps import PROBE, WINDOW, batches, like_length_batches
 from leff.models import blocks, layer_prefix, tail_state
+from leff.models.quantised import quantised
 from leff.tasks.encode import collate
+from leff.wire.messages import Segment
 from leff.wire.tensors import unpack
 
 STEP = {"learning_rate": 1e-3, "weight_decay": 0.0, "max_grad_norm": math.inf}
@@ -61,7 +63,12 @@ def test_layers_around_the_block_have_no_dropout(levelled, store, monkeypatch):
     """Also after the model has answered some examples, in eval mode."""
     kind, modes = "classification", []
     model = tiny("bert", kind)
-    job = job_of(model, kind, store, range(1, 3), training=with_settings(levelled=levelled))
+    before, after = (
+        Segment((layer,), (store.put(quantised(blocks(model)[layer], 8)),), bits=8)
+        for layer in (0, 3)
+    )
+    training = with_settings(levelled=levelled)
+    job = job_of(model, kind, store, range(1, 3), before, after, training=training)
     real = steps._add_gradients
 
     def noting(trained, *rest):
