@@ -97,6 +97,24 @@ def test_upload_has_a_row_for_each_form(tiny_gpt2):
     assert all(row["loss"]["mean"] > 0 and row["bleu"]["deviation"] == 0 for row in rows)
 
 
+@pytest.mark.slow
+def test_real_has_a_row_for_each_side_and_keeps_what_it_found(printed, tmp_path):
+    sizes = {**SMALL, "proxy.task": "sample", "data.train_examples": 24, "training.rounds": 1}
+    sizes |= {"clients.count": 2, "clients.partition": "iid"}
+    changed = [f"{key}={json.dumps(value)}" for key, value in sizes.items()]
+    asked = ("real", "--model", "sample", "--task", "sample", "--sides", "leff", "fedlora-nf4")
+    where = ("--results", str(tmp_path / "kept"), "--picture", str(tmp_path / "real.png"))
+    rows = printed(*asked, *where, "--set", *changed)
+    assert [row["method"] for row in rows] == ["leff", "fedlora-nf4"]
+    for row in rows:
+        assert row["seeds"] == 1 and row["deviation"] is None and 0 <= row["quality"] <= 1
+        assert row["peak_bytes"] > 0 and row["tokens_per_second"] > 0 < row["device_seconds"]
+        assert row["download_bytes"] > 0 < row["upload_bytes"]
+    assert (tmp_path / "real.png").stat().st_size > 10_000
+    assert len(list((tmp_path / "kept").glob("*.json"))) == 4
+    assert printed(*asked, *where, "--set", *changed) == rows
+
+
 def test_every_side_is_a_configuration():
     arguments = argparse.Namespace(
         task="cola", rounds=3, clients=4, layers=[1], alpha=0.5, examples=None, epochs=0.25, set=[]
@@ -327,6 +345,14 @@ def test_network_prints_what_scripts_read(monkeypatch, capsys):
 
 
 ROUNDS = ("round_seconds", "stock_round_seconds")
+
+
+@pytest.mark.slow
+def test_many_clients_of_one_device_and_of_two():
+    found = network.simulated(clients=4, rounds=1)
+    assert found["clients"] == 4
+    assert set(found["seconds"]) == {"local", "1 process", "2 processes"}
+    assert all(seconds > 0 for seconds in found["seconds"].values())
 
 
 @pytest.mark.slow

@@ -214,8 +214,14 @@ def _of_nf4(codes: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> to
     return dequantize_4bit(codes.view(-1, 1), state).view(codes.shape[0], -1)
 
 
-def rebuilt(layer: nn.Module, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
-    """Return a frozen copy of `layer` with `tensors` in it, as a client will run it."""
+def rebuilt(
+    layer: nn.Module, tensors: Mapping[str, torch.Tensor], scratch: Scratch | None = None
+) -> nn.Module:
+    """Return a frozen copy of `layer` with `tensors` in it, as a client will run it.
+
+    Layers that run one after another may share the `scratch`.
+    """
     copied = copy.deepcopy(layer).eval().requires_grad_(False)
-    copied.load_state_dict(install(copied, tensors, next(layer.parameters()).device), strict=False)
+    left = install(copied, tensors, next(layer.parameters()).device, scratch)
+    copied.load_state_dict(left, strict=False)
     return copied

@@ -17,6 +17,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "stratified": False,
             "relaxation": 0.0,
             "momentum": 0.0,
+            "weights": "examples",
         },
         "context": {
             "name": "distil",
@@ -28,6 +29,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "training": {
             "schedule": "constant",
             "calibrated": False,
+            "calibrated_from": 0,
             "levelled": False,
             "proximal": 0.0,
         },

@@ -22,6 +22,7 @@ from leff.methods.stand_ins.error import span_error
 from leff.methods.stand_ins.stand_in import Batch, Span, StandIn, attention_mask, source_of
 from leff.models import Trace, blocks, capture, eager_attention, layer_state
 from leff.models.quantised import quantised, rebuilt
+from leff.models.scratch import Scratch
 from leff.wire.tensors import pack
 
 KEPT_ROUNDS = 4  # a student that no round has used for so many rounds is dropped
@@ -156,7 +157,8 @@ def _student_of(unit: Span) -> Span:
 def _measured(
     model: nn.Module, span: Span, tensors: Layers, held: Trace, mask: torch.Tensor
 ) -> StandIn:
-    layers = [rebuilt(blocks(model)[s], t) for s, t in zip(span.sources, tensors, strict=True)]
+    scratch, pairs = Scratch(), zip(span.sources, tensors, strict=True)
+    layers = [rebuilt(blocks(model)[source], own, scratch) for source, own in pairs]
     return StandIn(span, tuple(tensors), span_error(span, layers, held, mask))
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from leff.methods.stand_ins.stand_in import Batch, Context, Span, StandIn, attention_mask
 from leff.models import Trace, blocks, capture, run_blocks
 from leff.models.quantised import rebuilt
+from leff.models.scratch import Scratch
 
 
 def relative_square(actual: torch.Tensor, wanted: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -52,8 +53,9 @@ def block_errors(
     trace, mask, full = capture(model, batch), attention_mask(batch), blocks(model)
     spans = {block: context.spans(block, len(full)) for block in drawn}
     used = {span: stand_ins[span].tensors for around in spans.values() for span in around}
+    scratch = Scratch()
     built = {
-        span: [rebuilt(full[s], t) for s, t in zip(span.sources, tensors, strict=True)]
+        span: [rebuilt(full[s], t, scratch) for s, t in zip(span.sources, tensors, strict=True)]
         for span, tensors in used.items()
     }
     errors: dict[range, float] = {}
