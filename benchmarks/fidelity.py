@@ -5,9 +5,9 @@
 
 All sides have the same splits, seeds, start model, rounds and clients.  The clients of `leff` and
 `leff-paper` train one layer each (`--layers`).  `fedavg` is McMahan et al.'s; on request there are
-`fedavg-aided` and `slora-aided`, with LEFF's aids for skewed labels, `leff-bare` without them,
-`fedavg-calibrated` with LEFF's loss for classifiers alone, both with two local epochs, LEFF with
-another sampling, and the other methods.  A task is any of GLUE's in LEFF_DATA (model MiniLM-L6),
+`leff-aided`, `fedavg-aided` and `slora-aided`, with the aids for skewed labels (`AIDED`),
+`fedavg-calibrated` with LEFF's loss for classifiers, both with two local epochs, LEFF with another
+sampling, and the other methods.  A task is any of GLUE's in LEFF_DATA (model MiniLM-L6),
 `sample` (the built-in task and model) or `e2e` (the 260K Llama).
 
 A row per side, figures in points (100 times the task's metric, on validation examples after each
@@ -46,17 +46,17 @@ from leff.runs.config import load_config
 from leff.runs.folder import config_digest
 from leff.runs.plans import planned
 
-BARE = {"training.levelled": False, "training.calibrated_from": 0, "method.weights": "examples"}
-"""Without the aids for skewed labels, which are the default of every method here."""
-PLAIN = {**BARE, "training.calibrated": False}
+PLAIN = {"training.calibrated": False}
 """What the other methods' papers have."""
+AIDED = {"method.weights": "steps", "training.levelled": True, "training.calibrated_from": 16}
+"""Aids for skewed labels (docs/methods.md)."""
 SIDES: dict[str, dict[str, Any]] = {
     "fedavg": {"method.name": "fedavg", **PLAIN},
-    "fedavg-aided": {"method.name": "fedavg"},
-    "fedavg-calibrated": {"method.name": "fedavg", **BARE},
+    "fedavg-aided": {"method.name": "fedavg", **AIDED},
+    "fedavg-calibrated": {"method.name": "fedavg"},
     "fedavg-two-epochs": {"method.name": "fedavg", **PLAIN, "training.epochs": 2.0},
     "leff": {},
-    "leff-bare": BARE,
+    "leff-aided": AIDED,
     "leff-random": {"method.sampling": "random"},
     "leff-round-robin": {"method.sampling": "round_robin"},
     "leff-clients": {"method.source": "clients"},
@@ -66,7 +66,7 @@ SIDES: dict[str, dict[str, Any]] = {
     "fedlora": {"method.name": "fedlora", **PLAIN},
     "fedlora-nf4": {"method.name": "fedlora", "method.base_bits": 4, **PLAIN},
     "slora": {"method.name": "slora", **PLAIN},
-    "slora-aided": {"method.name": "slora"},
+    "slora-aided": {"method.name": "slora", **AIDED},
     "flora": {"method.name": "flora", **PLAIN},
     "flexlora": {"method.name": "flexlora", **PLAIN},
 }

@@ -13,8 +13,7 @@ from leff.runs.options import RunConfig
 
 FILES = ("train", "validation", "test")  # options that name a file
 FORMER: dict[str, dict[str, Any]] = {  # defaults when the first results got their keys
-    "training": {"learning_rate": 4e-3, "levelled": False, "calibrated_from": 0},
-    "method": {"weights": "examples"},
+    "training": {"learning_rate": 4e-3},
 }
 
 

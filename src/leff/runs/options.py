@@ -370,11 +370,11 @@ class TrainingConfig(Section):
         "logits in training (logit adjustment)",
     )
     calibrated_from: Annotated[int, Field(ge=0, le=10**6)] = Field(
-        default=16,
+        default=0,
         description="with calibrated: a client with fewer examples of any label has the plain loss",
     )
     levelled: bool = Field(
-        default=True,
+        default=False,
         description="for classifiers and regressions: after each merge the server moves the head's "
         "bias until the model answers as the clients' labels are",
     )
