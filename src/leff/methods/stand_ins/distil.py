@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from leff.methods.stand_ins.error import relative_square, span_error
+from leff.methods.stand_ins.least_squares import start_by_least_squares
 from leff.methods.stand_ins.stand_in import Batch, Span, attention_mask
 from leff.models import Trace, blocks, capture, layer_state, run_blocks
 
@@ -126,6 +127,9 @@ def distil(
     seconds = 0.0 if "distil_steps" in decided else settings.seconds
     started, done = time.perf_counter(), 0
     running = [student for student in students if not student.error <= target]
+    if settings.steps:
+        start_by_least_squares(model, running, batches, held, mask)
+        running = [student for student in running if not student.error <= target]
     while running and done < limit and not (seconds and time.perf_counter() - started >= seconds):
         batch = batches[done % len(batches)]
         trace = capture(model, batch, attention=alpha > 0)
