@@ -25,7 +25,7 @@ from leff.models.hardware import product_dtype
 from leff.models.scratch import Scratch
 
 IGNORED = -100  # the label that torch's cross-entropy leaves out
-ROWS = 4096  # how many rows are cast at a time, of a head that multiplies in another type
+ROWS = 2048  # how many rows are cast at a time, of a head that multiplies in another type
 POSITIONS = 128  # C, our choice: three (C, V) exist at a time, 77 MB with GPT-2's vocabulary
 
 

@@ -165,7 +165,7 @@ def test_a_warm_start_gets_further(monkeypatch):
     from leff.methods.stand_ins import distil
 
     monkeypatch.setattr(
-        distil, "start_by_least_squares", lambda *_: None
+        distil, "solve_by_least_squares", lambda *_: None
     )  # this model's is as good
     model = tiny(*GPT2)
     warm = new(steps=15)

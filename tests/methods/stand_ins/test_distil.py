@@ -258,7 +258,7 @@ def test_the_loss_is_the_papers(monkeypatch):
     seen = []
     original = distil._loss
     monkeypatch.setattr(distil, "_loss", lambda *a: seen.append(original(*a)) or seen[-1])
-    monkeypatch.setattr(distil, "start_by_least_squares", lambda *_: None)
+    monkeypatch.setattr(distil, "solve_by_least_squares", lambda *_: None)
     model, batches = tiny("bert", "classification"), proxy("classification")[:1]
     with torch.no_grad():  # the student begins as the last of the layers, which are the same
         model.bert.encoder.layer[1].load_state_dict(model.bert.encoder.layer[2].state_dict())

@@ -9,7 +9,7 @@ from torch import nn
 
 from leff.methods.stand_ins import least_squares
 from leff.methods.stand_ins.distil import Student
-from leff.methods.stand_ins.least_squares import RIDGE, start_by_least_squares
+from leff.methods.stand_ins.least_squares import RIDGE, solve_by_least_squares
 from leff.methods.stand_ins.stand_in import Span, attention_mask
 from leff.models import blocks, capture, run_blocks
 from leff.models.detect import linears
@@ -19,7 +19,7 @@ def begun(model, batches, *spans):
     held, mask = capture(model, batches[0]), attention_mask(batches[0])
     students = [Student(model, span, None, held, mask) for span in spans]
     before = [student.error for student in students]
-    start_by_least_squares(model, students, batches, held, mask)
+    solve_by_least_squares(model, students, batches, held, mask)
     return students, before
 
 
@@ -60,7 +60,7 @@ def test_the_weight_is_numpys_solution():
     inner = z.T @ z
     inner += RIDGE * np.trace(inner) / len(inner) * np.eye(len(inner))
     change = np.linalg.solve(inner, z.T @ np.concatenate(wanted))
-    start_by_least_squares(model, [student], batches, held, mask)
+    solve_by_least_squares(model, [student], batches, held, mask)
     found = layer.mlp.c_proj
     np.testing.assert_allclose(found.weight.detach(), weight + change[:-1], atol=2e-3)
     np.testing.assert_allclose(found.bias.detach(), bias + change[-1], atol=2e-3)
@@ -103,7 +103,7 @@ def test_a_layer_that_is_no_such_sum_stays(monkeypatch):
     student = Student(model, Span(0, 2, 1, True), None, held, mask)
     student.layers = [Odd(student.layers[0])]
     before = [p.clone() for p in student.layers[0].parameters()]
-    start_by_least_squares(model, [student], proxy("generation"), held, mask)
+    solve_by_least_squares(model, [student], proxy("generation"), held, mask)
     assert len(linears(student.layers[0])) == 5
     assert all(
         torch.equal(a, b) for a, b in zip(before, student.layers[0].parameters(), strict=True)

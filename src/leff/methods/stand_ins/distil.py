@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from leff.methods.stand_ins.error import relative_square, span_error
-from leff.methods.stand_ins.least_squares import start_by_least_squares
+from leff.methods.stand_ins.least_squares import solve_by_least_squares
 from leff.methods.stand_ins.stand_in import Batch, Span, attention_mask
 from leff.models import Trace, blocks, capture, layer_state, run_blocks
 
@@ -119,6 +119,9 @@ def distil(
 ) -> list[bool]:
     """Train students in place; return for each whether it took all steps or reached the target.
 
+    Before the first step and after the last, each unit's last linear module is solved for
+    (`least_squares`), unless spans train as a `whole`, as the paper's do.
+
     With a limit of seconds, the number of steps is written to `decided["distil_steps"]`.  A number
     that is already there is done regardless of the clock, so a resumed run takes the same steps.
     """
@@ -127,9 +130,11 @@ def distil(
     seconds = 0.0 if "distil_steps" in decided else settings.seconds
     started, done = time.perf_counter(), 0
     running = [student for student in students if not student.error <= target]
-    if settings.steps:
-        start_by_least_squares(model, running, batches, held, mask)
+    solved = settings.steps > 0 and not settings.whole
+    if solved:
+        solve_by_least_squares(model, running, batches, held, mask)
         running = [student for student in running if not student.error <= target]
+    trained = running
     while running and done < limit and not (seconds and time.perf_counter() - started >= seconds):
         batch = batches[done % len(batches)]
         trace = capture(model, batch, attention=alpha > 0)
@@ -138,6 +143,8 @@ def distil(
         done += 1
         if target and done % CHECK_EVERY == 0:
             running = [s for s in running if not s.measure(held, mask) <= target]
+    if solved and done:
+        solve_by_least_squares(model, trained, batches, held, mask)
     if settings.seconds:
         decided["distil_steps"] = done
     return [done >= settings.steps or student not in running for student in students]

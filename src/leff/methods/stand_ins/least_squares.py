@@ -1,6 +1,6 @@
-"""A student's start by least squares: each layer's last linear module is solved for, not trained.
+"""Students by least squares: each layer's last linear module is solved for, not trained.
 
-    start_by_least_squares(model, students, batches, held, mask)
+    solve_by_least_squares(model, students, batches, held, mask)
 
 What the last linear module of a layer gives is added to what came before it.  So the weight with
 the least error has a closed form.  With z what goes into the module, o what comes out, and o* what
@@ -10,7 +10,8 @@ would give the teacher's hidden state,
 
 over the tokens of the proxy data.  In a layer that ends in a LayerNorm (BERT), o* is what gives the
 teacher's state at the mean and the variance that the student's token has.  The paper leaves open
-how students begin; this is ours.  Legend: N tokens, D width, K inputs of the module.
+how students begin and how they are trained; this is ours.  Legend: B batch, T tokens, D width, K
+inputs of the module.
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,7 +46,7 @@ class Student(Protocol):
 
 
 @torch.no_grad()
-def start_by_least_squares(
+def solve_by_least_squares(
     model: nn.Module,
     students: Sequence[Student],
     batches: Sequence[Batch],
