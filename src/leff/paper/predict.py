@@ -20,6 +20,7 @@ from leff.models.hardware import torch_device
 from leff.models.known import KNOWN_CONFIGS
 from leff.paper.cells import PaperRun
 from leff.paper.results import Result, hardware
+from leff.runs.budgets import UNSAID
 from leff.runs.options import RunConfig
 from leff.runs.plans import planned
 
@@ -54,7 +55,11 @@ class Forecast:
         """Return the plan of a run's largest client."""
         name = config.model.name.rpartition("/")[2].lower()
         model, method = name if name in KNOWN_CONFIGS else config.model.name, config.method.name
-        layers = {"layers": max(config.clients.layers)} if spec_of(method).trains_blocks else {}
+        layers = (
+            {"layers": max(config.clients.layers or UNSAID)}
+            if spec_of(method).trains_blocks
+            else {}
+        )
         training, length = config.training, config.data.max_length
         key = f"{config.model} {layers} {config.context} {config.method} {training} {length}"
         if key not in self._plans:
