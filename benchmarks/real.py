@@ -103,7 +103,7 @@ def one_run(given: Namespace, side: str, seed: int, keep: Path) -> dict[str, Any
         return known
     run = finished(given, config, side, keep)
     start, *records = run.records()
-    result = run.result() or {}
+    result = run.result
     shaped = at_mean_length(given, config)
     step_flops = planned(config.model.name, config.method.name, shaped, layers=1)["step_flops"]
     seconds = [
@@ -159,7 +159,7 @@ def rate_of(given: Namespace, side: str) -> float:
         config = load_config(BASE, {**options, "data.train_examples": fewer})
         with tempfile.TemporaryDirectory() as scratch:
             run = finished(given, config, side, Path(scratch))
-            result = run.result() or {}
+            result = run.result
         tried[f"{rate:g}"] = result["after"]["metrics"][result["metric"]]
         print(f"tuning {side}: {rate:g} gives {tried[f'{rate:g}']:.4f}", file=sys.stderr)
     best = max(tried, key=lambda rate: tried[rate])
