@@ -13,7 +13,7 @@ Legend: B batch, T tokens, D width, V vocabulary, N positions with a label, C of
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -140,22 +140,34 @@ def _head_parts(weight: torch.Tensor, dtype: torch.dtype) -> list[slice]:
     return [slice(None)] if weight.dtype == dtype else _parts(len(weight), ROWS)
 
 
-def _cast(rows: torch.Tensor, dtype: torch.dtype, scratch: Scratch) -> torch.Tensor:
-    return rows if rows.dtype == dtype else scratch.take(rows, rows.shape, dtype).copy_(rows)
+def _cast(
+    weight: torch.Tensor, dtype: torch.dtype, scratch: Scratch
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield slices of the head's rows, and the rows as `dtype`; each is good until the next.
+
+    A head of several slices has them in the same memory.
+    """
+    parts = _head_parts(weight, dtype)
+    for part in parts:
+        rows = weight[part]
+        if len(parts) > 1:
+            yield part, scratch.take(rows, rows.shape, dtype).copy_(rows)
+        else:
+            yield part, rows.to(dtype)
 
 
 def _logits(inputs: torch.Tensor, weight: torch.Tensor, scratch: Scratch) -> torch.Tensor:
-    parts, dtype = _head_parts(weight, inputs.dtype), inputs.dtype
-    logits = [functional.linear(inputs, _cast(weight[part], dtype, scratch)) for part in parts]
+    logits = [functional.linear(inputs, rows) for _, rows in _cast(weight, inputs.dtype, scratch)]
     return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)  # (C, V)
 
 
 def _back(gradient: torch.Tensor, weight: torch.Tensor, scratch: Scratch) -> torch.Tensor:
-    """Return gradient · W, (C, D)."""
-    first, *others = _head_parts(weight, gradient.dtype)
-    total = gradient[:, first] @ _cast(weight[first], gradient.dtype, scratch)
-    for part in others:
-        total += gradient[:, part] @ _cast(weight[part], gradient.dtype, scratch)
+    """Return gradient · W, (C, D); the sum over several slices is in fp32."""
+    total: torch.Tensor | None = None
+    for part, rows in _cast(weight, gradient.dtype, scratch):
+        product = gradient[:, part] @ rows
+        total = product if total is None else total.float().add_(product)
+    assert total is not None  # a head has rows
     return total
 
 
