@@ -26,7 +26,7 @@ import torch
 
 from leff.methods.sums import Mean, Scores, add_scores
 from leff.wire.messages import Update
-from leff.wire.tensors import read_rows, read_shapes
+from leff.wire.tensors import read_rows, shapes_of
 
 STACK_BYTES = 2**25  # of all clients' values in some rows
 
@@ -71,7 +71,7 @@ def robust_means(updates: Sequence[tuple[Update, Path]], cut: Cut) -> RobustMean
         add_scores(measured, update)
         for layer in map(str, update.layers):
             trained[layer] = trained.get(layer, 0) + 1
-        for name, shape in read_shapes(file).items():
+        for name, shape in shapes_of(file).items():
             if shapes.setdefault(name, shape) != shape:
                 raise ValueError(f"{name} is {shape} in one update, {shapes[name]} in those before")
             files.setdefault(name, []).append(file)

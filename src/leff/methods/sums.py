@@ -3,15 +3,16 @@
     means = add_up(updates)             # in the order of client ids
     means.mean("transformer.h.0.attn.c_attn.weight")
 
-`Means` is what a merge reads.  `Sums` are the means that are weighted by the clients' examples;
+`Means` is what a merge reads.  `WeighedMeans` and `Sums` are weighted by the clients' examples;
 `leff.methods.robust` has those that a few hostile clients cannot move far.
 
 Every tensor has its own sum, so clients may send different layers.  Sums are float64 and are added
 in the order given.  Callers give the order of client ids, so the order of arrival does not matter.
-The mean of identical tensors equals them to the bit.  Only one update is in memory at a time.
+The mean of identical tensors equals them to the bit.  `WeighedMeans` read the updates' files when a
+mean is asked for: one tensor's sum is in memory, and one client's tensor beside it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 from leff.wire.messages import Update
-from leff.wire.tensors import unpack
+from leff.wire.tensors import Payload, one_by_one, shapes_of
 
 Scores = dict[int, list[tuple[float, int]]]  # layer -> (I_l, D_i) of each client that measured it
 
@@ -60,6 +61,25 @@ class Means(Protocol):
 
 
 @dataclass(frozen=True)
+class WeighedMeans:
+    """Means weighted by D_i, of payloads that hold a tensor, by its name, each with its D_i."""
+
+    payloads: Mapping[str, Sequence[tuple[float, Payload]]]
+    shapes: Mapping[str, tuple[int, ...]]
+    total: float  # Σ D_i of all clients
+    scores: Mapping[int, float]
+    too_few: Mapping[str, int] = field(default_factory=dict[str, int])  # one client is enough
+
+    def mean(self, name: str) -> Mean:
+        parts = ((weight, {name: one_by_one(own)(name)}) for weight, own in self.payloads[name])
+        sums = weighted_sums(parts)
+        return replace(sums.mean(name), share=sums.total / self.total)
+
+    def means(self) -> Iterator[tuple[str, Mean]]:
+        return ((name, self.mean(name)) for name in self.payloads)
+
+
+@dataclass(frozen=True)
 class Sums:
     """Means weighted by D_i, as sums.
 
@@ -84,19 +104,23 @@ class Sums:
         return ((name, self.mean(name)) for name in self.tensors)
 
 
-def add_up(updates: Iterable[Update]) -> Sums:
-    """Return the sums of a round's updates; empty without updates.
+def add_up(updates: Iterable[Update]) -> WeighedMeans:
+    """Return the means of a round's updates; empty without updates.
 
     Raises ValueError like `weighted_sums`.
     """
     measured: Scores = {}
-
-    def weighed() -> Iterator[tuple[float, Mapping[str, torch.Tensor]]]:
-        for update in updates:
-            add_scores(measured, update)
-            yield update.examples, unpack(update.payload)
-
-    return replace(weighted_sums(weighed()), scores=mean_scores(measured))
+    payloads: dict[str, list[tuple[float, Payload]]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    total = 0.0
+    for update in updates:
+        _check_weight(update.examples)
+        total += update.examples
+        add_scores(measured, update)
+        for name, shape in shapes_of(update.payload).items():
+            _check_shape(name, shape, shapes.setdefault(name, shape))
+            payloads.setdefault(name, []).append((update.examples, update.payload))
+    return WeighedMeans(payloads, shapes, total, mean_scores(measured))
 
 
 def weighted_sums(updates: Iterable[tuple[float, Mapping[str, torch.Tensor]]]) -> Sums:
@@ -109,22 +133,27 @@ def weighted_sums(updates: Iterable[tuple[float, Mapping[str, torch.Tensor]]]) -
     weights: dict[str, float] = {}
     total = 0.0
     for weight, tensors in updates:
-        if not weight > 0:
-            raise ValueError(f"the weight of an update must be above 0, got {weight}")
+        _check_weight(weight)
         total += weight
         for name, tensor in tensors.items():
             term = tensor.to(torch.float64) * weight
-            if name not in sums:
-                sums[name] = term
-            elif term.shape == sums[name].shape:
+            if name in sums:
+                _check_shape(name, tuple(term.shape), tuple(sums[name].shape))
                 sums[name] += term
             else:
-                raise ValueError(
-                    f"{name} is {tuple(term.shape)} in one update, {tuple(sums[name].shape)} in "
-                    "those before"
-                )
+                sums[name] = term
             weights[name] = weights.get(name, 0.0) + weight
     return Sums(sums, weights, total)
+
+
+def _check_weight(weight: float) -> None:
+    if not weight > 0:
+        raise ValueError(f"the weight of an update must be above 0, got {weight}")
+
+
+def _check_shape(name: str, shape: tuple[int, ...], before: tuple[int, ...]) -> None:
+    if shape != before:
+        raise ValueError(f"{name} is {shape} in one update, {before} in those before")
 
 
 def add_scores(scores: Scores, update: Update) -> None:

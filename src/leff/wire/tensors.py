@@ -102,11 +102,13 @@ def _whole(path: Path, name: str) -> "torch.Tensor":
     return tensor
 
 
-def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the tensors in a file of `pack`'s bytes, in the order of their names."""
+def shapes_of(payload: Payload) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a payload's tensors, in the order of their names."""
     from safetensors import safe_open
 
-    with safe_open(path, "pt") as file:
+    if not isinstance(payload, Path):
+        return {name: tuple(tensor.shape) for name, tensor in sorted(_load(payload).items())}
+    with safe_open(payload, "pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in sorted(file.keys())}
 
 
