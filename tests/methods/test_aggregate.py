@@ -1,5 +1,7 @@
 """Layer-wise means against numpy's, and the laws of a weighted mean."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from leff.methods import sums
 from leff.methods.aggregate import Merge, merge_layers
 from leff.methods.sums import add_up, weighted_sums
 from leff.wire.messages import Update
-from leff.wire.tensors import pack, unpack
+from leff.wire.tensors import one_by_one, pack, unpack
 
 counts = st.integers(1, 10**6)
 values = st.floats(-1e4, 1e4, width=32)
@@ -321,3 +324,21 @@ def test_momentum_goes_on_exactly_after_a_restart(rounds):
 def test_a_momentum_that_does_not_fade_is_refused(momentum):
     with pytest.raises(ValueError, match="momentum must be at least 0 and below 1"):
         Merge(momentum=momentum)
+
+
+def test_nothing_is_read_before_it_is_asked_for(tmp_path, monkeypatch):
+    """A round may train every layer, and the sums of all would be twice the model."""
+    sent = []
+    for client, name in enumerate("aab"):
+        path = tmp_path / f"{client}.safetensors"
+        path.write_bytes(pack({name: torch.full((2,), float(client)), "tail": torch.ones(1)}))
+        sent.append(replace(update(client, 1 + client, {}), payload=path))
+    read = []
+    monkeypatch.setattr(
+        sums, "one_by_one", lambda own: lambda name: read.append(name) or one_by_one(own)(name)
+    )
+    means = add_up(sent)
+    assert read == [] and means.shapes == {"a": (2,), "b": (2,), "tail": (1,)}
+    mean = means.mean("a")
+    assert read == ["a", "a"] and mean.tensor.tolist() == [2 / 3, 2 / 3] and mean.share == 0.5
+    assert [name for name, _ in means.means()] == ["a", "tail", "b"]
