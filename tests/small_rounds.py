@@ -20,7 +20,7 @@ from leff.methods.method import RoundContext
 from leff.methods.sampling import BlockSampler, Rule
 from leff.methods.stand_ins import Bank, Distillation, make_context
 from leff.models import config_to_json, layer_state, shell_state, tail_state
-from leff.round import run_round
+from leff.round import Leveller, run_round
 from leff.runs.build_method import build_method
 from leff.runs.config import load_config
 from leff.server import Server
@@ -150,12 +150,15 @@ def run_rounds(
     share: float = 1.0,
     guard: Guard = NO_GUARD,
     spare: float = 0.0,
+    leveller: Leveller | None = None,
 ) -> list[dict[str, Any]]:
     """Run rounds in place and return their records, as JSON values."""
     server = Server(PartStore(folder / "parts"), Spool(folder / "updates"), guard=guard)
     contexts = (RoundContext(index, seed, training) for index in range(rounds))
     return [
-        run_round(model, method, fleet, context, server, share, spare=spare).to_dict()
+        run_round(
+            model, method, fleet, context, server, share, spare=spare, leveller=leveller
+        ).to_dict()
         for context in contexts
     ]
 

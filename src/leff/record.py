@@ -78,6 +78,15 @@ class ClientRecord:
 
 
 @dataclass(frozen=True)
+class Levelling:
+    """How the head was levelled after a merge (`methods.level`); `step` is empty if it was not."""
+
+    step: Sequence[float] = ()  # of each class's bias
+    clients: int = 0  # that answered
+    download_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class RoundRecord:
     """One round; `facts` are the method's own values, such as layer scores and entropy."""
 
@@ -86,14 +95,14 @@ class RoundRecord:
     learning_rate: float | None = None
     failures: int | None = None
     dropped: int | None = None  # messages that belonged to no client of the round
-    download_bytes: int | None = None
+    download_bytes: int | None = None  # over clients, for training (`level` has its own)
     upload_bytes: int | None = None
     sat_out: Mapping[str, str] | None = None  # client -> reason
     round_seconds_simulated: float | None = None
     setup_seconds_simulated: float | None = None
     idle_share: float | None = None
     clients: tuple[ClientRecord, ...] = ()
-    head_step: Sequence[float] | None = None  # of each class's bias after the merge (`level`)
+    level: "Levelling | None" = None  # with training.levelled
     too_few: Mapping[str, int] | None = None  # layer or tail -> its clients, if not merged
     plug_in: Sequence[Mapping[str, Any]] | None = None  # `gap.Gap` of some clients
     plug_in_gap: float | None = None
@@ -129,6 +138,8 @@ class RoundRecord:
         own = {name: value for name, value in values.items() if name in names}
         facts = {n: v for n, v in values.items() if n not in names and n != "clients"}
         clients = tuple(ClientRecord.from_dict(each) for each in values.get("clients", ()))
+        if own.get("level") is not None:
+            own["level"] = Levelling(**own["level"])
         return cls(**own, clients=clients, facts=facts)
 
 

@@ -21,11 +21,9 @@ from torch import nn
 
 from leff.capacity.schedule import schedule_jobs
 from leff.errors import RunError
-from leff.methods.level import level
 from leff.methods.method import Method, Plan, RoundContext, merge_round
-from leff.methods.stand_ins import Batch
 from leff.models import blocks
-from leff.record import RoundRecord, round_record
+from leff.record import Levelling, RoundRecord, round_record
 from leff.seeds import numpy_rng
 from leff.server import Server
 from leff.units import share_of
@@ -81,6 +79,21 @@ class Watcher:
         return {}
 
 
+class Leveller(Protocol):
+    """Moves the head of a merged model to its clients' labels (`leff.methods.level`)."""
+
+    def level(
+        self,
+        model: nn.Module,
+        fleet: Fleet,
+        server: Server,
+        context: RoundContext,
+        reports: Sequence[Capacity],
+    ) -> Levelling:
+        """Ask the round's clients what the model answers, and move its head, in place."""
+        ...
+
+
 UNNEEDED = "not needed: enough others had answered"
 
 
@@ -93,12 +106,12 @@ def run_round(
     share: float = 1.0,
     watcher: Watcher | None = None,
     spare: float = 0.0,
-    proxy: Sequence[Batch] = (),
+    leveller: Leveller | None = None,
 ) -> RoundRecord:
     """Run one round with a `share` of the clients; the model is changed in place.
 
     With `spare`, this share of clients more is asked, and the round ends once as many updates can
-    be merged as were needed (over-selection, Bonawitz et al. 2019).  `proxy` is for `level`.
+    be merged as were needed (over-selection, Bonawitz et al. 2019).
 
     An update that cannot be merged is refused and counted, and the round goes on.  So it does
     without a client whose report cannot be used, and if a message belongs to nobody.
@@ -129,13 +142,12 @@ def run_round(
     observed = watcher.observe(plan, server.spool)
     times.append(time.perf_counter())
     too_few = merge_round(method, model, server.spool, server.guard)  # 4
-    if head_step := level(model, server.spool.updates.values(), proxy):
-        observed = {**observed, "head_step": head_step}
+    level = leveller and leveller.level(model, fleet, server, context, reports)
     times.append(time.perf_counter())
     record = round_record(context, reports, schedule, *server.close())
     names = ("plan_seconds", "train_seconds", "observe_seconds", "merge_seconds")
     seconds = dict(zip(names, np.diff(times).tolist(), strict=True))
-    return replace(record, too_few=too_few or None, **observed, **seconds)
+    return replace(record, too_few=too_few or None, level=level, **observed, **seconds)
 
 
 def _reports(

@@ -16,8 +16,8 @@ first that can be merged counts; while there is none, the first counts.  Others 
 """
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,19 @@ from leff.capacity.setbacks import Setbacks
 from leff.client.model import tuned_values
 from leff.methods.checks import expected_shapes
 from leff.methods.guard import NO_GUARD, Guard, clipped
-from leff.methods.level import answer_size
 from leff.models import trainable_names
-from leff.wire.checks import Expected, checked, refused, report_fault
+from leff.wire.checks import (
+    Expected,
+    ExpectedMeasure,
+    checked,
+    checked_measure,
+    refused,
+    report_fault,
+)
 from leff.wire.codec import rebuild
 from leff.wire.holdings import Holdings
 from leff.wire.json import job_digest
-from leff.wire.messages import Capacity, Job, Update
+from leff.wire.messages import Capacity, Job, Measure, MeasureJob, Update
 from leff.wire.parts import PartStore
 from leff.wire.spool import Spool
 
@@ -174,6 +180,36 @@ class Server:
         parameters = dict(model.named_parameters())
         return {name: parameters[name] for name in trainable_names(model, job.block)}
 
+    def measured(
+        self,
+        jobs: Sequence[MeasureJob],
+        expected: Mapping[int, ExpectedMeasure],
+        answers: Generator[Measure],
+    ) -> list[Measure]:
+        """Return each client's measurement, checked, in the order of ids; the first one counts.
+
+        `answers` are what the fleet yields for the jobs.  A message that belongs to no job is
+        left out.  A client that does not answer has a failure.
+        """
+        sent = {job.client: self.holdings.send(job) for job in jobs}
+        found: dict[int, Measure] = {}
+        with closing(answers):
+            for answer in answers:
+                client = answer.client
+                if type(client) is not int or client not in sent or client in found:
+                    continue
+                if type(answer.round) is int and answer.round == expected[client].round:
+                    downloaded = answer.download_bytes if self.counted else sent[client]
+                    measure = checked_measure(answer, expected[client])
+                    found[client] = replace(measure, download_bytes=downloaded)
+        for client in sent.keys() - found.keys():
+            own = expected[client]
+            found[client] = Measure(own.round, client, own.examples, failure="it did not answer")
+        failed = [each for each in found.values() if each.failure is not None]
+        if failed:
+            log.warning("%d clients measured nothing (%s)", len(failed), failed[0].failure)
+        return [found[client] for client in sorted(found)]
+
     def close(self) -> tuple[dict[int, Job], list[Update], int]:
         """End the round: return its jobs by client, its updates, and how much was dropped.
 
@@ -217,5 +253,4 @@ def _expected(model: nn.Module, job: Job, examples: int) -> Expected:
         steps=job_steps(job, examples),
         shapes=expected_shapes(model, job),
         upload=job.upload,
-        answers=answer_size(model, job),
     )

@@ -152,6 +152,8 @@ def test_a_measuring_job_passes_and_is_refused_out_of_range(measuring):
     for words, wrong in {
         "has round = -1": replace(measuring, round=-1),
         "has batch_size = 0": replace(measuring, batch_size=0),
+        "has probe = -1": replace(measuring, probe=-1),
+        "has seed = -1": replace(measuring, seed=-1),
         "is of kind 'song'": replace(measuring, kind="song"),
         "with the digest '../x'": replace(measuring, shell=Part("../x", 5)),
         "trains while it measures": replace(measuring, segments=(*measuring.segments, trains)),

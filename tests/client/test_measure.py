@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from small_rounds import CPU, PAD, random_examples, same, state_of
@@ -118,3 +119,52 @@ def test_the_parts_are_those_of_the_whole_model(store):
     job = job_for(tiny("gpt2", "text"), "text", store)
     assert job.parts == (job.shell, job.tail, *job.segments[0].parts)
     assert replace(job, client=5).parts == job.parts
+
+
+# Probes
+
+
+def probe_of(model, kind, store, count, seed=5, bits=32):
+    (job,) = measure_jobs(
+        JobWriter(store, kind, PAD), model, 4, [2], bits, batch_size=3, probe=count, seed=seed
+    )
+    return job
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_a_probe_says_what_the_model_answers_on_average(name, kind, store):
+    model, examples = tiny(name, kind).train(), random_examples(kind, 9)
+    found = measure(probe_of(model, kind, store, 16), store.get, examples, CPU)
+    logits = held_out_logits(model, examples, batch_size=3, pad_id=PAD).double()
+    labels = np.array([example.label for example in examples], dtype=float)
+    wanted, shares, power = [float(logits.mean())], [labels.mean()], 0.0
+    if kind == "classification":
+        centred = logits - logits.mean(-1, keepdim=True)
+        wanted, power = centred.mean(0).tolist(), float(centred.square().sum(-1).mean())
+        shares = [1 - labels.mean(), labels.mean()]
+    assert found.answers == pytest.approx(wanted, abs=1e-6)
+    assert found.labels == pytest.approx(shares) and found.power == pytest.approx(power)
+    assert (found.examples, found.weight, found.loss) == (9, 9, None)
+    assert found.confusion == () == found.moments
+
+
+def test_of_many_examples_a_probe_takes_a_few_others_for_another_seed(store):
+    """The labels of a classifier are of all of them."""
+    model, examples = tiny("bert", "classification"), random_examples("classification", 50)
+    first, again, other = (
+        measure(probe_of(model, "classification", store, 16, seed), store.get, examples, CPU)
+        for seed in (5, 5, 6)
+    )
+    assert first.weight == 16 and first.answers == again.answers != other.answers
+    assert first.labels[1] == pytest.approx(np.mean([e.label for e in examples]))
+
+
+def test_a_probe_of_a_model_that_is_not_finite_has_no_answers(store):
+    model = tiny("bert", "classification")
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.nan)
+    job = probe_of(model, "classification", store, 16)
+    found = measure(job, store.get, random_examples("classification", 5), CPU)
+    assert found.answers == () == found.labels and found.failure is None
+    assert measure(job, store.get, [], CPU).failure == "the client has no examples"

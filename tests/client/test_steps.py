@@ -27,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 from leff.client import steps
 from leff.client import train as client
 from leff.client.model import client_model
-from leff.client.steps import PROBE, WINDOW, batches, like_length_batches
+from leff.client.steps import WINDOW, batches, like_length_batches
 from leff.models import blocks, layer_prefix, tail_state
 from leff.models.quantised import quantised
 from leff.tasks.encode import collate
@@ -58,17 +58,14 @@ def gradients(model, kind, store, examples, monkeypatch, block=range(1, 3), **se
     return torch.cat([g.flatten() for g in found["gradients"]]), update
 
 
-@pytest.mark.parametrize("levelled", [False, True])
-def test_layers_around_the_block_have_no_dropout(levelled, store, monkeypatch):
-    """Also after the model has answered some examples, in eval mode."""
+def test_layers_around_the_block_have_no_dropout(store, monkeypatch):
     kind, modes = "classification", []
     model = tiny("bert", kind)
     before, after = (
         Segment((layer,), (store.put(quantised(blocks(model)[layer], 8)),), bits=8)
         for layer in (0, 3)
     )
-    training = with_settings(levelled=levelled)
-    job = job_of(model, kind, store, range(1, 3), before, after, training=training)
+    job = job_of(model, kind, store, range(1, 3), before, after)
     real = steps._add_gradients
 
     def noting(trained, *rest):
@@ -130,44 +127,6 @@ def test_with_fewer_examples_of_a_label_the_loss_is_the_plain_one(least, plain, 
     chosen = found(calibrated=True, calibrated_from=least)
     assert torch.equal(chosen, found(calibrated=not plain))
     assert not torch.equal(chosen, found(calibrated=plain))
-
-
-@pytest.mark.parametrize("name", ["bert", "gpt2"])
-@pytest.mark.parametrize("kind", ["classification", "regression"])
-def test_a_client_says_what_the_model_answers_before_it_trains(name, kind, store):
-    """That changes no bit of what it trains; dropout is off for it."""
-    model, examples = tiny(name, kind), random_examples(kind, 9)
-    jobs = [
-        job_of(model, kind, store, range(4), training=with_settings(levelled=flag))
-        for flag in (True, False)
-    ]
-    said, silent = (client.train(job, store.get, examples, CPU) for job in jobs)
-    assert said.payload == silent.payload and silent.answers == () == silent.labels
-    batch = collate(examples, PAD)
-    labels = batch.pop("labels").double()
-    with torch.no_grad():
-        logits = model(**batch).logits.double()
-    if kind == "classification":
-        wanted, mean = logits.softmax(1).mean(0).tolist(), [1 - labels.mean(), labels.mean()]
-    else:
-        wanted, mean = [float(logits.mean())], [float(labels.mean())]
-    assert said.answers == pytest.approx(wanted, abs=1e-6)
-    assert said.labels == pytest.approx([float(each) for each in mean])
-
-
-def test_of_many_examples_a_client_lets_the_model_answer_a_few(store, monkeypatch):
-    model, examples = tiny("bert", "classification"), random_examples("classification", 50)
-    seen, whole = [], steps.held_out_logits
-
-    def noted(model, chosen, **more):
-        seen.append(len(chosen))
-        return whole(model, chosen, **more)
-
-    monkeypatch.setattr(steps, "held_out_logits", noted)
-    job = job_of(model, "classification", store, range(1), training=with_settings(levelled=True))
-    update = client.train(job, store.get, examples, CPU)
-    assert seen == [PROBE] and sum(update.answers) == pytest.approx(1)
-    assert update.labels[1] == pytest.approx(np.mean([e.label for e in examples]))
 
 
 @pytest.mark.parametrize(("name", "kind"), [CASES[0], CASES[3]])

@@ -5,58 +5,87 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from small_rounds import PAD, proxy, random_examples, recipe, run_rounds, same, state_of
 from small_rounds import fleet_of as make_fleet
 from tiny_models import CASES, tiny
 
-from leff.methods.level import LEAST, bias_of, classifier_head, level, needs_proxy, step_of
+from leff.methods.jobs import JobWriter
+from leff.methods.level import (
+    LEAST,
+    MOST,
+    bias_of,
+    classifier_head,
+    head_step,
+    move_head,
+    needs_proxy,
+)
 from leff.models.kinds import LABEL_KINDS
+from leff.runs.levelling import Leveller
 from leff.tasks.held_out import held_out_logits
-from leff.wire.messages import Update
+from leff.wire.messages import Measure
 from leff.wire.parts import PartStore
 
 LABEL_CASES = [case for case in CASES if case[1] in LABEL_KINDS]
 COUNT = {"classification": 2, "regression": 1}
 
 
-def said(answers, labels, examples=5, **more):
-    return Update(0, 0, (), examples, answers=tuple(answers), labels=tuple(labels), **more)
+def said(answers, labels, examples=5, power=0.0, **more):
+    return Measure(
+        1, 0, examples, answers=tuple(answers), labels=tuple(labels), power=power, **more
+    )
 
 
-def test_the_step_is_the_difference_of_logs_of_means_weighted_by_examples():
-    updates = [said((0.9, 0.1), (0.0, 1.0), 30), said((0.5, 0.5), (1.0, 0.0), 10)]
-    step = [math.log(0.25 / 0.8), math.log(0.75 / 0.2)]
-    wanted = [each - sum(step) / 2 for each in step]
-    assert step_of(updates).tolist() == pytest.approx(wanted)
+def test_without_spread_the_step_makes_the_answer_the_mean_of_the_labels():
+    """Means are weighted by examples; logits are log-probabilities less their mean, by hand."""
+    measures = [
+        said((0.5, -0.5), (0.0, 1.0), 30, 0.5), said((0.5, -0.5), (1.0, 0.0), 10, 0.5)
+    ]  # fmt: skip
+    step = head_step(measures, 2)
+    assert float(step.sum()) == pytest.approx(0)
+    moved = torch.tensor((0.5, -0.5), dtype=torch.float64) + step
+    assert moved.softmax(0).tolist() == pytest.approx([0.25, 0.75])
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("shift", [0.0, 9.0])
+def test_after_the_step_the_mean_answer_is_about_the_labels_shares(classes, shift):
+    """Also where every answer was the same label; logits are normal, from two clients of twelve."""
+    generator = torch.Generator().manual_seed(classes)
+    logits = 2 * torch.randn((40000, classes), generator=generator, dtype=torch.float64)
+    logits[:, 0] += shift
+    logits -= logits.mean(-1, keepdim=True)
+    shares = torch.arange(1, classes + 1, dtype=torch.float64)
+    shares /= shares.sum()
+    parts = [logits[:30000], logits[30000:]]
+    measures = [
+        said(own.mean(0).tolist(), shares.tolist(), len(own), float(own.square().sum(-1).mean()))
+        for own in parts
+    ]
+    moved = (logits + head_step(measures, classes)).softmax(-1).mean(0)
+    assert moved.tolist() == pytest.approx(shares.tolist(), abs=0.03)
 
 
 def test_a_regression_moves_by_the_difference_of_means():
-    updates = [said((2.0,), (3.0,), 30), said((1.0,), (-1.0,), 10)]
-    assert step_of(updates).tolist() == pytest.approx([(3 * 30 - 10) / 40 - 70 / 40])
+    measures = [said((2.0,), (3.0,), 30), said((1.0,), (-1.0,), 10)]
+    assert head_step(measures, 0).tolist() == pytest.approx([(3 * 30 - 10) / 40 - 70 / 40])
 
 
 def test_a_label_that_nobody_has_gives_a_finite_step():
-    (first, second) = step_of([said((0.5, 0.5), (1.0, 0.0))]).tolist()
+    (first, second) = head_step([said((0.0, 0.0), (1.0, 0.0))], 2).tolist()
     assert first - second == pytest.approx(math.log(1 / LEAST))
 
 
+def test_a_false_answer_moves_the_head_only_so_far():
+    honest = [said((0.0, 0.0), (0.5, 0.5), 9)] * 9
+    liar = said((1e4, -1e4), (0.5, 0.5), 9, power=1e9)
+    assert head_step([*honest, liar], 2).abs().max() <= MOST / 10
+
+
 def test_who_failed_or_said_nothing_does_not_count():
-    one = said((0.9, 0.1), (0.5, 0.5))
-    failed = said((0.1, 0.9), (0.5, 0.5), failure="x")
-    assert step_of([one, failed, said((), ())]).tolist() == step_of([one]).tolist()
-    assert step_of([failed, said((), ())]) is None and step_of([]) is None
-    model = tiny("bert", "classification")
-    before = state_of(model)
-    assert level(model, [failed]) == () and same(state_of(model), before)
-
-
-@given(st.lists(st.tuples(st.integers(1, 99), st.floats(0, 1), st.floats(0, 1)), min_size=1))
-def test_no_reports_make_a_step_beyond_its_bound(reports):
-    step = step_of([said((p, 1 - p), (q, 1 - q), n) for n, p, q in reports])
-    assert torch.isfinite(step).all() and step.abs().max() <= -math.log(LEAST)
-    assert float(step.sum()) == pytest.approx(0, abs=1e-9)
+    one, silent = said((1.0, -1.0), (0.5, 0.5)), Measure(1, 1, 5)
+    failed = said((-1.0, 1.0), (0.5, 0.5), failure="x")
+    assert head_step([one, failed, silent], 2).tolist() == head_step([one], 2).tolist()
+    assert head_step([failed, silent], 2) is None and head_step([], 2) is None
 
 
 @pytest.mark.parametrize(("name", "kind"), LABEL_CASES)
@@ -66,11 +95,11 @@ def test_the_mean_answer_of_every_head_moves_by_the_step_and_nothing_else_does(n
     assert head.out_features == COUNT[kind] == model.config.num_labels
     assert needs_proxy(model, kind) == (bias_of(head) is None)
     before, logits = state_of(model), [model(**batch).logits for batch in batches]
-    updates = [said((0.8, 0.2), (0.3, 0.7)) if kind == "classification" else said((1.0,), (1.5,))]
-    step = level(model, updates, batches)
+    step = torch.tensor((-0.5, 0.5) if kind == "classification" else (0.5,))
+    assert move_head(model, step, batches)
     moved = [model(**batch).logits for batch in batches]
     found = (torch.cat(moved) - torch.cat(logits)).mean(0).tolist()
-    assert found == pytest.approx(step, abs=1e-5) and any(step)
+    assert found == pytest.approx(step.tolist(), abs=1e-5)
     changed = {n for n, tensor in state_of(model).items() if not torch.equal(tensor, before[n])}
     own = head.weight if bias_of(head) is None else head.bias
     assert changed == {n for n, p in model.named_parameters() if p is own}
@@ -80,7 +109,7 @@ def test_the_mean_answer_of_every_head_moves_by_the_step_and_nothing_else_does(n
 def test_a_head_without_a_bias_stays_where_there_is_no_proxy_data():
     model = tiny("gpt2", "classification")
     before = state_of(model)
-    assert level(model, [said((0.8, 0.2), (0.3, 0.7))]) == () and same(state_of(model), before)
+    assert not move_head(model, torch.tensor((-0.5, 0.5))) and same(state_of(model), before)
 
 
 @pytest.mark.parametrize("kind", ["generation", "text"])
@@ -100,14 +129,19 @@ def test_levelled_rounds_keep_the_answers_at_the_labels_shares(method, tmp_path)
     def answers(levelled):
         model, folder = tiny("bert", "classification"), tmp_path / f"{levelled}"
         store, clients = PartStore(folder / "parts"), one_label_each((24, 8))
-        options = {"training.levelled": levelled, "training.calibrated": False}
+        options = {"training.calibrated": False}
         options |= {"training.learning_rate": 1e-2, "training.rounds": 6, "clients.count": 2}
         options |= {"clients.layers": [2], "method.rank": 2}
         made = recipe(method, model, "classification", store, **options)
         fleet = make_fleet(clients, (2, 2), store)
         training = local(options)
-        records = run_rounds(model, made, fleet, folder, rounds=6, training=training)
-        assert ("head_step" in records[0]) == levelled
+        leveller = (
+            Leveller(JobWriter(store, "classification", PAD), 2, 32, 16, ()) if levelled else None
+        )
+        records = run_rounds(
+            model, made, fleet, folder, rounds=6, training=training, leveller=leveller
+        )
+        assert levelled == ("level" in records[0])
         rows = [row for own in clients for row in own]
         logits = held_out_logits(model, rows, batch_size=32, pad_id=PAD)
         return float(logits.softmax(-1).mean(0)[0])

@@ -14,7 +14,7 @@ import time
 import psutil
 import pytest
 from network.real import RealServer
-from tiny_runs import least, outcome, write_table
+from tiny_runs import least, outcome, save_tiny, write_table
 
 from leff import api
 from leff.runs.config import load_config
@@ -169,3 +169,29 @@ def test_the_comparison_sees_another_seed(values, tmp_path, quick_runs):
     first = run(values, "fedavg", tmp_path / "a")
     other = run({**values, "seed": 1}, "fedavg", tmp_path / "b")
     assert trajectory(first) != trajectory(other) and first["model"] != other["model"]
+
+
+@pytest.mark.slow
+def test_devices_level_a_head_to_the_same_bits(tmp_path, quick_runs):
+    """Their answers are decisions of the round, since another time others may be there."""
+    table = write_table(tmp_path / "labelled.jsonl", "classification")
+    changes = {
+        "model__name": str(save_tiny(tmp_path / "model", "classification")),
+        "data__train": str(table),
+        "data__train_examples": 30,
+        "clients__count": DEVICES,
+        "training__levelled": True,
+        "training__learning_rate": 1e-2,
+    }
+    values = least(tmp_path, **changes)
+    files = write_shards(load_config(None, values), DEVICES, tmp_path / "shards")
+    local = run(values, "leff", tmp_path / "local")
+    with RealServer(tmp_path / "federation") as started:
+        for number, shard in enumerate(files):
+            started.device(f"device-{number}", shard, options=["data.validation_share=0.0"])
+        network = on_devices(started, values, "leff", tmp_path / "network")
+    assert trajectory(network) == trajectory(local) and network["model"] == local["model"]
+    steps = [[r["level"]["step"] for r in found["records"][1:]] for found in (local, network)]
+    assert steps[0] == steps[1] and all(any(step) for step in steps[0])
+    decided = json.loads((tmp_path / "network" / "decisions.json").read_text())
+    assert decided and all("level" in own for own in decided.values())

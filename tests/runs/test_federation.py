@@ -159,7 +159,6 @@ def test_the_options_of_training_reach_the_clients(tmp_path, tiny_gpt2, monkeypa
         "max_grad_norm": 3.0,
         "calibrated": False,
         "calibrated_from": 7,
-        "levelled": True,
         "proximal": 0.1,
         "precision": "bfloat16",
         "accumulation": 3,

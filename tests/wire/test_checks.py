@@ -69,29 +69,6 @@ def test_importance_that_was_not_asked_for_is_refused():
     assert checked(replace(GOOD, layer_scores=()), replace(EXPECTED, scored=())).failure is None
 
 
-ANSWERS = {
-    2: ((0.5, 0.5), (1.0, 0.0), (1, 0), (0.3, 0.7004)),
-    1: ((-3.5,), (0.0,), (7,)),
-    0: (),
-}
-NO_ANSWERS = {
-    2: ((0.5,), (0.5, 0.6), (-0.5, 1.5), (NAN, 1.0), (1.0, INF), ("a", "b"), [0.5, 0.5], None, 0),
-    1: ((NAN,), (INF,), (1.0, 2.0), (HUGE,), ("1",), 3.0, (True,)),
-    0: ((0.5, 0.5), (1.0,)),
-}
-
-
-@pytest.mark.parametrize("count", ANSWERS)
-@pytest.mark.parametrize("name", ["answers", "labels"])
-def test_a_mean_answer_has_its_form_or_is_refused(name, count):
-    expected = replace(EXPECTED, answers=count)
-    for value in (*ANSWERS[count], ()):
-        assert checked(replace(GOOD, **{name: value}), expected).failure is None
-    for value in NO_ANSWERS[count]:
-        taken = checked(replace(GOOD, **{name: value}), expected)
-        assert taken.failure is not None and name in taken.failure and taken.answers == ()
-
-
 @pytest.mark.parametrize(
     "tensor",
     [

@@ -19,6 +19,7 @@ from leff.wire.messages import (
     Device,
     Job,
     LocalTraining,
+    Measure,
     Part,
     Segment,
     Step,
@@ -64,7 +65,7 @@ JOBS = st.builds(
     st.builds(
         LocalTraining,
         *(NUMBERS, NUMBERS, NUMBERS, NUMBERS),
-        *(st.booleans(), WHOLES, st.booleans(), STEPS),
+        *(st.booleans(), WHOLES, STEPS),
     ),
     st.none() | TUNED,
     WHOLES,
@@ -78,7 +79,16 @@ UPDATES = st.builds(
     WHOLES,
     losses=st.none() | st.tuples(NUMBERS, NUMBERS),
     layer_scores=st.lists(NUMBERS, max_size=3).map(tuple),
+    failure=st.none() | TEXTS,
+)
+MEASURES = st.builds(
+    Measure,
+    WHOLES,
+    WHOLES,
+    WHOLES,
+    confusion=st.lists(st.tuples(WHOLES, WHOLES), max_size=2).map(tuple),
     answers=st.lists(NUMBERS, max_size=3).map(tuple),
+    power=NUMBERS,
     failure=st.none() | TEXTS,
 )
 CAPACITIES = st.builds(
@@ -106,7 +116,7 @@ TEXT = to_json(JOB)
 
 
 @settings(max_examples=60)
-@given(JOBS | UPDATES | CAPACITIES)
+@given(JOBS | UPDATES | MEASURES | CAPACITIES)
 def test_the_same_message_comes_back(message):
     back = from_json(type(message), to_json(message))
     assert back == message and to_json(back) == to_json(message)

@@ -17,6 +17,14 @@ GOOD = {
     "classification": (COUNTED, Measure(3, 7, 5, 2.5, 5, ((2, 1), (0, 2)), seconds=0.1)),
     "regression": (SCORED, Measure(3, 7, 2, 0.5, 2, (), (2.0, 3.0, 4.0, 5.0, 10.0, 7.0))),
     "text": (WRITTEN, Measure(3, 7, 2, 80.0, 60)),
+    "probe": (
+        replace(COUNTED, examples=40, probe=16),
+        Measure(3, 7, 40, weight=16, answers=(-1.5, 1.5), power=5.0, labels=(0.25, 0.75)),
+    ),
+    "regression probe": (
+        replace(SCORED, probe=16),
+        Measure(3, 7, 2, weight=2, answers=(-3.5,), labels=(2.5,)),
+    ),
 }
 NAN, INF, HUGE = math.nan, math.inf, 10**400
 NO_NUMBER = ("3", b"3", [3], {}, True, NAN, INF, HUGE, object())
@@ -26,7 +34,7 @@ NO_NUMBER = ("3", b"3", [3], {}, True, NAN, INF, HUGE, object())
 def test_a_good_measurement_is_taken_as_it_is(kind):
     expected, good = GOOD[kind]
     assert checked_measure(good, expected) == good
-    diverged = replace(good, loss=None, confusion=(), moments=())
+    diverged = replace(good, loss=None, confusion=(), moments=(), answers=(), power=0.0, labels=())
     assert checked_measure(diverged, expected) == diverged
 
 
@@ -50,6 +58,9 @@ WRONG = {
         "moments": (*NO_NUMBER, None, (5.0,) * 6),
         "seconds": (*NO_NUMBER, None, -1),
         "failure": (5, b"gone", ["gone"], True),
+        "answers": ((0.5, 0.5), [], None),
+        "labels": ((0.5, 0.5), [], None),
+        "power": (1.0, NAN, "3", None),
     },
     "regression": {
         "confusion": (((1, 0), (0, 1)), ((),)),
@@ -62,6 +73,25 @@ WRONG = {
         "weight": (1, 3),
     },
     "text": {"weight": (0, 65, -1), "confusion": (((2,),),), "moments": ((2.0,) * 6,)},
+    "probe": {
+        "examples": (39, 16),
+        "weight": (*NO_NUMBER, None, 15, 40, 16.0),
+        "loss": (0.0, 2.5, NAN),
+        "confusion": (((9, 0), (0, 7)), [], None),
+        "moments": ((2.0,) * 6, [], None),
+        "answers": (
+            *NO_NUMBER, None, (), (1.0,), (1.0, NAN), (INF, 1.0), ("a", "b"), [0.5, 0.5],
+            (1e5, -1e5), (HUGE, 0.0), (True, 0.0),
+        ),
+        "power": (*NO_NUMBER, None, -1.0, 1e12),
+        "labels": (
+            *NO_NUMBER, None, (), (1.0,), (0.5, 0.6), (-0.5, 1.5), (NAN, 1.0), [0.5, 0.5],
+        ),
+    },
+    "regression probe": {
+        "answers": ((NAN,), (INF,), (1.0, 2.0), (HUGE,), ("1",), 3.0, (True,)),
+        "labels": ((), (NAN,), (1.0, 2.0), ("1",), 3.0, (1e5,)),
+    },
 }  # fmt: skip
 
 
@@ -93,16 +123,21 @@ ANY = st.recursive(
 @given(
     st.sampled_from(sorted(GOOD)),
     st.dictionaries(st.sampled_from(["examples", "loss", "weight", "confusion", "moments",
-                                     "seconds", "failure"]), ANY, max_size=3),
+                                     "answers", "power", "labels", "seconds", "failure"]),
+                    ANY, max_size=3),
 )  # fmt: skip
 def test_whatever_a_client_says_is_taken_whole_or_refused(kind, changes):
     """Nothing raises, and what is taken has figures that are numbers in their range."""
+    from leff.methods.level import head_step
     from leff.tasks.metrics.sums import figures
 
     expected, good = GOOD[kind]
     taken = checked_measure(replace(good, **changes), expected)
     assert (taken.round, taken.client, taken.examples) == (3, 7, expected.examples)
-    if taken.failure is None:
+    if taken.failure is None and expected.probe:
+        step = head_step([taken], expected.classes)
+        assert step is None or step.isfinite().all()
+    elif taken.failure is None:
         found = figures(kind, taken, expected.classes)
         assert all(isinstance(value, float | int) for value in found.values())
         assert not abs(found.get("pearson", 0.0)) > 1 and not abs(found.get("matthews", 0.0)) > 1

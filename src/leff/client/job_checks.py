@@ -57,7 +57,11 @@ def _numbers(job: Job | MeasureJob) -> Iterator[str]:
         ("pad_id", job.pad_id, 0, 2**31 - 1),
     ]
     if isinstance(job, MeasureJob):
-        ranges.append(("batch_size", job.batch_size, 1, MOST_BATCH))
+        ranges += [
+            ("batch_size", job.batch_size, 1, MOST_BATCH),
+            ("probe", job.probe, 0, MOST_BATCH),
+            ("seed", job.seed, 0, 2**63 - 1),
+        ]
     else:
         ranges += _of_training(job)
     for name, value, low, high in ranges:

@@ -1,6 +1,7 @@
 """One client's measurement of a model on its own held-out examples: a pure function.
 
     measure(job, store.get, examples, device).loss       # a sum, which adds up over clients
+    measure(probe, store.get, examples, device).answers  # of examples that it trains on
 
 The server turns the sums of all clients into losses and metrics (`leff.tasks.metrics.sums`), which
 are those of all their examples together.  No text and no single prediction leaves the client.
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -23,6 +25,8 @@ from leff.client.memory import is_out_of_memory
 from leff.client.model import Fetch, client_model
 from leff.errors import LeffError
 from leff.models import blocks
+from leff.models.kinds import LABEL_KINDS
+from leff.seeds import numpy_rng
 from leff.tasks.encode import Example
 from leff.tasks.held_out import held_out_logits, held_out_sum
 from leff.wire.messages import Measure, MeasureJob
@@ -39,18 +43,22 @@ def measure(
 ) -> Measure:
     """Measure the job's model on a client's own examples.
 
-    A model that is not finite is a measurement without a loss.  Without examples there is a
-    failure.  Nothing is raised for either.  Raises TimeoutError once the deadline has passed: some
-    of the examples are no measurement of all.
+    A model that is not finite is a measurement without a loss, or without answers.  Without
+    examples there is a failure.  Nothing is raised for either.  Raises TimeoutError once the
+    deadline has passed: some of the examples are no measurement of all.
     """
     started = time.perf_counter()
     done = Measure(job.round, job.client, len(examples))
     if not examples:
-        return replace(done, failure="the client has no validation examples")
+        return replace(
+            done, failure=f"the client has no {'' if job.probe else 'validation '}examples"
+        )
     model = client_model(job, fetch, device)
     if deadline is not None:
         blocks(model)[0].register_forward_pre_hook(_checking(deadline))
-    if job.kind in ("classification", "regression"):
+    if job.probe:
+        done = _answers(done, job, model, examples)
+    elif job.kind in LABEL_KINDS:
         logits = held_out_logits(model, examples, batch_size=job.batch_size, pad_id=job.pad_id)
         labels = [example.label or 0 for example in examples]
         sums = _class_sums if job.kind == "classification" else _score_sums
@@ -61,6 +69,29 @@ def measure(
         loss, weight = held_out_sum(model, examples, batch_size=job.batch_size, pad_id=job.pad_id)
         done = replace(done, loss=loss if math.isfinite(loss) else None, weight=weight)
     return replace(done, seconds=time.perf_counter() - started)
+
+
+def _answers(
+    done: Measure, job: MeasureJob, model: nn.Module, examples: Sequence[Example]
+) -> Measure:
+    """Add what the model answers to some of the examples, and what the labels are."""
+    rows = numpy_rng(job.seed, "probe").permutation(len(examples))[: job.probe]
+    chosen = [examples[int(row)] for row in rows]
+    logits = held_out_logits(model, chosen, batch_size=job.batch_size, pad_id=job.pad_id).double()
+    done = replace(done, weight=len(chosen))
+    if not torch.isfinite(logits).all():
+        return done
+    if job.kind == "regression":
+        labels = sum(example.label or 0 for example in chosen) / len(chosen)
+        return replace(done, answers=(float(logits.mean()),), labels=(float(labels),))
+    logits = logits - logits.mean(-1, keepdim=True)
+    counts = np.bincount([int(e.label or 0) for e in examples], minlength=logits.shape[1])
+    return replace(
+        done,
+        answers=tuple(map(float, logits.mean(0))),
+        power=float(logits.square().sum(-1).mean()),
+        labels=tuple((counts / counts.sum()).tolist()),
+    )
 
 
 def _checking(deadline: Deadline) -> Callable[[nn.Module, Any], None]:

@@ -19,15 +19,12 @@ from leff.client.memory import state_bytes
 from leff.client.model import trained_layers
 from leff.models import blocks, uncached
 from leff.models.checkpointing import recompute
-from leff.models.kinds import LABEL_KINDS
 from leff.models.losses import label_count, mean_loss
 from leff.models.optimizer import make_optimizer
 from leff.seeds import numpy_rng
 from leff.tasks.encode import Example, collate
-from leff.tasks.held_out import held_out_logits
 from leff.wire.messages import Job, Step
 
-PROBE = 16  # examples that the model answers before it trains
 WINDOW = 8  # batches whose examples are sorted by length together (our choice)
 
 
@@ -35,15 +32,12 @@ WINDOW = 8  # batches whose examples are sorted by length together (our choice)
 class Steps:
     """Each step's loss (nats), each trained layer's importance, and the bytes of the last step.
 
-    `answers` and `labels` are as in `Update`.  If the steps ended early, `failure` says why, and
-    all but `losses` is empty.
+    If the steps ended early, `failure` says why, and all but `losses` is empty.
     """
 
     losses: Sequence[float] = ()
     layer_scores: tuple[float, ...] = ()
     state_bytes: int = 0
-    answers: tuple[float, ...] = ()
-    labels: tuple[float, ...] = ()
     failure: str | None = None
 
 
@@ -68,7 +62,6 @@ def local_steps(
     if settings.step.checkpointing:
         recompute(model)
     log_prior = _log_prior(model, job, examples, device)
-    answers, labels = _level(model, job, examples, device)
     start = [parameter.detach().clone() for parameter in trained] if settings.step.proximal else []
     layers = [list(blocks(model)[layer].parameters()) for layer in trained_layers(job)]
     losses: list[float] = []
@@ -89,7 +82,7 @@ def local_steps(
         nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
         optimizer.step()
     means = tuple((scores / len(losses)).tolist()) if losses else ()
-    return Steps(losses, means, state_bytes(model, optimizer), answers, labels)
+    return Steps(losses, means, state_bytes(model, optimizer))
 
 
 def _add_gradients(
@@ -148,29 +141,6 @@ def _log_prior(
         return None
     prior = (counts + 1) / (counts + 1).sum()
     return torch.tensor(np.log(prior), dtype=torch.float32, device=device)
-
-
-def _level(
-    model: Any, job: Job, examples: Sequence[Example], device: torch.device
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the model's mean answer to some examples, and the mean label, if asked for.
-
-    A classifier's answer is its softmax, (K,), to `PROBE` examples, and its labels' shares are of
-    all examples.  Both numbers of a regression are of the same `PROBE` examples.
-    """
-    if not job.training.levelled or job.kind not in LABEL_KINDS:
-        return (), ()
-    rows = numpy_rng(job.seed, "probe").permutation(len(examples))[:PROBE]
-    chosen = [examples[int(row)] for row in rows]
-    logits = held_out_logits(
-        model, chosen, batch_size=job.training.step.batch_size, pad_id=job.pad_id
-    )
-    if job.kind == "regression":
-        labels = [float(example.label or 0) for example in chosen]
-        return (float(logits.double().mean()),), (sum(labels) / len(labels),)
-    counts = np.bincount([int(e.label or 0) for e in examples], minlength=logits.shape[1])
-    answers = logits.double().softmax(-1).mean(0)
-    return tuple(map(float, answers)), tuple((counts / counts.sum()).tolist())
 
 
 def _step_scores(layers: Sequence[Sequence[nn.Parameter]]) -> list[float]:

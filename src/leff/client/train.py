@@ -65,8 +65,6 @@ def train(
         train_seconds=time.perf_counter() - started,
         upload_bytes=len(payload),
         layer_scores=() if failure else done.layer_scores,
-        answers=() if failure else done.answers,
-        labels=() if failure else done.labels,
         state_bytes=done.state_bytes,
         failure=failure,
     )

@@ -190,7 +190,8 @@ class Worker:
             return self._refusal(ask, fault)
         self._working("measuring the model")
         fetch = self._fetch(ask, [ask.task.tokenizer, *job.parts], until)
-        examples = self._examples(ask, until)[0].clients[ask.share].validation
+        own = self._examples(ask, until)[0].clients[ask.share]
+        examples = own.train if job.probe else own.validation
         with pinned_threads(self._settings.threads):
             measured = measure_or_fail(job, fetch, examples, self._device, Deadline(until))
         return Answer("measure", report, measure=to_json(measured))

@@ -69,7 +69,11 @@ class LocalFleet:
 
     def measure(self, jobs: Sequence[MeasureJob]) -> Generator[Measure]:
         """Yield the measurements as they finish.  RunError if a worker process is killed."""
-        return self._done(measure_or_fail, jobs, [(self._validation[job.client],) for job in jobs])
+        own = [
+            self._examples[job.client] if job.probe else self._validation[job.client]
+            for job in jobs
+        ]
+        return self._done(measure_or_fail, jobs, [(examples,) for examples in own])
 
     def close(self) -> None:
         """Do nothing: the clients' processes end with each round."""

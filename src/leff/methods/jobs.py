@@ -101,9 +101,18 @@ class JobWriter:
 
 
 def measure_jobs(
-    writer: JobWriter, model: Any, round: int, clients: Sequence[int], bits: int, batch_size: int
+    writer: JobWriter,
+    model: Any,
+    round: int,
+    clients: Sequence[int],
+    bits: int,
+    batch_size: int,
+    probe: int = 0,
+    seed: int = 0,
 ) -> tuple[MeasureJob, ...]:
     """Return a job for each client to measure the whole model, with linear weights in `bits`.
+
+    With `probe` they are probes, and `seed` is the run's.
 
     Layers in 8 bits are the same parts as LEFF's stand-ins in 8 bits, so a client that measured
     the model holds these already.  ModelError as `quantised`.
@@ -122,6 +131,8 @@ def measure_jobs(
             tail=frame.tail,
             segments=segments,
             batch_size=batch_size,
+            probe=probe,
+            seed=derive_seed(seed, "probe", round, client) if probe else 0,
         )
         for client in clients
     )

@@ -1,23 +1,28 @@
-"""A head's bias, put right after the merge by what the clients' models answer and what they should.
+"""A head's bias, put right after the merge by what the model answers and what clients' labels are.
 
-    step = level(model, updates)          # the step of each class; () if nothing was moved
+    step = head_step(measures, classes=2)    # the step of each class; None if nobody answered
+    move_head(model, step, proxy)
 
 If most clients hold one label, each pushes its own, and the label with more or larger clients wins:
-the merged model tells the classes apart, and yet always answers the same one.  Before it trains, a
-client says what the model that it got answers on average to `client.steps.PROBE` of its examples,
-p_i, and what its labels are on average, q_i.  With the means over clients, weighted by D_i,
+the merged model tells the classes apart, and yet always answers the same one.  So clients say what
+the merged model answers to `PROBE` of their examples, and what their labels are on average.  The
+step is the one after which both agree.  With the means over clients, weighted by D_i, of logits
+z_k, of labels q_k and of the answers of a regression y,
 
-    b_k <- b_k + log q_k - log p_k ,   less the mean over k       for a classifier
-    b   <- b + q - p                                              for a regression
+    b_k <- b_k + s log q_k - z_k ,   less the mean over k            for a classifier
+    b   <- b + q - y                                                 for a regression
 
-The first is one step of Saerens et al. (2002, "Adjusting the outputs of a classifier to new a
-priori probabilities").  It corrects the model at the start of the round; what this round did is
-corrected in the next.  The server needs the two means only.  Source: our own.
+The bias for which the mean of softmax(z) is q also has the least cross-entropy.  Were all logits
+the same, s would be 1.  For normal logits with the variance v of a difference between two classes,
+s = √(1 + π v / 8) is MacKay's approximation (1992, "The evidence framework applied to
+classification networks").  Saerens et al. (2002) correct a bias for new labels; the rest is our
+own.  The server needs the means only.
 
 A head without a bias, as GPT-2's and Llama's, gets the same step on average: its weights move along
 the mean h of what goes into it on proxy data, W_k <- W_k + step_k * h / |h|^2.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -28,16 +33,11 @@ from torch import nn
 from leff.methods.stand_ins import Batch
 from leff.models import full_tail_names
 from leff.models.kinds import LABEL_KINDS
-from leff.wire.messages import Job, Update
+from leff.wire.messages import Measure
 
-LEAST = 1e-4  # probability that a label has at least, so that a step is finite
-
-
-def answer_size(model: Any, job: Job) -> int:
-    """Return how many numbers a mean answer of this job has; 0 if none is asked for."""
-    if not job.training.levelled:
-        return 0
-    return {"classification": int(model.config.num_labels), "regression": 1}.get(job.kind, 0)
+PROBE = 16  # examples of a client that the model answers
+LEAST = 1e-4  # share that a label has at least, so that a step is finite
+MOST = 20.0  # size of a client's mean logit at most, so that a false one moves the head only so far
 
 
 def classifier_head(model: Any) -> nn.Linear | None:
@@ -62,43 +62,46 @@ def needs_proxy(model: Any, kind: str) -> bool:
     return head is not None and bias_of(head) is None
 
 
-def step_of(updates: Iterable[Update]) -> torch.Tensor | None:
-    """Return the step of each class, (K,), or of a regression, (1,); None without reports."""
-    reports = [
-        (each.examples, each.answers, each.labels) for each in updates if each.failure is None
-    ]
-    reports = [each for each in reports if each[1] and each[2]]
-    if not reports:
+def head_step(measures: Iterable[Measure], classes: int) -> torch.Tensor | None:
+    """Return the step of each class, (K,), or of a regression, (1,); None without answers.
+
+    `classes` is K, and 0 for a regression.  What failed does not count.
+    """
+    used = [each for each in measures if each.failure is None and each.answers]
+    if not used:
         return None
-    weights = np.array([each[0] for each in reports], dtype=np.float64)
-    answers, labels = (
-        torch.tensor(np.average([each[place] for each in reports], axis=0, weights=weights))
-        for place in (1, 2)
-    )
-    if len(answers) == 1:
-        return labels - answers
-    step = labels.clamp(min=LEAST).log() - answers.clamp(min=LEAST).log()
+    weights = [each.examples for each in used]
+
+    def mean(values: Sequence[Sequence[float] | np.ndarray]) -> torch.Tensor:
+        return torch.tensor(np.average(np.array(values), axis=0, weights=weights))
+
+    labels = mean([each.labels for each in used])
+    if not classes:
+        return labels - mean([each.answers for each in used])
+    answers = mean([np.clip(each.answers, -MOST, MOST) for each in used])
+    power = float(mean([(min(each.power, classes * MOST**2),) for each in used]))
+    spread = max(0.0, power - float(answers.square().sum()))  # Σ_k of the variance of z_k
+    scale = math.sqrt(1 + math.pi / 8 * 2 / max(1, classes - 1) * spread)
+    step = scale * labels.clamp(min=LEAST).log() - answers
     return step - step.mean()
 
 
 @torch.no_grad()
-def level(model: Any, updates: Iterable[Update], proxy: Sequence[Batch] = ()) -> tuple[float, ...]:
-    """Move the head of the merged model by the step of a round's reports, and return the step.
+def move_head(model: nn.Module, step: torch.Tensor, proxy: Sequence[Batch] = ()) -> bool:
+    """Move the head's outputs by a step, and return whether it could be done.
 
     `proxy` has batches without labels, for a head without a bias; without them it stays.
     """
-    step, head = step_of(updates), classifier_head(model)
-    if step is None or head is None:
-        return ()
-    bias = bias_of(head)
+    head = classifier_head(model)
+    bias = None if head is None else bias_of(head)
     if bias is not None:
         bias += step.to(bias)
-    elif proxy:
+    elif head is not None and proxy:
         into = mean_input(model, head, proxy)
         head.weight += torch.outer(step.to(into), into / into.square().sum()).to(head.weight)
     else:
-        return ()
-    return tuple(map(float, step))
+        return False
+    return True
 
 
 def mean_input(model: Any, head: nn.Linear, batches: Sequence[Batch]) -> torch.Tensor:

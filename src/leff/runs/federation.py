@@ -10,7 +10,6 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -20,11 +19,10 @@ from torch import nn
 
 from leff.errors import CheckpointError, DataError, RunError
 from leff.methods.method import Method, Plan, RoundContext
-from leff.methods.stand_ins import Batch
 from leff.models import full_state
 from leff.models.hardware import pinned_threads, torch_device
 from leff.record import RoundRecord
-from leff.round import Watcher, run_round
+from leff.round import Leveller, Watcher, run_round
 from leff.runs.card import model_card
 from leff.runs.checkpoints import Checkpoint
 from leff.runs.folder import RunFolder, config_digest
@@ -78,7 +76,7 @@ class Federation:
     evaluator: Evaluator | None  # None if the devices alone measure
     digests: dict[str, str]  # of training data, start model and evaluation data
     on_devices: OnDevices | None = None  # None if the server alone measures
-    proxy: Sequence[Batch] = ()  # on the server's device; empty if the run needs none
+    leveller: Leveller | None = None  # None if the head is left as it is
     done: int = 0
 
     @property
@@ -213,7 +211,7 @@ class Federation:
             self.config.clients.per_round,
             _Watch(self, index, progress),
             self.config.engine.spare if self.config.engine.name == "flower" else 0.0,
-            self.proxy,
+            self.leveller,
         )
         _check_failures(record, self.config.clients.per_round == 1)
         if last or (index + 1) % evaluation.every == 0:
@@ -266,7 +264,8 @@ class Federation:
             "before": before,
             "after": after,
             "failures": len(failures),
-            "download_bytes": sum(client.download_bytes for client in clients),
+            "download_bytes": sum(client.download_bytes for client in clients)
+            + sum(record.level.download_bytes for record in records if record.level),
             "upload_bytes": sum(client.upload_bytes for client in clients),
         }
         if self.task.labels:

@@ -7,11 +7,9 @@
 No example leaves a device, and the server needs none.
 """
 
-import logging
 import math
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -24,10 +22,8 @@ from leff.server import Server
 from leff.tasks.metrics.glue import PRIMARY
 from leff.tasks.metrics.sums import METRICS, check_metric, figures, metrics_of, pooled
 from leff.tasks.task import Task
-from leff.wire.checks import ExpectedMeasure, checked_measure
+from leff.wire.checks import ExpectedMeasure
 from leff.wire.messages import Measure, MeasureJob
-
-log = logging.getLogger("leff")
 
 
 @dataclass(frozen=True)
@@ -51,11 +47,8 @@ class OnDevices:
         reports, _ = server.believed(asked, fleet.report(asked), len(blocks(model)))
         held = {report.client: report.validation for report in reports if report.validation}
         jobs = measure_jobs(self.writer, model, round, list(held), self.bits, self.batch_size)
-        sent = {job.client: server.holdings.send(job) for job in jobs}
-        with closing(fleet.measure(jobs)) as answers:
-            found = self.believed(jobs, held, answers)
-        if not server.counted:
-            found = [replace(each, download_bytes=sent[each.client]) for each in found]
+        expected = {job.client: self._expected(job, held[job.client]) for job in jobs}
+        found = server.measured(jobs, expected, fleet.measure(jobs))
         slowest = max((each.seconds for each in found), default=0.0)
         return {
             "metric": self.metric,
@@ -64,35 +57,9 @@ class OnDevices:
             "slowest_seconds": slowest,
         }
 
-    def believed(
-        self, jobs: Sequence[MeasureJob], held: Mapping[int, int], answers: Generator[Measure]
-    ) -> list[Measure]:
-        """Return each client's measurement, checked, in the order of ids; the first one counts.
-
-        `held` has the number of examples that each client reported.  A message that belongs to no
-        job is dropped.  A client that does not answer has a failure.
-        """
-        wanted = {job.client: job for job in jobs}
-        found: dict[int, Measure] = {}
-        for answer in answers:
-            client = answer.client
-            if type(client) is not int or client not in wanted or client in found:
-                continue
-            if type(answer.round) is int and answer.round == wanted[client].round:
-                checked = checked_measure(answer, self._expected(wanted[client], held))
-                found[client] = replace(checked, download_bytes=answer.download_bytes)
-        for client, job in wanted.items():
-            silent = Measure(job.round, client, held[client], failure="it did not answer")
-            found.setdefault(client, silent)
-        failed = [each for each in found.values() if each.failure is not None]
-        if failed:
-            log.warning("%d clients measured nothing (%s)", len(failed), failed[0].failure)
-        return [found[client] for client in sorted(found)]
-
-    def _expected(self, job: MeasureJob, held: Mapping[int, int]) -> ExpectedMeasure:
-        count = held[job.client]
+    def _expected(self, job: MeasureJob, held: int) -> ExpectedMeasure:
         return ExpectedMeasure(
-            job.round, job.client, job.kind, count, self.classes, count * self.max_length
+            job.round, job.client, job.kind, held, self.classes, held * self.max_length
         )
 
     def summary(self, measures: Sequence[Measure]) -> dict[str, Any]:

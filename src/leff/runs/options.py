@@ -431,7 +431,8 @@ class EvaluationConfig(Section):
     bits: Literal[32, 16, 8] = Field(
         default=8,
         description="bits of the linear weights of the model that devices measure; 8: the parts "
-        "that context quantise sends too; below 32, word embeddings are float16",
+        "that context quantise sends too; below 32, word embeddings are float16; also for "
+        "training.levelled",
     )
     device_metric: str = Field(
         default="",

@@ -23,6 +23,7 @@ from leff.runs.build_method import build_method
 from leff.runs.federation import Federation
 from leff.runs.folder import RunFolder
 from leff.runs.guard import make_guard
+from leff.runs.levelling import leveller_of
 from leff.runs.on_devices import on_devices
 from leff.runs.options import RunConfig
 from leff.runs.population import simulated_population
@@ -99,7 +100,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         server=Server(store, Spool(folder.path / "updates"), limits, guard, counted=not simulated),
         evaluator=evaluator_for(config, task, tokenizer) if measured_here else None,
         on_devices=on_devices(config, task, writer),
-        proxy=proxy,
+        leveller=leveller_of(config, task, writer, proxy),
         digests=digests,
     )
 

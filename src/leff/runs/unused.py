@@ -19,7 +19,7 @@ def unused_options(config: RunConfig) -> list[str]:
     unused += [] if config.method.merge == "trimmed_mean" else ["method.trim"]
     unused += [] if config.method.merge == "mean" else ["method.most_weight", "method.weights"]
     unused += [] if config.training.calibrated else ["training.calibrated_from"]
-    unused += _unused_by_place(config.evaluation.where)
+    unused += _unused_by_place(config.evaluation.where, config.training.levelled)
     unused += _unused_by_engine(config.engine.name)
     default = RunConfig.model_validate(
         {"preset": config.preset, "data": {"task": config.data.task}}
@@ -72,10 +72,11 @@ def _unused_by_partition(partition: str) -> list[str]:
     return [*unused, "clients.by"] if partition in ("iid", "files") else unused
 
 
-def _unused_by_place(where: str) -> list[str]:
+def _unused_by_place(where: str, levelled: bool) -> list[str]:
     """Return the options that mean nothing where the model is not measured."""
     if where == "server":
-        return ["evaluation.bits", "evaluation.device_metric", "clients.validation_share"]
+        bits = [] if levelled else ["evaluation.bits"]  # levelling takes it too
+        return [*bits, "evaluation.device_metric", "clients.validation_share"]
     names = ("examples", "final_examples", "gap_clients", "beams", "max_new_tokens")
     return [f"evaluation.{name}" for name in names] if where == "devices" else []
 

@@ -27,6 +27,7 @@ MOST_EXAMPLES = 10**8  # D_i; no device has more texts
 MOST = 2**60  # of bytes and operations; larger numbers are no measurements
 MOST_SECONDS = 1e9
 MOST_LOSS = 1e30  # nats, or a squared error
+MOST_ANSWER = 1e4  # a mean logit, or a mean score
 MOST_SCORE = 1e12  # I_l is around 1e-4; larger ones would decide every draw of a block
 RATES = (1e-6, 1e24)  # per second, of a device
 
@@ -47,7 +48,6 @@ class Expected:
     steps: int  # at most
     shapes: Shapes
     upload: Upload = "full"
-    answers: int = 0  # numbers in the mean answer: K of a classifier, 1 of a regression, 0 if none
 
 
 def report_fault(report: Capacity, layers: int) -> str | None:
@@ -137,9 +137,6 @@ def _field_fault(update: Update, expected: Expected) -> str | None:
         return f"train_seconds = {shown(update.train_seconds)} is no time"
     if not _are_numbers(update.layer_scores, (0, len(expected.scored)), 0, MOST_SCORE):
         return "layer_scores must have one number, from 0 up, for each layer, or none"
-    for name in ("answers", "labels"):
-        if not _is_answer(getattr(update, name), expected.answers):
-            return f"{name} must be the {expected.answers} numbers of a mean answer, or none"
     if update.losses is not None and not _are_numbers(update.losses, (2,), -MOST_LOSS, MOST_LOSS):
         return "losses must be two finite numbers"
     if update.failure is not None and type(update.failure) is not str:
@@ -147,17 +144,6 @@ def _field_fault(update: Update, expected: Expected) -> str | None:
     if update.out_of_memory_bytes and update.failure is None:
         return "the client's memory ran out, and yet it sent an update"
     return None
-
-
-def _is_answer(value: object, count: int) -> bool:
-    """Return whether this is nothing, a distribution over `count` labels, or for one a number."""
-    if value == ():
-        return True
-    if count < 2:
-        return _are_numbers(value, (count,), -MOST_SCORE, MOST_SCORE)
-    if not _are_numbers(value, (count,), 0, 1):
-        return False
-    return abs(sum(cast("tuple[float, ...]", value)) - 1) < 1e-3
 
 
 def payload_fault(payload: Payload, shapes: Shapes, upload: Upload = "full") -> str | None:
@@ -189,9 +175,10 @@ class ExpectedMeasure:
     round: int
     client: int
     kind: str
-    examples: int  # that the client reported as held out
+    examples: int  # that the client reported, as held out or for a probe as D_i
     classes: int  # K of a classifier, else 0
     labels: int  # of all examples together, at most
+    probe: int = 0  # as in the job
 
 
 def checked_measure(measure: Measure, expected: ExpectedMeasure) -> Measure:
@@ -213,9 +200,14 @@ def _measure_fault(measure: Measure, expected: ExpectedMeasure) -> str | None:
         return None if good else f"failure must be a text, got {shown(measure.failure)}"
     if not _is_whole(measure.examples, 1, MOST_EXAMPLES) or measure.examples != expected.examples:
         own = f"{expected.examples:,} were reported"
-        return f"it measured on {shown(measure.examples)} validation examples, {own}"
+        kind = "" if expected.probe else "validation "
+        return f"it measured on {shown(measure.examples)} {kind}examples, {own}"
     if not _is_number(measure.seconds, 0, MOST_SECONDS):
         return f"seconds = {shown(measure.seconds)} is no time"
+    if expected.probe:
+        return _probe_fault(measure, expected)
+    if measure.answers != () or measure.labels != () or measure.power != 0:
+        return "answers are of a probe only"
     counted = expected.kind in ("classification", "regression")
     least, most = (expected.examples,) * 2 if counted else (1, expected.labels)
     if not _is_whole(measure.weight, least, most):
@@ -226,6 +218,26 @@ def _measure_fault(measure: Measure, expected: ExpectedMeasure) -> str | None:
     if not _is_number(measure.loss, 0, MOST_LOSS):
         return f"loss = {shown(measure.loss)} is no sum of losses"
     return _sums_fault(measure, expected)
+
+
+def _probe_fault(measure: Measure, expected: ExpectedMeasure) -> str | None:
+    """Return what is wrong with the answers of a probe, or None."""
+    size, rows = max(1, expected.classes), min(expected.probe, expected.examples)
+    if not _is_whole(measure.weight, rows, rows):
+        return _wrong("weight", measure.weight, rows, rows)
+    if measure.loss is not None or measure.confusion != () or measure.moments != ():
+        return "a probe has answers only"
+    if measure.answers == ():
+        return None if measure.labels == () else "labels without answers"
+    if not _are_numbers(measure.answers, (size,), -MOST_ANSWER, MOST_ANSWER):
+        return f"answers must be {size} numbers from -{MOST_ANSWER:g} to {MOST_ANSWER:g}"
+    if not _is_number(measure.power, 0, size * MOST_ANSWER**2):
+        return f"power = {shown(measure.power)} is no mean of squares"
+    if not expected.classes:
+        good = _are_numbers(measure.labels, (1,), -MOST_ANSWER, MOST_ANSWER)
+        return None if good else "labels must be one number, the mean label"
+    good = _are_numbers(measure.labels, (size,), 0, 1) and abs(sum(measure.labels) - 1) < 1e-3
+    return None if good else f"labels must be the shares of {size} labels"
 
 
 def _sums_fault(measure: Measure, expected: ExpectedMeasure) -> str | None:

@@ -115,8 +115,7 @@ class LocalTraining:
     """Settings of one client's work in one round (PAPER Sec. 3.4).
 
     `calibrated` classifiers add the log frequencies of the client's own labels to the logits in
-    training, if the client has `calibrated_from` examples or more of every label.  With `levelled`
-    the client also says what the model answers to its examples (`Update.answers`).
+    training, if the client has `calibrated_from` examples or more of every label.
     """
 
     epochs: float
@@ -125,7 +124,6 @@ class LocalTraining:
     max_grad_norm: float
     calibrated: bool = False
     calibrated_from: int = 0
-    levelled: bool = False
     step: Step = field(default_factory=Step)
 
 
@@ -180,8 +178,6 @@ class Update:
     report.  `layer_scores` is the importance of each of `layers`, as measured while training;
     `state_bytes` what weights, gradients and optimizer state took on the client.
     `out_of_memory_bytes` is what it held and asked for when its memory ran out, 0 if it did not.
-    `answers` are the mean answer of the model to some of the examples before training, and `labels`
-    the mean of their labels: shares of each label for a classifier, one number for a regression.
     `norm` is the L2 norm of what training changed, and `clipped` says that it was scaled down; the
     server sets both.
     """
@@ -197,8 +193,6 @@ class Update:
     download_bytes: int = 0
     upload_bytes: int = 0
     layer_scores: tuple[float, ...] = ()
-    answers: tuple[float, ...] = ()
-    labels: tuple[float, ...] = ()
     state_bytes: int = 0
     failure: str | None = None
     out_of_memory_bytes: int = 0
@@ -225,7 +219,11 @@ class TaskCard:
 
 @dataclass(frozen=True)
 class MeasureJob:
-    """A model that a client measures on its own validation examples; fields are as in `Job`."""
+    """A model that a client measures on its own validation examples; fields are as in `Job`.
+
+    With `probe` it says instead what the model answers to so many of the examples that it trains
+    on, drawn with `seed` (`Measure.answers`).
+    """
 
     round: int  # 0 is the model before the first round
     client: int
@@ -236,6 +234,8 @@ class MeasureJob:
     tail: Part
     segments: tuple[Segment, ...]
     batch_size: int = 64
+    probe: int = 0
+    seed: int = 0
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -251,6 +251,12 @@ class Measure:
     is not finite.  `confusion[y][p]` counts a classifier's examples of label y that it took for p.
     `moments` of a regression's predictions p and labels y are n, Σp, Σy, Σp², Σy² and Σpy.
     `failure` says why nothing was measured.  The server sets `download_bytes`.
+
+    A probe has none of these sums but the number of its examples, `weight`.  Of a classifier's
+    logits, each example's less their mean, `answers` are the means of each label over examples,
+    (K,), and `power` is the mean of Σ_k z_k².  `labels` are the shares of all examples.  A
+    regression has the mean answer, and the mean label of the same examples.  If the model is not
+    finite there are no `answers`.
     """
 
     round: int
@@ -260,6 +266,9 @@ class Measure:
     weight: int = 0
     confusion: tuple[tuple[int, ...], ...] = ()
     moments: tuple[float, ...] = ()
+    answers: tuple[float, ...] = ()
+    power: float = 0.0
+    labels: tuple[float, ...] = ()
     seconds: float = 0.0
     download_bytes: int = 0
     failure: str | None = None

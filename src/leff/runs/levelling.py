@@ -1,0 +1,112 @@
+"""Levels the head after a merge: asks the round's clients, and moves it (`leff.methods.level`).
+
+leveller = leveller_of(config, task, writer, proxy)           # None if nothing is levelled
+record["level"] = leveller.level(model, fleet, server, context, reports)
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import nn
+
+from leff.methods.jobs import JobWriter, measure_jobs
+from leff.methods.level import PROBE, head_step, move_head
+from leff.methods.method import RoundContext
+from leff.methods.stand_ins import Batch
+from leff.models.kinds import LABEL_KINDS
+from leff.record import Levelling
+from leff.round import Fleet
+from leff.runs.options import RunConfig
+from leff.server import Server
+from leff.tasks.task import Task
+from leff.wire.checks import ExpectedMeasure
+from leff.wire.messages import Capacity
+
+
+@dataclass(frozen=True)
+class Leveller:
+    """How clients are asked for answers.  `proxy` is for a head without a bias."""
+
+    writer: JobWriter
+    classes: int  # K of a classifier, 0 of a regression
+    bits: int  # of the model's linear weights, as it is sent
+    batch_size: int
+    proxy: Sequence[Batch]
+
+    def level(
+        self,
+        model: nn.Module,
+        fleet: Fleet,
+        server: Server,
+        context: RoundContext,
+        reports: Sequence[Capacity],
+    ) -> Levelling:
+        """Ask the clients of a round what the model answers, and move its head in place.
+
+        A repeated round moves it as before, if the fleet may have changed.
+        """
+        decided = context.decided.get("level")
+        if decided is not None:
+            done = Levelling(**decided)
+        else:
+            done = self._asked(model, fleet, server, context, reports)
+            if not fleet.steady:
+                context.decided["level"] = asdict(done)
+        if done.step and not move_head(model, torch.tensor(done.step), self.proxy):
+            return replace(done, step=())
+        return done
+
+    def _asked(
+        self,
+        model: nn.Module,
+        fleet: Fleet,
+        server: Server,
+        context: RoundContext,
+        reports: Sequence[Capacity],
+    ) -> Levelling:
+        clients = [report.client for report in reports]
+        jobs = measure_jobs(
+            self.writer,
+            model,
+            context.index + 1,
+            clients,
+            self.bits,
+            self.batch_size,
+            PROBE,
+            context.seed,
+        )
+        expected = {
+            report.client: ExpectedMeasure(
+                context.index + 1,
+                report.client,
+                self.writer.kind,
+                report.examples,
+                self.classes,
+                report.examples,
+                PROBE,
+            )
+            for report in reports
+        }
+        found = server.measured(jobs, expected, fleet.measure(jobs))
+        step = head_step(found, self.classes)
+        return Levelling(
+            step=() if step is None else tuple(map(float, step)),
+            clients=sum(each.failure is None for each in found),
+            download_bytes=sum(each.download_bytes for each in found),
+        )
+
+
+def leveller_of(
+    config: RunConfig, task: Task, writer: JobWriter, proxy: Sequence[Batch]
+) -> Leveller | None:
+    """Return the leveller of a run, or None if nothing is levelled."""
+    if not config.training.levelled or task.kind not in LABEL_KINDS:
+        return None
+    return Leveller(
+        writer=writer,
+        classes=len(task.labels) if task.kind == "classification" else 0,
+        bits=config.evaluation.bits,
+        batch_size=config.training.batch_size,
+        proxy=proxy,
+    )
