@@ -6,9 +6,9 @@
     update = server.receive(update)                # checked, on disk, perhaps refused
     jobs, updates, dropped = server.close()        # in the order of client ids, without payloads
 
-The server records which client holds which parts and whose memory ran out, for every engine.  An
-update is on the disk before it counts.  A round that is done again, since the run was killed in it,
-goes on with the updates that it had (`wire.spool`).
+The server records which client holds which parts, whose memory ran out, and which labels it said
+that it has, for every engine.  An update is on the disk before it counts.  A round that is done
+again, since the run was killed in it, goes on with the updates that it had (`wire.spool`).
 
 A message that belongs to nobody in the round is dropped and counted: a report of a client that was
 not asked, an update of a client without a job or for another round.  Of a client's updates the
@@ -68,6 +68,7 @@ class Server:
         self.counted = counted
         self.store, self.spool, self.limits, self.guard = store, spool, limits, guard
         self.holdings, self._setbacks = Holdings(), Setbacks()
+        self.labels: dict[int, tuple[float, ...]] = {}  # shares, as clients said last
         self._model: nn.Module | None = None  # as the round's jobs were made from it
         self._jobs: dict[int, Job] = {}
         self._reports: dict[int, Capacity] = {}
@@ -92,7 +93,8 @@ class Server:
                 continue
             fault = report_fault(report, layers)
             if fault is None:
-                usable[client] = self._setbacks.applied(report)
+                known = self.labels.get(client, ())
+                usable[client] = replace(self._setbacks.applied(report), labels=known)
             else:
                 unfit.setdefault(client, fault)
         unfit = {client: fault for client, fault in unfit.items() if client not in usable}
@@ -235,12 +237,17 @@ class Server:
         return self._jobs[client]
 
     def state(self) -> dict[str, Any]:
-        """Return the holdings and the setbacks as JSON values, for a resumed run."""
-        return {"holdings": self.holdings.state(), "setbacks": self._setbacks.state()}
+        """Return what is known of the clients as JSON values, for a resumed run."""
+        return {
+            "holdings": self.holdings.state(),
+            "setbacks": self._setbacks.state(),
+            "labels": {str(client): list(shares) for client, shares in self.labels.items()},
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.holdings.load_state(state["holdings"])
         self._setbacks.load_state(state["setbacks"])
+        self.labels = {int(client): tuple(own) for client, own in state["labels"].items()}
 
 
 def _expected(model: nn.Module, job: Job, examples: int) -> Expected:

@@ -9,6 +9,7 @@ from tiny_models import LAYERS, tiny
 
 from leff.methods.importance import layer_scores
 from leff.methods.method import RoundContext
+from leff.methods.mixing import IMBALANCE, imbalance
 from leff.methods.sampling import BlockSampler, Rule
 from leff.methods.sums import add_up
 from leff.seeds import derive_seed
@@ -106,3 +107,29 @@ def test_fixed_keeps_every_clients_block():
     assert [tuple(block) for block in drawn[0].blocks.values()] == [(0,), (1,), (2, 3), (1,)]
     assert {found.facts["entropy"] for found in drawn} == {0}
     assert drawn[0].facts["entropy_uniform"] > 0 and drawn[0].facts["layer_scores"] is None
+
+
+def test_clients_that_have_every_label_together_draw_together():
+    made, labels = sampler(mixed=True), {c: [9.0, 0.0] if c % 2 else [0.0, 9.0] for c in range(6)}
+    seen = set()
+    for index in range(8):
+        context = RoundContext(index, 0, TRAINING)
+        drawn = made.draw(tiny("gpt2", "generation"), context, EVERYBODY, labels)
+        groups = drawn.facts["groups"]
+        for group in set(groups):
+            members = [client for client in range(6) if groups[client] == group]
+            assert len({drawn.blocks[client] for client in members}) == 1
+        counts = np.array([labels[client] for client in range(6)])
+        assert imbalance(counts, np.array(groups)) <= IMBALANCE and len(set(groups)) < 6
+        seen.add(tuple(groups))
+    assert len(seen) > 1
+
+
+def test_without_labels_each_draws_alone_and_who_said_nothing_counts_as_all_alike():
+    made = sampler(mixed=True)
+    assert draw(made).facts["groups"] == list(range(6))
+    assert draw(made).blocks == draw(sampler()).blocks and "groups" not in draw(sampler()).facts
+    labels = {0: [9.0, 0.0], 1: [0.0, 9.0]}
+    context = RoundContext(0, 0, TRAINING)
+    groups = made.draw(tiny("gpt2", "generation"), context, EVERYBODY, labels).facts["groups"]
+    assert len(set(groups)) > 2

@@ -50,7 +50,12 @@ class Leff:
         if not assigned:  # no client has the memory and the time
             return Plan(())
         wanted = {client: own.layers for client, own in assigned.items()}
-        drawn = self._sampler.draw(model, context, wanted)  # Sec. 3.2
+        labels = {
+            report.client: [report.examples * share for share in report.labels]
+            for report in reports
+            if report.labels
+        }
+        drawn = self._sampler.draw(model, context, wanted, labels)  # Sec. 3.2
         around = {
             client: assigned[client].context.spans(block, layers)
             for client, block in drawn.blocks.items()

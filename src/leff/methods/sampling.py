@@ -9,6 +9,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -27,6 +28,7 @@ from leff.methods.importance import (
     uniforms,
 )
 from leff.methods.method import RoundContext
+from leff.methods.mixing import mixed_groups
 from leff.methods.stand_ins import Batch
 from leff.methods.sums import Means
 from leff.seeds import derive_seed, numpy_rng
@@ -37,7 +39,8 @@ class Rule:
     """How blocks are drawn.  The paper's rule is ``Rule(scale="literal", stratified=False)``.
 
     `source` says who measures the importance: the server, on `batches` batches of proxy data a
-    round, or the clients while they train.  `exploration` is the share of uniform sampling.
+    round, or the clients while they train.  `exploration` is the share of uniform sampling.  With
+    `mixed`, clients that have every label together draw together (`methods.mixing`).
     """
 
     sampling: Sampling = "importance"
@@ -46,6 +49,7 @@ class Rule:
     source: Literal["proxy", "clients"] = "proxy"
     exploration: float = 0.0
     stratified: bool = True
+    mixed: bool = False
     batches: int = 2
 
 
@@ -65,16 +69,24 @@ class BlockSampler:
         self._measured = RunningScores(layers)
         self._turns: dict[int, int] = {}  # client -> rounds it took part in
 
-    def draw(self, model: nn.Module, context: RoundContext, wanted: Mapping[int, int]) -> Drawn:
+    def draw(
+        self,
+        model: nn.Module,
+        context: RoundContext,
+        wanted: Mapping[int, int],
+        labels: Mapping[int, Sequence[float]] = MappingProxyType({}),
+    ) -> Drawn:
         """Return a block of ``wanted[client]`` consecutive layers for every client.
 
+        `labels` are a client's examples of each label; clients that are not in it have all alike.
         Raises RunError if the model has no finite gradient on the proxy data.
         """
         rule, scores = self._rule, self._scores(model, context)
         clients = sorted(wanted)
         probabilities = {client: self._probabilities(scores, wanted[client]) for client in clients}
         rng = numpy_rng(context.seed, "blocks", context.index)
-        chances = uniforms(len(clients), rng, stratified=rule.stratified)
+        groups = self._groups(clients, labels, context)
+        chances = uniforms(max(groups) + 1, rng, stratified=rule.stratified)[groups]
         blocks: dict[int, range] = {}
         for client, chance in zip(clients, chances, strict=True):
             first = self._first(client, probabilities[client], chance)
@@ -84,6 +96,7 @@ class BlockSampler:
         facts: dict[str, Any] = {
             "layer_scores": None if scores is None else [float(score) for score in scores],
             "entropy": float(np.mean(entropies)),
+            **({"groups": list(map(int, groups))} if self._rule.mixed else {}),
             "entropy_uniform": float(np.mean([np.log(len(p)) for p in probabilities.values()])),
         }
         return Drawn(blocks, facts)
@@ -91,6 +104,17 @@ class BlockSampler:
     def take_in(self, means: Means) -> None:
         """Take in the importance that the round's clients measured."""
         self._measured.take_in(means.scores)
+
+    def _groups(
+        self, clients: Sequence[int], labels: Mapping[int, Sequence[float]], context: RoundContext
+    ) -> np.ndarray:
+        """Return the group of each client, (N,): its own, unless labels are mixed."""
+        if not self._rule.mixed or not labels:
+            return np.arange(len(clients))
+        known = np.array([labels[client] for client in clients if client in labels])  # (n, K)
+        counts = np.tile(known.mean(axis=0), (len(clients), 1))
+        counts[[client in labels for client in clients]] = known
+        return mixed_groups(counts, numpy_rng(context.seed, "groups", context.index))
 
     def _scores(self, model: nn.Module, context: RoundContext) -> np.ndarray | None:
         if self._rule.sampling != "importance":

@@ -5,9 +5,8 @@ record["level"] = leveller.level(model, fleet, server, context, reports)
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from leff.methods.jobs import JobWriter, measure_jobs
@@ -21,7 +20,8 @@ from leff.runs.options import RunConfig
 from leff.server import Server
 from leff.tasks.task import Task
 from leff.wire.checks import ExpectedMeasure
-from leff.wire.messages import Capacity
+from leff.wire.json import from_json, to_json
+from leff.wire.messages import Capacity, Measure
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,22 @@ class Leveller:
         A repeated round moves it as before, if the fleet may have changed.
         """
         decided = context.decided.get("level")
-        if decided is not None:
-            done = Levelling(**decided)
-        else:
-            done = self._asked(model, fleet, server, context, reports)
+        if decided is None:
+            found = self._asked(model, fleet, server, context, reports)
             if not fleet.steady:
-                context.decided["level"] = asdict(done)
-        if done.step and not move_head(model, torch.tensor(done.step), self.proxy):
-            return replace(done, step=())
-        return done
+                context.decided["level"] = [to_json(each) for each in found]
+        else:
+            found = [from_json(Measure, text) for text in decided]
+        step = head_step(found, self.classes)
+        if step is not None and not move_head(model, step, self.proxy):
+            step = None
+        if self.classes:
+            server.labels |= {each.client: each.labels for each in found if each.labels}
+        return Levelling(
+            step=() if step is None else tuple(map(float, step)),
+            clients=sum(each.failure is None for each in found),
+            download_bytes=sum(each.download_bytes for each in found),
+        )
 
     def _asked(
         self,
@@ -64,7 +71,7 @@ class Leveller:
         server: Server,
         context: RoundContext,
         reports: Sequence[Capacity],
-    ) -> Levelling:
+    ) -> list[Measure]:
         clients = [report.client for report in reports]
         jobs = measure_jobs(
             self.writer,
@@ -88,13 +95,7 @@ class Leveller:
             )
             for report in reports
         }
-        found = server.measured(jobs, expected, fleet.measure(jobs))
-        step = head_step(found, self.classes)
-        return Levelling(
-            step=() if step is None else tuple(map(float, step)),
-            clients=sum(each.failure is None for each in found),
-            download_bytes=sum(each.download_bytes for each in found),
-        )
+        return server.measured(jobs, expected, fleet.measure(jobs))
 
 
 def leveller_of(

@@ -261,6 +261,11 @@ class MethodConfig(Section):
         default=True,
         description="spread the clients' draws over the blocks; false: independent draws",
     )
+    mixed: bool = Field(
+        default=False,
+        description="with training.levelled, for classifiers: clients that have every label "
+        "together train the same block",
+    )
     relaxation: Annotated[float, Field(ge=0, le=1e6)] = Field(
         default=2.0,
         description="a layer moves to its clients' mean by this factor times the share of data "

@@ -58,7 +58,9 @@ def _unused_by_blocks(config: RunConfig) -> list[str]:
         importance = ("scale", "temperature", "source", "exploration")
         unused += [f"method.{name}" for name in importance]
     if config.method.sampling in ("round_robin", "fixed"):
-        unused += ["method.stratified"]
+        unused += ["method.stratified", "method.mixed"]
+    if not config.training.levelled:
+        unused += ["method.mixed"]
     if config.method.sampling != "importance" or config.method.source != "proxy":
         unused += ["proxy.importance_batches"]
     if "distil" not in contexts:

@@ -53,7 +53,7 @@ class Expected:
 def report_fault(report: Capacity, layers: int) -> str | None:
     """Return the reason why a report for a model of `layers` layers cannot be used, or None.
 
-    `failed_bytes` is not looked at, since the server sets it.
+    `failed_bytes` and `labels` are not looked at, since the server sets them.
     """
     limits: list[tuple[str, object, int, int]] = [
         ("layers", report.layers, 1, layers),

@@ -36,6 +36,7 @@ class Capacity:
     peak of a training step, and operations of a step; None is no limit.  `device` says how fast it
     is, where that is known.  `failed_bytes` is the least peak that was predicted for a job that its
     memory ran out in.  It trains on `examples`, and measures models on other `validation` examples.
+    `labels` are the shares of its labels, as far as the server knows them.  The server sets both.
     """
 
     client: int
@@ -46,6 +47,7 @@ class Capacity:
     device: Device | None = None
     failed_bytes: int | None = None
     validation: int = 0
+    labels: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,53 @@
+"""Groups of clients that have every label together, so that each block learns from all labels.
+
+    groups = mixed_groups(counts, rng)       # (N,), each client's group
+
+A layer that a single client trains moves towards that client's labels.  If the clients of a group
+train the same block, what their labels do to it cancels inside each layer, as in FedAvg.  Fewer
+groups mean fewer layers in a round, so there are as many as the labels allow.  Source: our own;
+compare FedGS (Li et al. 2022), which chooses so who takes part.
+"""
+
+import numpy as np
+
+IMBALANCE = 0.25  # distance of a group's labels from all, in the mean: of probability, 0 to 1
+
+
+def mixed_groups(counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return each client's group, (N,), for its examples of each label, `counts` (N, K).
+
+    There are as many groups as can be without a mean imbalance above `IMBALANCE`; if every client
+    has all labels alike, that is N.
+    """
+    for groups in range(len(counts), 1, -1):
+        found = _grouped(counts, groups, rng)
+        if imbalance(counts, found) <= IMBALANCE:
+            return found
+    return np.zeros(len(counts), dtype=int)
+
+
+def _grouped(counts: np.ndarray, groups: int, rng: np.random.Generator) -> np.ndarray:
+    """Put clients, the largest first, where their labels are missing most."""
+    order = rng.permutation(len(counts))
+    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
+    missing = np.tile(counts.sum(axis=0) / groups, (groups, 1))  # (groups, K)
+    found = np.zeros(len(counts), dtype=int)
+    for client in order:
+        gain = np.abs(missing).sum(axis=1) - np.abs(missing - counts[client]).sum(axis=1)
+        best = rng.choice(np.flatnonzero(gain >= gain.max() - 1e-9))
+        missing[best] -= counts[client]
+        found[client] = best
+    return found
+
+
+def imbalance(counts: np.ndarray, groups: np.ndarray) -> float:
+    """Return the total variation distance of the groups' label shares from those of all clients.
+
+    It is the mean over groups, weighted by examples.
+    """
+    shares = counts.sum(axis=0) / counts.sum()
+    distance = 0.0
+    for group in np.unique(groups):
+        own = counts[groups == group].sum(axis=0)
+        distance += 0.5 * np.abs(own - own.sum() * shares).sum()
+    return float(distance / counts.sum())
