@@ -26,7 +26,8 @@ that is not among those reported.  Without it the rates in `RATES`, which were f
 
 `--set KEY=VALUE ...` (a JSON value) sets options of all sides, over those of the task.
 
-With `--keep FOLDER` the runs stay there, and those that are there already are not run again.
+With `--keep FOLDER` the runs stay there, and those that were interrupted go on.  With `--results
+FOLDER` each run's figures are a file there, and what is there is not run again.
 """
 
 import argparse
@@ -42,8 +43,10 @@ from typing import Any
 from scipy.stats import t
 
 import leff
+from leff.files import read_json, write_json
 from leff.runs.config import load_config
 from leff.runs.folder import config_digest
+from leff.runs.options import RunConfig
 from leff.runs.plans import planned
 
 PLAIN = {"training.calibrated": False}
@@ -133,10 +136,22 @@ def setting(text: str) -> tuple[str, Any]:
     return key, json.loads(value)
 
 
-def one_run(side: str, options: Mapping[str, Any], keep: Path) -> dict[str, Any]:
-    """Run a side, unless `keep` has the run already, and return its figures."""
+def one_run(side: str, options: Mapping[str, Any], keep: Path, results: Path) -> dict[str, Any]:
+    """Return a run's figures, from `results` if they are there."""
     config = load_config(None, {**SIDES[side], **options})
-    folder = keep / f"{side}-{config_digest(config)[:16]}"
+    name = f"{side}-{config_digest(config)[:16]}"
+    known = read_json(results / f"{name}.json", "delete it")
+    if known is not None:
+        return known["figures"]
+    figures = run_of(config, keep / name)
+    given = {**SIDES[side], **options}
+    results.mkdir(parents=True, exist_ok=True)
+    write_json(results / f"{name}.json", {"side": side, "options": given, "figures": figures})
+    return figures
+
+
+def run_of(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """Run a configuration, or what is left of the run in `folder`, and return its figures."""
     there = (folder / "config.toml").exists()
     run = leff.resume(folder) if there else leff.run(config, out=folder)
     start, *records = run.records()
@@ -144,6 +159,7 @@ def one_run(side: str, options: Mapping[str, Any], keep: Path) -> dict[str, Any]
     clients = [client for record in records for client in record.clients]
     names = ("download_bytes", "upload_bytes", "plan_seconds", "merge_seconds", "seconds")
     means = {name: statistics.mean(getattr(record, name) for record in records) for name in names}
+    levelling = sum(record.level.download_bytes for record in records if record.level)
     predicted = planned(
         config.model.name, config.method.name, config, layers=max(config.clients.layers)
     )
@@ -157,18 +173,19 @@ def one_run(side: str, options: Mapping[str, Any], keep: Path) -> dict[str, Any]
         "round_steps": sum(client.steps for client in clients) / len(records),
         "server_seconds": means["plan_seconds"] + means["merge_seconds"],
         "round_seconds": means["seconds"],
-        "download_bytes": means["download_bytes"],
+        "download_bytes": means["download_bytes"] + levelling / len(records),
         "upload_bytes": means["upload_bytes"],
         "curve": [100 * record.metric for record in records],
     }
 
 
-def tuned(side: str, options: Mapping[str, Any], rates: Sequence[float], keep: Path) -> float:
+def tuned(
+    side: str, options: Mapping[str, Any], rates: Sequence[float], keep: Path, results: Path
+) -> float:
     """Return the learning rate of the grid with the best `mean_last5` on the tuning split."""
+    given = {**options, "seed": TUNING_SEED}
     found = {
-        rate: one_run(side, {**options, "training.learning_rate": rate, "seed": TUNING_SEED}, keep)[
-            "mean_last5"
-        ]
+        rate: one_run(side, {**given, "training.learning_rate": rate}, keep, results)["mean_last5"]
         for rate in rates
     }
     for rate, value in found.items():
@@ -188,16 +205,17 @@ def known_rate(side: str, task: str) -> float:
     return rates[side if side in rates else side.partition("-")[0]]
 
 
-def compare(arguments: argparse.Namespace, keep: Path) -> list[dict[str, Any]]:
+def compare(arguments: argparse.Namespace, keep: Path, results: Path) -> list[dict[str, Any]]:
     """Return a row for each side."""
     options, rows = shared_options(arguments), []
     for side in arguments.sides:
         if arguments.tune is None:
             rate = known_rate(side, arguments.task)
         else:
-            rate = tuned(side, options, arguments.tune or grid(side, arguments.task), keep)
+            rates = arguments.tune or grid(side, arguments.task)
+            rate = tuned(side, options, rates, keep, results)
         runs = [
-            one_run(side, {**options, "training.learning_rate": rate, "seed": seed}, keep)
+            one_run(side, {**options, "training.learning_rate": rate, "seed": seed}, keep, results)
             for seed in range(arguments.seed, arguments.seed + arguments.partitions)
         ]
         first = rows[0]["runs"] if rows else runs
@@ -269,11 +287,15 @@ def main() -> None:
     add("--seed", type=int, default=0, help="of the first partition")
     add("--set", nargs="+", type=setting, default=[], metavar="KEY=VALUE")
     add("--tune", type=float, nargs="*", help="learning rates to try; without any, the usual grid")
-    add("--keep", type=Path, help="folder for the runs, found again by the next call")
+    add("--keep", type=Path, help="folder for the runs; those that were interrupted go on")
+    add(
+        "--results", type=Path, help="folder for each run's figures; what is there is not run again"
+    )
     add("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        rows = compare(arguments, arguments.keep or Path(scratch))
+        keep = arguments.keep or Path(scratch)
+        rows = compare(arguments, keep, arguments.results or keep)
     print(json.dumps(rows, indent=1) if arguments.json else "\n".join(map(show, rows)))
 
 

@@ -74,6 +74,16 @@ def test_fidelity_has_a_row_for_each_side(printed):
     assert by_method["leff"]["client_bytes"] < 0.3 * by_method["fedavg"]["client_bytes"]
 
 
+def test_fidelity_runs_nothing_whose_figures_are_there(tmp_path, monkeypatch):
+    runs = []
+    monkeypatch.setattr(fidelity, "run_of", lambda config, folder: runs.append(folder) or {"a": 1})
+    for rate in (1e-3, 1e-3, 2e-3):
+        options = {"data.task": "sample", "training.learning_rate": rate}
+        results = tmp_path / "results"
+        assert fidelity.one_run("leff", options, tmp_path, results) == {"a": 1}
+    assert len(runs) == 2 and len(list(results.iterdir())) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_runs")
 def test_deadline_has_two_rows_for_each_method(monkeypatch, tiny_gpt2):

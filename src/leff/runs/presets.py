@@ -15,6 +15,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "source": "proxy",
             "exploration": 0.0,
             "stratified": False,
+            "mixed": False,
             "relaxation": 0.0,
             "momentum": 0.0,
             "weights": "examples",
