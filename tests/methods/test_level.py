@@ -29,18 +29,17 @@ LABEL_CASES = [case for case in CASES if case[1] in LABEL_KINDS]
 COUNT = {"classification": 2, "regression": 1}
 
 
-def said(answers, labels, examples=5, power=0.0, **more):
-    return Measure(
-        1, 0, examples, answers=tuple(answers), labels=tuple(labels), power=power, **more
-    )
+SIZES = {0: 30, 1: 10}
+
+
+def said(answers, labels, client=0, power=0.0, **more):
+    return Measure(1, client, 5, answers=tuple(answers), labels=tuple(labels), power=power, **more)
 
 
 def test_without_spread_the_step_makes_the_answer_the_mean_of_the_labels():
-    """Means are weighted by examples; logits are log-probabilities less their mean, by hand."""
-    measures = [
-        said((0.5, -0.5), (0.0, 1.0), 30, 0.5), said((0.5, -0.5), (1.0, 0.0), 10, 0.5)
-    ]  # fmt: skip
-    step = head_step(measures, 2)
+    """Means are weighted by D_i; all logits are the same."""
+    measures = [said((0.5, -0.5), (0, 1), 0, power=0.5), said((0.5, -0.5), (1, 0), 1, power=0.5)]
+    step = head_step(measures, SIZES, 2)
     assert float(step.sum()) == pytest.approx(0)
     moved = torch.tensor((0.5, -0.5), dtype=torch.float64) + step
     assert moved.softmax(0).tolist() == pytest.approx([0.25, 0.75])
@@ -49,43 +48,44 @@ def test_without_spread_the_step_makes_the_answer_the_mean_of_the_labels():
 @pytest.mark.parametrize("classes", [2, 3, 5])
 @pytest.mark.parametrize("shift", [0.0, 9.0])
 def test_after_the_step_the_mean_answer_is_about_the_labels_shares(classes, shift):
-    """Also where every answer was the same label; logits are normal, from two clients of twelve."""
+    """Also where every answer was the same label; logits are normal, of two clients."""
     generator = torch.Generator().manual_seed(classes)
     logits = 2 * torch.randn((40000, classes), generator=generator, dtype=torch.float64)
     logits[:, 0] += shift
     logits -= logits.mean(-1, keepdim=True)
     shares = torch.arange(1, classes + 1, dtype=torch.float64)
     shares /= shares.sum()
-    parts = [logits[:30000], logits[30000:]]
     measures = [
-        said(own.mean(0).tolist(), shares.tolist(), len(own), float(own.square().sum(-1).mean()))
-        for own in parts
+        said(own.mean(0).tolist(), shares.tolist(), client, float(own.square().sum(-1).mean()))
+        for client, own in enumerate([logits[:30000], logits[30000:]])
     ]
-    moved = (logits + head_step(measures, classes)).softmax(-1).mean(0)
+    moved = (logits + head_step(measures, SIZES, classes)).softmax(-1).mean(0)
     assert moved.tolist() == pytest.approx(shares.tolist(), abs=0.03)
 
 
 def test_a_regression_moves_by_the_difference_of_means():
-    measures = [said((2.0,), (3.0,), 30), said((1.0,), (-1.0,), 10)]
-    assert head_step(measures, 0).tolist() == pytest.approx([(3 * 30 - 10) / 40 - 70 / 40])
+    measures = [said((2.0,), (3.0,)), said((1.0,), (-1.0,), 1)]
+    assert head_step(measures, SIZES, 0).tolist() == pytest.approx([(3 * 30 - 10) / 40 - 70 / 40])
 
 
 def test_a_label_that_nobody_has_gives_a_finite_step():
-    (first, second) = head_step([said((0.0, 0.0), (1.0, 0.0))], 2).tolist()
+    (first, second) = head_step([said((0.0, 0.0), (1.0, 0.0))], SIZES, 2).tolist()
     assert first - second == pytest.approx(math.log(1 / LEAST))
 
 
 def test_a_false_answer_moves_the_head_only_so_far():
-    honest = [said((0.0, 0.0), (0.5, 0.5), 9)] * 9
+    sizes = dict.fromkeys(range(10), 9)
+    honest = [said((0.0, 0.0), (0.5, 0.5), client) for client in range(9)]
     liar = said((1e4, -1e4), (0.5, 0.5), 9, power=1e9)
-    assert head_step([*honest, liar], 2).abs().max() <= MOST / 10
+    assert head_step([*honest, liar], sizes, 2).abs().max() <= MOST / 10
 
 
 def test_who_failed_or_said_nothing_does_not_count():
     one, silent = said((1.0, -1.0), (0.5, 0.5)), Measure(1, 1, 5)
-    failed = said((-1.0, 1.0), (0.5, 0.5), failure="x")
-    assert head_step([one, failed, silent], 2).tolist() == head_step([one], 2).tolist()
-    assert head_step([failed, silent], 2) is None and head_step([], 2) is None
+    failed = said((-1.0, 1.0), (0.5, 0.5), 1, failure="x")
+    step = head_step([one, failed, silent], SIZES, 2)
+    assert step.tolist() == head_step([one], SIZES, 2).tolist()
+    assert head_step([failed, silent], SIZES, 2) is None and head_step([], SIZES, 2) is None
 
 
 @pytest.mark.parametrize(("name", "kind"), LABEL_CASES)

@@ -188,7 +188,7 @@ def test_devices_level_a_head_to_the_same_bits(tmp_path, quick_runs):
     local = run(values, "leff", tmp_path / "local")
     with RealServer(tmp_path / "federation") as started:
         for number, shard in enumerate(files):
-            started.device(f"device-{number}", shard, options=["data.validation_share=0.0"])
+            started.device(f"device-{number}", shard, options=["data.validation_share=0.1"])
         network = on_devices(started, values, "leff", tmp_path / "network")
     assert trajectory(network) == trajectory(local) and network["model"] == local["model"]
     steps = [[r["level"]["step"] for r in found["records"][1:]] for found in (local, network)]

@@ -4,6 +4,7 @@ import pytest
 from tiny_runs import Killed, least, outcome, save_tiny, write_table
 
 import leff
+from leff.engines import local
 from leff.files import unsealed
 from leff.runs.levelling import Leveller
 
@@ -43,6 +44,25 @@ def test_every_round_has_its_step(kind, method, settings, quick_runs, tmp_path):
     clients = [client for record in run.records() for client in record.clients]
     fetched = sum(level["download_bytes"] for level in rounds)
     assert run.result["download_bytes"] == fetched + sum(c.download_bytes for c in clients)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_clients_answer_on_what_they_hold_out_or_else_on_all(
+    share, settings, quick_runs, tmp_path, monkeypatch
+):
+    asked, real = [], local.measure_or_fail
+
+    def noted(job, fetch, examples, *rest):
+        asked.append((job.client, len(examples)))
+        return real(job, fetch, examples, *rest)
+
+    monkeypatch.setattr(local, "measure_or_fail", noted)
+    options = settings("classification", clients__validation_share=share)
+    run = leff.run(**options, out=tmp_path / "run")
+    trained = {client.client: client.examples for client in run.records()[1].clients}
+    assert sum(trained.values()) == (18 if share else 30)
+    for client, rows in asked:
+        assert rows == 15 - trained[client] if share else rows == trained[client]
 
 
 def test_a_language_model_is_not_levelled(settings, quick_runs, tmp_path):

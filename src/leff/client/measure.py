@@ -1,7 +1,7 @@
 """One client's measurement of a model on its own held-out examples: a pure function.
 
     measure(job, store.get, examples, device).loss       # a sum, which adds up over clients
-    measure(probe, store.get, examples, device).answers  # of examples that it trains on
+    measure(probe, store.get, examples, device).answers  # to some of the examples, on average
 
 The server turns the sums of all clients into losses and metrics (`leff.tasks.metrics.sums`), which
 are those of all their examples together.  No text and no single prediction leaves the client.
@@ -50,9 +50,8 @@ def measure(
     started = time.perf_counter()
     done = Measure(job.round, job.client, len(examples))
     if not examples:
-        return replace(
-            done, failure=f"the client has no {'' if job.probe else 'validation '}examples"
-        )
+        kind = "" if job.probe else "validation "
+        return replace(done, failure=f"the client has no {kind}examples")
     model = client_model(job, fetch, device)
     if deadline is not None:
         blocks(model)[0].register_forward_pre_hook(_checking(deadline))
@@ -74,7 +73,7 @@ def measure(
 def _answers(
     done: Measure, job: MeasureJob, model: nn.Module, examples: Sequence[Example]
 ) -> Measure:
-    """Add what the model answers to some of the examples, and what the labels are."""
+    """Add what the model answers to some of the examples, and what their labels are."""
     rows = numpy_rng(job.seed, "probe").permutation(len(examples))[: job.probe]
     chosen = [examples[int(row)] for row in rows]
     logits = held_out_logits(model, chosen, batch_size=job.batch_size, pad_id=job.pad_id).double()
@@ -85,12 +84,12 @@ def _answers(
         labels = sum(example.label or 0 for example in chosen) / len(chosen)
         return replace(done, answers=(float(logits.mean()),), labels=(float(labels),))
     logits = logits - logits.mean(-1, keepdim=True)
-    counts = np.bincount([int(e.label or 0) for e in examples], minlength=logits.shape[1])
+    counts = np.bincount([int(e.label or 0) for e in chosen], minlength=logits.shape[1])
     return replace(
         done,
         answers=tuple(map(float, logits.mean(0))),
         power=float(logits.square().sum(-1).mean()),
-        labels=tuple((counts / counts.sum()).tolist()),
+        labels=tuple((counts / len(chosen)).tolist()),
     )
 
 

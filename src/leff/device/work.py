@@ -191,7 +191,7 @@ class Worker:
         self._working("measuring the model")
         fetch = self._fetch(ask, [ask.task.tokenizer, *job.parts], until)
         own = self._examples(ask, until)[0].clients[ask.share]
-        examples = own.train if job.probe else own.validation
+        examples = own.train if job.probe and not own.validation else own.validation
         with pinned_threads(self._settings.threads):
             measured = measure_or_fail(job, fetch, examples, self._device, Deadline(until))
         return Answer("measure", report, measure=to_json(measured))

@@ -69,11 +69,12 @@ class LocalFleet:
 
     def measure(self, jobs: Sequence[MeasureJob]) -> Generator[Measure]:
         """Yield the measurements as they finish.  RunError if a worker process is killed."""
+        held = [self._validation[job.client] if self._validation else () for job in jobs]
         own = [
-            self._examples[job.client] if job.probe else self._validation[job.client]
-            for job in jobs
+            (self._examples[job.client] if job.probe and not rows else rows,)
+            for job, rows in zip(jobs, held, strict=True)
         ]
-        return self._done(measure_or_fail, jobs, [(examples,) for examples in own])
+        return self._done(measure_or_fail, jobs, own)
 
     def close(self) -> None:
         """Do nothing: the clients' processes end with each round."""

@@ -1,11 +1,11 @@
 """A head's bias, put right after the merge by what the model answers and what clients' labels are.
 
-    step = head_step(measures, classes=2)    # the step of each class; None if nobody answered
+    step = head_step(measures, sizes, classes=2)  # of each class; None if nobody answered
     move_head(model, step, proxy)
 
 If most clients hold one label, each pushes its own, and the label with more or larger clients wins:
 the merged model tells the classes apart, and yet always answers the same one.  So clients say what
-the merged model answers to `PROBE` of their examples, and what their labels are on average.  The
+the merged model answers on average to `PROBE` of their examples, and what the labels are.  The
 step is the one after which both agree.  With the means over clients, weighted by D_i, of logits
 z_k, of labels q_k and of the answers of a regression y,
 
@@ -23,7 +23,7 @@ the mean h of what goes into it on proxy data, W_k <- W_k + step_k * h / |h|^2.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -35,7 +35,7 @@ from leff.models import full_tail_names
 from leff.models.kinds import LABEL_KINDS
 from leff.wire.messages import Measure
 
-PROBE = 16  # examples of a client that the model answers
+PROBE = 32  # examples of a client that the model answers
 LEAST = 1e-4  # share that a label has at least, so that a step is finite
 MOST = 20.0  # size of a client's mean logit at most, so that a false one moves the head only so far
 
@@ -62,15 +62,18 @@ def needs_proxy(model: Any, kind: str) -> bool:
     return head is not None and bias_of(head) is None
 
 
-def head_step(measures: Iterable[Measure], classes: int) -> torch.Tensor | None:
+def head_step(
+    measures: Iterable[Measure], sizes: Mapping[int, int], classes: int
+) -> torch.Tensor | None:
     """Return the step of each class, (K,), or of a regression, (1,); None without answers.
 
-    `classes` is K, and 0 for a regression.  What failed does not count.
+    `sizes` has each client's D_i, and `classes` is K, or 0 for a regression.  What failed does not
+    count.
     """
     used = [each for each in measures if each.failure is None and each.answers]
     if not used:
         return None
-    weights = [each.examples for each in used]
+    weights = [sizes[each.client] for each in used]
 
     def mean(values: Sequence[Sequence[float] | np.ndarray]) -> torch.Tensor:
         return torch.tensor(np.average(np.array(values), axis=0, weights=weights))

@@ -53,7 +53,8 @@ class Leveller:
                 context.decided["level"] = [to_json(each) for each in found]
         else:
             found = [from_json(Measure, text) for text in decided]
-        step = head_step(found, self.classes)
+        sizes = {report.client: report.examples for report in reports}
+        step = head_step(found, sizes, self.classes)
         if step is not None and not move_head(model, step, self.proxy):
             step = None
         if self.classes:
@@ -85,13 +86,13 @@ class Leveller:
         )
         expected = {
             report.client: ExpectedMeasure(
-                context.index + 1,
-                report.client,
-                self.writer.kind,
-                report.examples,
-                self.classes,
-                report.examples,
-                PROBE,
+                round=context.index + 1,
+                client=report.client,
+                kind=self.writer.kind,
+                examples=report.validation or report.examples,
+                classes=self.classes,
+                labels=PROBE,
+                probe=PROBE,
             )
             for report in reports
         }

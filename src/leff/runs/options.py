@@ -229,8 +229,8 @@ class ClientsConfig(Section):
     )
     validation_share: Annotated[float, Field(ge=0, le=0.9)] = Field(
         default=0.1,
-        description="if devices measure (evaluation.where): share of its texts that each client "
-        "holds out, instead of training on them",
+        description="if devices measure (evaluation.where), or heads are levelled: share of its "
+        "texts that each client holds out, instead of training on them",
     )
 
 

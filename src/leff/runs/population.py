@@ -18,6 +18,7 @@ from leff.errors import DataError
 from leff.methods.registry import spec_of
 from leff.models import blocks
 from leff.models.hardware import torch_device
+from leff.models.kinds import LABEL_KINDS
 from leff.round import Fleet
 from leff.runs.budgets import check_deadline, client_devices, client_layers, client_reports
 from leff.runs.options import RunConfig
@@ -68,9 +69,11 @@ def simulated_population(
     def encoded(some: Table) -> list[Example]:
         return encode(some, tokenizer, task.kind, config.data.max_length, form)
 
-    share = 0.0 if config.evaluation.where == "server" else config.clients.validation_share
+    measuring = config.evaluation.where != "server"
+    levelled = config.training.levelled and task.kind in LABEL_KINDS
+    share = config.clients.validation_share if measuring or levelled else 0.0
     examples, held = client_examples(train, split, task.kind, share, encoded)
-    _check_examples(examples, held, share)
+    _check_examples(examples, held, measuring)
     _mention_added_tokens(examples, tokenizer)
     counts = [len(own) for own in examples]
     check_deadline(config, task.kind, model, counts)
@@ -97,7 +100,7 @@ def simulated_population(
 
 
 def _check_examples(
-    examples: Sequence[Sequence[Example]], held: Sequence[Sequence[Example]], share: float
+    examples: Sequence[Sequence[Example]], held: Sequence[Sequence[Example]], measuring: bool
 ) -> None:
     few = [client for client, own in enumerate(examples) if not own]
     if few:
@@ -105,7 +108,7 @@ def _check_examples(
             f"the texts of client {few[0]} are too short to learn from; raise "
             "clients.min_examples, or use fewer clients"
         )
-    if share and not any(held):
+    if measuring and not any(held):
         raise DataError(
             "no client has two texts or more, so none can hold any out; let the server measure "
             "(evaluation.where = 'server')"

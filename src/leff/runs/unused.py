@@ -77,8 +77,8 @@ def _unused_by_partition(partition: str) -> list[str]:
 def _unused_by_place(where: str, levelled: bool) -> list[str]:
     """Return the options that mean nothing where the model is not measured."""
     if where == "server":
-        bits = [] if levelled else ["evaluation.bits"]  # levelling takes it too
-        return [*bits, "evaluation.device_metric", "clients.validation_share"]
+        shared = [] if levelled else ["evaluation.bits", "clients.validation_share"]
+        return [*shared, "evaluation.device_metric"]
     names = ("examples", "final_examples", "gap_clients", "beams", "max_new_tokens")
     return [f"evaluation.{name}" for name in names] if where == "devices" else []
 

@@ -175,7 +175,7 @@ class ExpectedMeasure:
     round: int
     client: int
     kind: str
-    examples: int  # that the client reported, as held out or for a probe as D_i
+    examples: int  # that the client reported as held out; for a probe D_i, if it holds none out
     classes: int  # K of a classifier, else 0
     labels: int  # of all examples together, at most
     probe: int = 0  # as in the job

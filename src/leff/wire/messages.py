@@ -223,8 +223,8 @@ class TaskCard:
 class MeasureJob:
     """A model that a client measures on its own validation examples; fields are as in `Job`.
 
-    With `probe` it says instead what the model answers to so many of the examples that it trains
-    on, drawn with `seed` (`Measure.answers`).
+    With `probe` it says instead what the model answers to so many of these examples, drawn with
+    `seed`, or of those that it trains on if it holds none out (`Measure.answers`).
     """
 
     round: int  # 0 is the model before the first round
@@ -255,10 +255,9 @@ class Measure:
     `failure` says why nothing was measured.  The server sets `download_bytes`.
 
     A probe has none of these sums but the number of its examples, `weight`.  Of a classifier's
-    logits, each example's less their mean, `answers` are the means of each label over examples,
-    (K,), and `power` is the mean of Σ_k z_k².  `labels` are the shares of all examples.  A
-    regression has the mean answer, and the mean label of the same examples.  If the model is not
-    finite there are no `answers`.
+    logits z, each example's less their mean, `answers` are the means over examples, (K,), and
+    `power` is the mean of Σ_k z_k².  `labels` are the shares of its labels, (K,).  A regression has
+    the mean answer and the mean label.  If the model is not finite there are no `answers`.
     """
 
     round: int
