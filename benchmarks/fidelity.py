@@ -51,15 +51,15 @@ from leff.runs.plans import planned
 
 PLAIN = {"training.calibrated": False}
 """What the other methods' papers have."""
-AIDED = {"method.weights": "steps", "training.levelled": True, "training.calibrated_from": 16}
-"""Aids for skewed labels (docs/methods.md)."""
+AIDED = {"training.levelled": True, "training.calibrated_from": 16}
+"""Aids for skewed labels (docs/methods.md); `method.weights` is each side's better one."""
 SIDES: dict[str, dict[str, Any]] = {
     "fedavg": {"method.name": "fedavg", **PLAIN},
     "fedavg-aided": {"method.name": "fedavg", **AIDED},
     "fedavg-calibrated": {"method.name": "fedavg"},
     "fedavg-two-epochs": {"method.name": "fedavg", **PLAIN, "training.epochs": 2.0},
     "leff": {},
-    "leff-aided": AIDED,
+    "leff-aided": {**AIDED, "method.weights": "steps", "method.mixed": True},
     "leff-random": {"method.sampling": "random"},
     "leff-round-robin": {"method.sampling": "round_robin"},
     "leff-clients": {"method.source": "clients"},
@@ -69,7 +69,7 @@ SIDES: dict[str, dict[str, Any]] = {
     "fedlora": {"method.name": "fedlora", **PLAIN},
     "fedlora-nf4": {"method.name": "fedlora", "method.base_bits": 4, **PLAIN},
     "slora": {"method.name": "slora", **PLAIN},
-    "slora-aided": {"method.name": "slora", **AIDED},
+    "slora-aided": {"method.name": "slora", **AIDED, "method.weights": "steps"},
     "flora": {"method.name": "flora", **PLAIN},
     "flexlora": {"method.name": "flexlora", **PLAIN},
 }
@@ -103,7 +103,13 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 ADAPTED = ("fedbitfit", "fedlora", "slora", "flora", "flexlora")
 RATES: dict[str, dict[str, float]] = {  # a side's own, or its method's; see docs/LOG.md
-    "glue": {"fedavg": 2e-4, "leff": 4e-4, "leff-paper": 1e-4, **dict.fromkeys(ADAPTED, 2e-3)},
+    "glue": {
+        "fedavg": 2e-4,
+        "leff": 4e-4,
+        "leff-aided": 2e-4,
+        "leff-paper": 1e-4,
+        **dict.fromkeys(ADAPTED, 2e-3),
+    },
     "sample": {"fedavg": 2e-3, "leff": 4e-3, "leff-paper": 5e-4, **dict.fromkeys(ADAPTED, 4e-3)},
     "e2e": {
         "fedavg": 2e-3,
