@@ -16,7 +16,7 @@ from leff.client.measure import measure, measure_or_fail
 from leff.errors import RunError
 from leff.methods.jobs import JobWriter, measure_jobs
 from leff.tasks.held_out import held_out_logits, held_out_loss
-from leff.wire.messages import Measure
+from leff.wire.messages import OFFSETS, Measure
 
 CASES = [
     ("gpt2", "generation"), ("llama", "text"), ("bert", "classification"), ("gpt2", "regression"),
@@ -138,13 +138,17 @@ def test_a_probe_says_what_the_model_answers_on_average(name, kind, store):
     found = measure(probe_of(model, kind, store, 16), store.get, examples, CPU)
     logits = held_out_logits(model, examples, batch_size=3, pad_id=PAD).double()
     labels = np.array([example.label for example in examples], dtype=float)
-    wanted, shares, power = [float(logits.mean())], [labels.mean()], 0.0
+    wanted, shares = [[float(logits.mean())]], [labels.mean()]
     if kind == "classification":
-        centred = logits - logits.mean(-1, keepdim=True)
-        wanted, power = centred.mean(0).tolist(), float(centred.square().sum(-1).mean())
-        shares = [1 - labels.mean(), labels.mean()]
-    assert found.answers == pytest.approx(wanted, abs=1e-6)
-    assert found.labels == pytest.approx(shares) and found.power == pytest.approx(power)
+        wanted, shares = [], [1 - labels.mean(), labels.mean()]
+        for label in (0, 1):
+            moved = [logits.clone() for _ in OFFSETS]
+            for own, offset in zip(moved, OFFSETS, strict=True):
+                own[:, label] += offset
+            wanted.append([float(own.softmax(-1)[:, label].mean()) for own in moved])
+    for row, own in zip(found.answers, wanted, strict=True):
+        assert row == pytest.approx(own, abs=1e-6)
+    assert found.labels == pytest.approx(shares)
     assert (found.examples, found.weight, found.loss) == (9, 9, None)
     assert found.confusion == () == found.moments
 

@@ -9,10 +9,10 @@ from small_rounds import PAD, proxy, random_examples, recipe, run_rounds, same, 
 from small_rounds import fleet_of as make_fleet
 from tiny_models import CASES, tiny
 
+from leff.client.measure import log_odds
 from leff.methods.jobs import JobWriter
 from leff.methods.level import (
     LEAST,
-    MOST,
     bias_of,
     classifier_head,
     head_step,
@@ -22,7 +22,7 @@ from leff.methods.level import (
 from leff.models.kinds import LABEL_KINDS
 from leff.runs.levelling import Leveller
 from leff.tasks.held_out import held_out_logits
-from leff.wire.messages import Measure
+from leff.wire.messages import OFFSETS, Measure
 from leff.wire.parts import PartStore
 
 LABEL_CASES = [case for case in CASES if case[1] in LABEL_KINDS]
@@ -32,57 +32,75 @@ COUNT = {"classification": 2, "regression": 1}
 SIZES = {0: 30, 1: 10}
 
 
-def said(answers, labels, client=0, power=0.0, **more):
-    return Measure(1, client, 5, answers=tuple(answers), labels=tuple(labels), power=power, **more)
+def said(answers, labels, client=0, **more):
+    return Measure(1, client, 5, answers=tuple(answers), labels=tuple(labels), **more)
 
 
-def test_without_spread_the_step_makes_the_answer_the_mean_of_the_labels():
-    """Means are weighted by D_i; all logits are the same."""
-    measures = [said((0.5, -0.5), (0, 1), 0, power=0.5), said((0.5, -0.5), (1, 0), 1, power=0.5)]
-    step = head_step(measures, SIZES, 2)
+def curves(logits, labels, client=0):
+    """What a client with these logits, (n, K), says."""
+    odds = [log_odds(logits, label) for label in range(logits.shape[1])]
+    answers = [[float((own + by).sigmoid().mean()) for by in OFFSETS] for own in odds]
+    return said([tuple(row) for row in answers], labels, client)
+
+
+def test_equal_logits_move_to_the_mean_of_the_labels():
+    """Means are weighted by D_i."""
+    logits = torch.tensor([[0.5, -0.5]], dtype=torch.float64)
+    step = head_step([curves(logits, (0, 1)), curves(logits, (1, 0), 1)], SIZES, 2)
     assert float(step.sum()) == pytest.approx(0)
-    moved = torch.tensor((0.5, -0.5), dtype=torch.float64) + step
-    assert moved.softmax(0).tolist() == pytest.approx([0.25, 0.75])
+    assert (logits + step).softmax(1)[0].tolist() == pytest.approx([0.25, 0.75])
 
 
-@pytest.mark.parametrize("classes", [2, 3, 5])
-@pytest.mark.parametrize("shift", [0.0, 9.0])
-def test_after_the_step_the_mean_answer_is_about_the_labels_shares(classes, shift):
-    """Also where every answer was the same label; logits are normal, of two clients."""
+@pytest.mark.parametrize("shift", [0.0, 9.0, -9.0])
+def test_after_the_step_two_labels_have_their_shares_however_logits_lie(shift):
+    """Also where every answer was the same label, and with a long tail to one side."""
+    generator = torch.Generator().manual_seed(0)
+    margins = torch.randn(4000, generator=generator, dtype=torch.float64)
+    margins = torch.where(margins < 0, 8 * margins, margins) + shift
+    logits = torch.stack((-margins / 2, margins / 2), dim=1)
+    step = head_step(
+        [curves(logits[:3000], (0.4, 0.6)), curves(logits[3000:], (0.4, 0.6), 1)], SIZES, 2
+    )
+    moved = (logits + step).softmax(-1)
+    weighed = 0.75 * moved[:3000].mean(0) + 0.25 * moved[3000:].mean(0)
+    assert weighed.tolist() == pytest.approx([0.4, 0.6], abs=0.01)
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+def test_more_labels_come_closer_to_their_shares_with_every_step(classes):
     generator = torch.Generator().manual_seed(classes)
-    logits = 2 * torch.randn((40000, classes), generator=generator, dtype=torch.float64)
-    logits[:, 0] += shift
-    logits -= logits.mean(-1, keepdim=True)
+    logits = 2 * torch.randn((4000, classes), generator=generator, dtype=torch.float64)
+    logits[:, 0] += 6
     shares = torch.arange(1, classes + 1, dtype=torch.float64)
     shares /= shares.sum()
-    measures = [
-        said(own.mean(0).tolist(), shares.tolist(), client, float(own.square().sum(-1).mean()))
-        for client, own in enumerate([logits[:30000], logits[30000:]])
-    ]
-    moved = (logits + head_step(measures, SIZES, classes)).softmax(-1).mean(0)
-    assert moved.tolist() == pytest.approx(shares.tolist(), abs=0.03)
+    errors = []
+    for _ in range(4):
+        errors.append(float((logits.softmax(-1).mean(0) - shares).abs().max()))
+        logits = logits + head_step([curves(logits, shares.tolist())], SIZES, classes)
+    assert errors[0] > 0.5 > 0.1 > errors[1] > errors[2] > errors[3] and errors[3] < 0.01
 
 
 def test_a_regression_moves_by_the_difference_of_means():
-    measures = [said((2.0,), (3.0,)), said((1.0,), (-1.0,), 1)]
+    measures = [said(((2.0,),), (3.0,)), said(((1.0,),), (-1.0,), 1)]
     assert head_step(measures, SIZES, 0).tolist() == pytest.approx([(3 * 30 - 10) / 40 - 70 / 40])
 
 
 def test_a_label_that_nobody_has_gives_a_finite_step():
-    (first, second) = head_step([said((0.0, 0.0), (1.0, 0.0))], SIZES, 2).tolist()
-    assert first - second == pytest.approx(math.log(1 / LEAST))
+    logits = torch.zeros((1, 2), dtype=torch.float64)
+    (first, second) = head_step([curves(logits, (1.0, 0.0))], SIZES, 2).tolist()
+    assert first - second == pytest.approx(math.log(1 / LEAST), rel=0.01)
 
 
 def test_a_false_answer_moves_the_head_only_so_far():
-    sizes = dict.fromkeys(range(10), 9)
-    honest = [said((0.0, 0.0), (0.5, 0.5), client) for client in range(9)]
-    liar = said((1e4, -1e4), (0.5, 0.5), 9, power=1e9)
-    assert head_step([*honest, liar], sizes, 2).abs().max() <= MOST / 10
+    sizes, even = dict.fromkeys(range(10), 9), torch.zeros((1, 2), dtype=torch.float64)
+    honest = [curves(even, (0.5, 0.5), client) for client in range(9)]
+    liar = said(((0.0,) * len(OFFSETS), (1.0,) * len(OFFSETS)), (1.0, 0.0), 9)
+    assert head_step([*honest, liar], sizes, 2).abs().max() < 0.3
 
 
 def test_who_failed_or_said_nothing_does_not_count():
-    one, silent = said((1.0, -1.0), (0.5, 0.5)), Measure(1, 1, 5)
-    failed = said((-1.0, 1.0), (0.5, 0.5), 1, failure="x")
+    one = curves(torch.tensor([[1.0, -1.0]], dtype=torch.float64), (0.5, 0.5))
+    silent, failed = Measure(1, 1, 5), replace(one, client=1, labels=(0.0, 1.0), failure="x")
     step = head_step([one, failed, silent], SIZES, 2)
     assert step.tolist() == head_step([one], SIZES, 2).tolist()
     assert head_step([failed, silent], SIZES, 2) is None and head_step([], SIZES, 2) is None

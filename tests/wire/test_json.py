@@ -87,8 +87,7 @@ MEASURES = st.builds(
     WHOLES,
     WHOLES,
     confusion=st.lists(st.tuples(WHOLES, WHOLES), max_size=2).map(tuple),
-    answers=st.lists(NUMBERS, max_size=3).map(tuple),
-    power=NUMBERS,
+    answers=st.lists(st.tuples(NUMBERS, NUMBERS), max_size=2).map(tuple),
     failure=st.none() | TEXTS,
 )
 CAPACITIES = st.builds(

@@ -8,22 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leff.wire.checks import ExpectedMeasure, checked_measure
-from leff.wire.messages import Measure
+from leff.wire.messages import OFFSETS, Measure
 
 COUNTED = ExpectedMeasure(3, 7, "classification", examples=5, classes=2, labels=160)
 SCORED = ExpectedMeasure(3, 7, "regression", examples=2, classes=0, labels=64)
 WRITTEN = ExpectedMeasure(3, 7, "text", examples=2, classes=0, labels=64)
+CURVE = tuple((1 + k) / 30 for k in range(len(OFFSETS)))
 GOOD = {
     "classification": (COUNTED, Measure(3, 7, 5, 2.5, 5, ((2, 1), (0, 2)), seconds=0.1)),
     "regression": (SCORED, Measure(3, 7, 2, 0.5, 2, (), (2.0, 3.0, 4.0, 5.0, 10.0, 7.0))),
     "text": (WRITTEN, Measure(3, 7, 2, 80.0, 60)),
     "probe": (
         replace(COUNTED, examples=40, probe=16),
-        Measure(3, 7, 40, weight=16, answers=(-1.5, 1.5), power=5.0, labels=(0.25, 0.75)),
+        Measure(3, 7, 40, weight=16, answers=(CURVE, CURVE), labels=(0.25, 0.75)),
     ),
     "regression probe": (
         replace(SCORED, probe=16),
-        Measure(3, 7, 2, weight=2, answers=(-3.5,), labels=(2.5,)),
+        Measure(3, 7, 2, weight=2, answers=((-3.5,),), labels=(2.5,)),
     ),
 }
 NAN, INF, HUGE = math.nan, math.inf, 10**400
@@ -34,7 +35,7 @@ NO_NUMBER = ("3", b"3", [3], {}, True, NAN, INF, HUGE, object())
 def test_a_good_measurement_is_taken_as_it_is(kind):
     expected, good = GOOD[kind]
     assert checked_measure(good, expected) == good
-    diverged = replace(good, loss=None, confusion=(), moments=(), answers=(), power=0.0, labels=())
+    diverged = replace(good, loss=None, confusion=(), moments=(), answers=(), labels=())
     assert checked_measure(diverged, expected) == diverged
 
 
@@ -58,9 +59,8 @@ WRONG = {
         "moments": (*NO_NUMBER, None, (5.0,) * 6),
         "seconds": (*NO_NUMBER, None, -1),
         "failure": (5, b"gone", ["gone"], True),
-        "answers": ((0.5, 0.5), [], None),
+        "answers": ((CURVE, CURVE), [], None),
         "labels": ((0.5, 0.5), [], None),
-        "power": (1.0, NAN, "3", None),
     },
     "regression": {
         "confusion": (((1, 0), (0, 1)), ((),)),
@@ -80,16 +80,19 @@ WRONG = {
         "confusion": (((9, 0), (0, 7)), [], None),
         "moments": ((2.0,) * 6, [], None),
         "answers": (
-            *NO_NUMBER, None, (), (1.0,), (1.0, NAN), (INF, 1.0), ("a", "b"), [0.5, 0.5],
-            (1e5, -1e5), (HUGE, 0.0), (True, 0.0),
+            *NO_NUMBER, None, (), (CURVE,), (CURVE, CURVE[1:]), (CURVE, (NAN, *CURVE[1:])),
+            (CURVE, ("a", *CURVE[1:])), [CURVE, CURVE], (CURVE, list(CURVE)),
+            (CURVE, (1.5, *CURVE[1:])), (CURVE, (-0.5, *CURVE[1:])), (CURVE, (HUGE, *CURVE[1:])),
         ),
-        "power": (*NO_NUMBER, None, -1.0, 1e12),
         "labels": (
             *NO_NUMBER, None, (), (1.0,), (0.5, 0.6), (-0.5, 1.5), (NAN, 1.0), [0.5, 0.5],
         ),
     },
     "regression probe": {
-        "answers": ((NAN,), (INF,), (1.0, 2.0), (HUGE,), ("1",), 3.0, (True,)),
+        "answers": (
+            ((NAN,),), ((INF,),), ((1.0, 2.0),), ((HUGE,),), (("1",),), 3.0, ((True,),), (1.0,),
+            ((1e5,),),
+        ),
         "labels": ((), (NAN,), (1.0, 2.0), ("1",), 3.0, (1e5,)),
     },
 }  # fmt: skip
@@ -123,7 +126,7 @@ ANY = st.recursive(
 @given(
     st.sampled_from(sorted(GOOD)),
     st.dictionaries(st.sampled_from(["examples", "loss", "weight", "confusion", "moments",
-                                     "answers", "power", "labels", "seconds", "failure"]),
+                                     "answers", "labels", "seconds", "failure"]),
                     ANY, max_size=3),
 )  # fmt: skip
 def test_whatever_a_client_says_is_taken_whole_or_refused(kind, changes):

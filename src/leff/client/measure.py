@@ -29,7 +29,7 @@ from leff.models.kinds import LABEL_KINDS
 from leff.seeds import numpy_rng
 from leff.tasks.encode import Example
 from leff.tasks.held_out import held_out_logits, held_out_sum
-from leff.wire.messages import Measure, MeasureJob
+from leff.wire.messages import OFFSETS, Measure, MeasureJob
 
 log = logging.getLogger("leff.client")
 
@@ -82,15 +82,23 @@ def _answers(
         return done
     if job.kind == "regression":
         labels = sum(example.label or 0 for example in chosen) / len(chosen)
-        return replace(done, answers=(float(logits.mean()),), labels=(float(labels),))
-    logits = logits - logits.mean(-1, keepdim=True)
+        return replace(done, answers=((float(logits.mean()),),), labels=(float(labels),))
+    margins = [log_odds(logits, label) for label in range(logits.shape[1])]
     counts = np.bincount([int(e.label or 0) for e in chosen], minlength=logits.shape[1])
     return replace(
         done,
-        answers=tuple(map(float, logits.mean(0))),
-        power=float(logits.square().sum(-1).mean()),
+        answers=tuple(
+            tuple(float((margin + offset).sigmoid().mean()) for offset in OFFSETS)
+            for margin in margins
+        ),
         labels=tuple((counts / len(chosen)).tolist()),
     )
+
+
+def log_odds(logits: torch.Tensor, label: int) -> torch.Tensor:
+    """Return log p - log (1 - p) of a label, (n,), for logits (n, K) and p their softmax."""
+    others = torch.cat((logits[:, :label], logits[:, label + 1 :]), dim=1)
+    return logits[:, label] - others.logsumexp(-1)
 
 
 def _checking(deadline: Deadline) -> Callable[[nn.Module, Any], None]:

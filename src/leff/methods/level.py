@@ -5,24 +5,24 @@
 
 If most clients hold one label, each pushes its own, and the label with more or larger clients wins:
 the merged model tells the classes apart, and yet always answers the same one.  So clients say what
-the merged model answers on average to `PROBE` of their examples, and what the labels are.  The
-step is the one after which both agree.  With the means over clients, weighted by D_i, of logits
-z_k, of labels q_k and of the answers of a regression y,
+the merged model answers on average to `PROBE` of their examples, and what the labels are.  The step
+is the one after which both agree, in the means over clients weighted by D_i.
 
-    b_k <- b_k + s log q_k - z_k ,   less the mean over k            for a classifier
-    b   <- b + q - y                                                 for a regression
+For a classifier the mean of softmax(z + b) shall be the labels' shares q.  That bias has the least
+cross-entropy.  Clients send, for each label, the mean answer as a function of an offset of its own
+logit (`OFFSETS`).  Between two offsets the log odds are taken as linear.  The offset at which label
+k has its share is o_k, and
 
-The bias for which the mean of softmax(z) is q also has the least cross-entropy.  Were all logits
-the same, s would be 1.  For normal logits with the variance v of a difference between two classes,
-s = √(1 + π v / 8) is MacKay's approximation (1992, "The evidence framework applied to
-classification networks").  Saerens et al. (2002) correct a bias for new labels; the rest is our
-own.  The server needs the means only.
+    b_k <- b_k + (K - 1) / K o_k ,   less the mean over k
+
+is exact for two labels, where o_0 = -o_1.  For a regression b <- b + mean label - mean answer.
+Saerens et al. (2002) correct a bias for new labels so; the rest is our own.  The server needs the
+means only.
 
 A head without a bias, as GPT-2's and Llama's, gets the same step on average: its weights move along
 the mean h of what goes into it on proxy data, W_k <- W_k + step_k * h / |h|^2.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -33,11 +33,10 @@ from torch import nn
 from leff.methods.stand_ins import Batch
 from leff.models import full_tail_names
 from leff.models.kinds import LABEL_KINDS
-from leff.wire.messages import Measure
+from leff.wire.messages import OFFSETS, Measure
 
 PROBE = 32  # examples of a client that the model answers
 LEAST = 1e-4  # share that a label has at least, so that a step is finite
-MOST = 20.0  # size of a client's mean logit at most, so that a false one moves the head only so far
 
 
 def classifier_head(model: Any) -> nn.Linear | None:
@@ -75,18 +74,27 @@ def head_step(
         return None
     weights = [sizes[each.client] for each in used]
 
-    def mean(values: Sequence[Sequence[float] | np.ndarray]) -> torch.Tensor:
-        return torch.tensor(np.average(np.array(values), axis=0, weights=weights))
+    def mean(values: Sequence[Any]) -> np.ndarray:
+        return np.average(np.array(values), axis=0, weights=weights)
 
     labels = mean([each.labels for each in used])
+    answers = mean([each.answers for each in used])
     if not classes:
-        return labels - mean([each.answers for each in used])
-    answers = mean([np.clip(each.answers, -MOST, MOST) for each in used])
-    power = float(mean([(min(each.power, classes * MOST**2),) for each in used]))
-    spread = max(0.0, power - float(answers.square().sum()))  # Σ_k of the variance of z_k
-    scale = math.sqrt(1 + math.pi / 8 * 2 / max(1, classes - 1) * spread)
-    step = scale * labels.clamp(min=LEAST).log() - answers
-    return step - step.mean()
+        return torch.tensor(labels - answers[0])
+    offsets = np.array([_offset(own, share) for own, share in zip(answers, labels, strict=True)])
+    step = (classes - 1) / classes * offsets
+    return torch.tensor(step - step.mean())
+
+
+def _offset(answers: np.ndarray, share: float) -> float:
+    """Return the offset at which a label's mean answer, one for each of `OFFSETS`, is its share."""
+    odds = np.maximum.accumulate(_log_odds(answers, 1e-12))
+    return float(np.interp(_log_odds(np.array(share), LEAST), odds, OFFSETS))
+
+
+def _log_odds(shares: np.ndarray, least: float) -> np.ndarray:
+    kept = shares.clip(least, 1 - least)
+    return np.log(kept) - np.log1p(-kept)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from leff.errors import shown
 from leff.wire.headers import SCALE, Shapes, header_fault, size_of
-from leff.wire.messages import Capacity, Device, Measure, Update, Upload
+from leff.wire.messages import OFFSETS, Capacity, Device, Measure, Update, Upload
 from leff.wire.tensors import Payload, slices
 
 MOST_TEXT = 200  # characters of a client's own words
@@ -27,7 +27,7 @@ MOST_EXAMPLES = 10**8  # D_i; no device has more texts
 MOST = 2**60  # of bytes and operations; larger numbers are no measurements
 MOST_SECONDS = 1e9
 MOST_LOSS = 1e30  # nats, or a squared error
-MOST_ANSWER = 1e4  # a mean logit, or a mean score
+MOST_ANSWER = 1e4  # a regression's mean score
 MOST_SCORE = 1e12  # I_l is around 1e-4; larger ones would decide every draw of a block
 RATES = (1e-6, 1e24)  # per second, of a device
 
@@ -206,7 +206,7 @@ def _measure_fault(measure: Measure, expected: ExpectedMeasure) -> str | None:
         return f"seconds = {shown(measure.seconds)} is no time"
     if expected.probe:
         return _probe_fault(measure, expected)
-    if measure.answers != () or measure.labels != () or measure.power != 0:
+    if measure.answers != () or measure.labels != ():
         return "answers are of a probe only"
     counted = expected.kind in ("classification", "regression")
     least, most = (expected.examples,) * 2 if counted else (1, expected.labels)
@@ -229,10 +229,12 @@ def _probe_fault(measure: Measure, expected: ExpectedMeasure) -> str | None:
         return "a probe has answers only"
     if measure.answers == ():
         return None if measure.labels == () else "labels without answers"
-    if not _are_numbers(measure.answers, (size,), -MOST_ANSWER, MOST_ANSWER):
-        return f"answers must be {size} numbers from -{MOST_ANSWER:g} to {MOST_ANSWER:g}"
-    if not _is_number(measure.power, 0, size * MOST_ANSWER**2):
-        return f"power = {shown(measure.power)} is no mean of squares"
+    count = len(OFFSETS) if expected.classes else 1
+    low, high = (0.0, 1.0) if expected.classes else (-MOST_ANSWER, MOST_ANSWER)
+    if type(measure.answers) is not tuple or len(measure.answers) != size:
+        return f"answers must have {size} rows"
+    if not all(_are_numbers(row, (count,), low, high) for row in measure.answers):
+        return f"answers must have {count} numbers in each row"
     if not expected.classes:
         good = _are_numbers(measure.labels, (1,), -MOST_ANSWER, MOST_ANSWER)
         return None if good else "labels must be one number, the mean label"

@@ -219,6 +219,10 @@ class TaskCard:
     tokenizer: Part
 
 
+SIZES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 15.0, 20.0)
+OFFSETS = (*(-size for size in reversed(SIZES)), 0.0, *SIZES)  # of a logit, in `Measure.answers`
+
+
 @dataclass(frozen=True)
 class MeasureJob:
     """A model that a client measures on its own validation examples; fields are as in `Job`.
@@ -254,10 +258,10 @@ class Measure:
     `moments` of a regression's predictions p and labels y are n, Σp, Σy, Σp², Σy² and Σpy.
     `failure` says why nothing was measured.  The server sets `download_bytes`.
 
-    A probe has none of these sums but the number of its examples, `weight`.  Of a classifier's
-    logits z, each example's less their mean, `answers` are the means over examples, (K,), and
-    `power` is the mean of Σ_k z_k².  `labels` are the shares of its labels, (K,).  A regression has
-    the mean answer and the mean label.  If the model is not finite there are no `answers`.
+    A probe has none of these sums but the number of its examples, `weight`.  `answers[k][j]` is a
+    classifier's mean answer for label k if that label's logit were larger by `OFFSETS[j]`, and
+    `labels` are the shares of its labels, (K,).  A regression has the mean answer, (1, 1), and the
+    mean label, (1,).  If the model is not finite there are no `answers`.
     """
 
     round: int
@@ -267,8 +271,7 @@ class Measure:
     weight: int = 0
     confusion: tuple[tuple[int, ...], ...] = ()
     moments: tuple[float, ...] = ()
-    answers: tuple[float, ...] = ()
-    power: float = 0.0
+    answers: tuple[tuple[float, ...], ...] = ()
     labels: tuple[float, ...] = ()
     seconds: float = 0.0
     download_bytes: int = 0
