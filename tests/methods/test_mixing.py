@@ -18,17 +18,23 @@ def groups_of(counts, seed=0):
     return mixed_groups(np.array(counts, dtype=float), np.random.default_rng(seed)).tolist()
 
 
-def test_clients_of_one_label_each_go_in_pairs():
-    first = groups_of([[9, 0], [0, 9], [9, 0], [0, 9]])
-    assert first[0] != first[2] and first[1] != first[3] and set(first) == {0, 1}
+def test_clients_of_one_label_each_go_together():
+    assert groups_of([[9, 0], [0, 9]]) == [0, 0]
+    counts = [[9, 0], [0, 9], [9, 0], [0, 9]]
+    assert len(set(groups_of(counts))) < 4
+    assert imbalance(np.array(counts, dtype=float), np.array(groups_of(counts))) <= IMBALANCE
 
 
 def test_clients_with_the_same_labels_each_draw_alone():
     assert sorted(groups_of([[6, 4]] * 5)) == [0, 1, 2, 3, 4]
 
 
-def test_a_label_that_one_client_alone_has_leaves_one_group():
-    assert set(groups_of([[27, 0], [0, 9], [0, 9], [0, 9]])) == {0}
+def test_many_clients_are_grouped_in_little_time():
+    """Half of a thousand clients have each label; pairs would do."""
+    counts = [[9, 0] if client % 2 else [0, 9] for client in range(1000)]
+    found = groups_of(counts)
+    assert 400 <= len(set(found)) < 1000
+    assert imbalance(np.array(counts, dtype=float), np.array(found)) <= IMBALANCE
 
 
 def test_imbalance_is_the_mean_distance_of_label_shares():

@@ -16,14 +16,21 @@ IMBALANCE = 0.25  # distance of a group's labels from all, in the mean: of proba
 def mixed_groups(counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return each client's group, (N,), for its examples of each label, `counts` (N, K).
 
-    There are as many groups as can be without a mean imbalance above `IMBALANCE`; if every client
-    has all labels alike, that is N.
+    There are about as many groups as can be without a mean imbalance above `IMBALANCE` (found by
+    halving); if every client has all labels alike, each is alone.
     """
-    for groups in range(len(counts), 1, -1):
+    best = np.arange(len(counts))
+    if imbalance(counts, best) <= IMBALANCE:
+        return best
+    best, low, high = np.zeros_like(best), 2, len(counts) - 1
+    while low <= high:
+        groups = (low + high) // 2
         found = _grouped(counts, groups, rng)
         if imbalance(counts, found) <= IMBALANCE:
-            return found
-    return np.zeros(len(counts), dtype=int)
+            best, low = found, groups + 1
+        else:
+            high = groups - 1
+    return best
 
 
 def _grouped(counts: np.ndarray, groups: int, rng: np.random.Generator) -> np.ndarray:

@@ -27,7 +27,7 @@ MOST_EXAMPLES = 10**8  # D_i; no device has more texts
 MOST = 2**60  # of bytes and operations; larger numbers are no measurements
 MOST_SECONDS = 1e9
 MOST_LOSS = 1e30  # nats, or a squared error
-MOST_ANSWER = 1e4  # a regression's mean score
+MOST_ANSWER = 1e12  # a regression's mean score, or mean label
 MOST_SCORE = 1e12  # I_l is around 1e-4; larger ones would decide every draw of a block
 RATES = (1e-6, 1e24)  # per second, of a device
 
