@@ -205,8 +205,9 @@ class Server:
                     measure = checked_measure(answer, expected[client])
                     found[client] = replace(measure, download_bytes=downloaded)
         for client in sent.keys() - found.keys():
-            own = expected[client]
-            found[client] = Measure(own.round, client, own.examples, failure="it did not answer")
+            own, bytes_sent = expected[client], 0 if self.counted else sent[client]
+            silent = Measure(own.round, client, own.examples, failure="it did not answer")
+            found[client] = replace(silent, download_bytes=bytes_sent)
         failed = [each for each in found.values() if each.failure is not None]
         if failed:
             log.warning("%d clients measured nothing (%s)", len(failed), failed[0].failure)
