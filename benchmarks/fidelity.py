@@ -24,6 +24,10 @@ clients.
 Learning rates: each side has its own, the best of the grid in `--tune`, which takes a partition
 that is not among those reported.  Without it the rates in `RATES`, which were found so.
 
+Products are in float32, since a processor without the instructions for bfloat16 takes seven times
+as long for it.  Of more than five rounds, only the last are measured: each measurement of GLUE's
+takes longer than a round.
+
 `--set KEY=VALUE ...` (a JSON value) sets options of all sides, over those of the task.
 
 With `--keep FOLDER` the runs stay there, and those that were interrupted go on.  With `--results
@@ -85,7 +89,8 @@ GLUE: dict[str, Any] = {
     "evaluation.final_examples": 16,  # the rounds are what is reported
     "evaluation.gap_clients": 1,
     "evaluation.gap_examples": 32,
-    "training.precision": "bfloat16",
+    "evaluation.every": 1000,
+    "evaluation.last": 5,
 }
 """Settings of the tasks, over the defaults: the same for every side."""
 TASKS: dict[str, dict[str, Any]] = {
@@ -161,7 +166,8 @@ def run_of(config: RunConfig, folder: Path) -> dict[str, Any]:
     there = (folder / "config.toml").exists()
     run = leff.resume(folder) if there else leff.run(config, out=folder)
     start, *records = run.records()
-    last = [100 * record.metric for record in records[-5:]]
+    curve = [None if record.metric is None else 100 * record.metric for record in records]
+    last = [metric for metric in curve[-5:] if metric is not None]
     clients = [client for record in records for client in record.clients]
     names = ("download_bytes", "upload_bytes", "plan_seconds", "merge_seconds", "seconds")
     means = {name: statistics.mean(getattr(record, name) for record in records) for name in names}
@@ -181,7 +187,7 @@ def run_of(config: RunConfig, folder: Path) -> dict[str, Any]:
         "round_seconds": means["seconds"],
         "download_bytes": means["download_bytes"] + levelling / len(records),
         "upload_bytes": means["upload_bytes"],
-        "curve": [100 * record.metric for record in records],
+        "curve": curve,
     }
 
 
@@ -215,7 +221,9 @@ def compare(arguments: argparse.Namespace, keep: Path, results: Path) -> list[di
     """Return a row for each side."""
     options, rows = shared_options(arguments), []
     for side in arguments.sides:
-        if arguments.tune is None:
+        if arguments.rate is not None:
+            rate = arguments.rate
+        elif arguments.tune is None:
             rate = known_rate(side, arguments.task)
         else:
             rates = arguments.tune or grid(side, arguments.task)
@@ -293,6 +301,7 @@ def main() -> None:
     add("--seed", type=int, default=0, help="of the first partition")
     add("--set", nargs="+", type=setting, default=[], metavar="KEY=VALUE")
     add("--tune", type=float, nargs="*", help="learning rates to try; without any, the usual grid")
+    add("--rate", type=float, help="learning rate of all sides, instead of their own")
     add("--keep", type=Path, help="folder for the runs; those that were interrupted go on")
     add(
         "--results", type=Path, help="folder for each run's figures; what is there is not run again"

@@ -200,7 +200,7 @@ class Federation:
 
     def _round(self, index: int, progress: Progress) -> None:
         started, evaluation = time.perf_counter(), self.config.evaluation
-        training, last = self.config.training, index + 1 == self.config.training.rounds
+        training = self.config.training
         decided = self.folder.decisions(index)
         record = run_round(
             self.model,
@@ -214,7 +214,7 @@ class Federation:
             self.leveller,
         )
         _check_failures(record, self.config.clients.per_round == 1)
-        if last or (index + 1) % evaluation.every == 0:
+        if (index + 1) % evaluation.every == 0 or training.rounds - index <= evaluation.last:
             record = self._measured(record)
         record = replace(record, seconds=time.perf_counter() - started)
         self.folder.append(record)

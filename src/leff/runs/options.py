@@ -445,7 +445,10 @@ class EvaluationConfig(Section):
         "mse or perplexity; '': the task's own, perplexity for texts",
     )
     every: Positive = Field(
-        default=1, description="rounds between measurements; the last is always measured"
+        default=1, description="rounds between measurements; see also last"
+    )
+    last: Positive = Field(
+        default=1, description="so many of the last rounds are always measured, each of them"
     )
     examples: Positive = Field(default=64, description="validation examples, in each round")
     final_examples: CountOrAll = Field(
