@@ -29,7 +29,7 @@ from leff.models.kinds import LABEL_KINDS
 from leff.seeds import numpy_rng
 from leff.tasks.encode import Example
 from leff.tasks.held_out import held_out_logits, held_out_sum
-from leff.wire.messages import OFFSETS, Measure, MeasureJob
+from leff.wire.messages import FEWEST_HELD_OUT, OFFSETS, Measure, MeasureJob
 
 log = logging.getLogger("leff.client")
 
@@ -68,6 +68,14 @@ def measure(
         loss, weight = held_out_sum(model, examples, batch_size=job.batch_size, pad_id=job.pad_id)
         done = replace(done, loss=loss if math.isfinite(loss) else None, weight=weight)
     return replace(done, seconds=time.perf_counter() - started)
+
+
+def examples_of(
+    job: MeasureJob, train: Sequence[Example], validation: Sequence[Example]
+) -> Sequence[Example]:
+    """Return which of a client's examples a job is about."""
+    few = job.probe and len(validation) < FEWEST_HELD_OUT
+    return train if few else validation
 
 
 def _answers(

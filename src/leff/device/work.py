@@ -24,7 +24,7 @@ import torch
 
 from leff.client.deadline import Deadline
 from leff.client.job_checks import JobLimits, job_fault
-from leff.client.measure import measure_or_fail
+from leff.client.measure import examples_of, measure_or_fail
 from leff.client.model import Fetch
 from leff.client.residuals import Residuals
 from leff.client.train import train_or_fail
@@ -191,7 +191,7 @@ class Worker:
         self._working("measuring the model")
         fetch = self._fetch(ask, [ask.task.tokenizer, *job.parts], until)
         own = self._examples(ask, until)[0].clients[ask.share]
-        examples = own.train if job.probe and not own.validation else own.validation
+        examples = examples_of(job, own.train, own.validation)
         with pinned_threads(self._settings.threads):
             measured = measure_or_fail(job, fetch, examples, self._device, Deadline(until))
         return Answer("measure", report, measure=to_json(measured))

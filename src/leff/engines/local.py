@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from leff.client.measure import measure_or_fail
+from leff.client.measure import examples_of, measure_or_fail
 from leff.client.residuals import Residuals
 from leff.client.train import train_or_fail
 from leff.engines.processes import end_with
@@ -71,7 +71,7 @@ class LocalFleet:
         """Yield the measurements as they finish.  RunError if a worker process is killed."""
         held = [self._validation[job.client] if self._validation else () for job in jobs]
         own = [
-            (self._examples[job.client] if job.probe and not rows else rows,)
+            (examples_of(job, self._examples[job.client], rows),)
             for job, rows in zip(jobs, held, strict=True)
         ]
         return self._done(measure_or_fail, jobs, own)

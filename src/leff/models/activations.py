@@ -1,6 +1,6 @@
 """Activation functions in one pass, where the library writes them out.
 
-fuse(model)      # on the client: GPT-2's GELU keeps one tensor for the backward pass, not four
+fuse(model)      # GPT-2's GELU keeps one tensor for the backward pass, not four
 """
 
 from torch import nn

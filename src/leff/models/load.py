@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from leff.errors import ModelError
+from leff.models.activations import fuse
 from leff.models.class_names import class_names, fit_head, has_classes, set_names
 from leff.models.detect import family_of
 from leff.models.folders import check_room
@@ -76,6 +77,7 @@ def load_model(
     for tensor in itertools.chain(model.parameters(), model.buffers()):
         tensor.data = tensor.data.clone()  # the file's bytes may be aligned differently: see LOG.md
     _check_finite(name, model)
+    fuse(model)
     if tokenizer.pad_token_id is not None:
         model.config.pad_token_id = tokenizer.pad_token_id
         if getattr(model, "generation_config", None) is not None:

@@ -21,7 +21,7 @@ from leff.server import Server
 from leff.tasks.task import Task
 from leff.wire.checks import ExpectedMeasure
 from leff.wire.json import from_json, to_json
-from leff.wire.messages import Capacity, Measure
+from leff.wire.messages import FEWEST_HELD_OUT, Capacity, Measure
 
 
 @dataclass(frozen=True)
@@ -73,23 +73,18 @@ class Leveller:
         context: RoundContext,
         reports: Sequence[Capacity],
     ) -> list[Measure]:
-        clients = [report.client for report in reports]
+        index, clients = context.index + 1, [report.client for report in reports]
         jobs = measure_jobs(
-            self.writer,
-            model,
-            context.index + 1,
-            clients,
-            self.bits,
-            self.batch_size,
-            PROBE,
-            context.seed,
+            self.writer, model, index, clients, self.bits, self.batch_size, PROBE, context.seed
         )
         expected = {
             report.client: ExpectedMeasure(
-                round=context.index + 1,
+                round=index,
                 client=report.client,
                 kind=self.writer.kind,
-                examples=report.validation or report.examples,
+                examples=report.validation
+                if report.validation >= FEWEST_HELD_OUT
+                else report.examples,
                 classes=self.classes,
                 labels=PROBE,
                 probe=PROBE,

@@ -444,9 +444,7 @@ class EvaluationConfig(Section):
         description="headline of what devices measure: accuracy, matthews, f1, macro_f1, pearson, "
         "mse or perplexity; '': the task's own, perplexity for texts",
     )
-    every: Positive = Field(
-        default=1, description="rounds between measurements; see also last"
-    )
+    every: Positive = Field(default=1, description="rounds between measurements; see also last")
     last: Positive = Field(
         default=1, description="so many of the last rounds are always measured, each of them"
     )

@@ -220,6 +220,7 @@ class TaskCard:
 
 
 SIZES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 15.0, 20.0)
+FEWEST_HELD_OUT = 8  # validation examples that a probe is of; with fewer it is of training examples
 OFFSETS = (*(-size for size in reversed(SIZES)), 0.0, *SIZES)  # of a logit, in `Measure.answers`
 
 
@@ -228,7 +229,8 @@ class MeasureJob:
     """A model that a client measures on its own validation examples; fields are as in `Job`.
 
     With `probe` it says instead what the model answers to so many of these examples, drawn with
-    `seed`, or of those that it trains on if it holds none out (`Measure.answers`).
+    `seed` (`Measure.answers`).  A client that holds out fewer than `FEWEST_HELD_OUT` says it of
+    those that it trains on: the mean of one or two answers would tell what they are.
     """
 
     round: int  # 0 is the model before the first round

@@ -119,8 +119,8 @@ def distil(
 ) -> list[bool]:
     """Train students in place; return for each whether it took all steps or reached the target.
 
-    Before the first step and after the last, each unit's last linear module is solved for
-    (`least_squares`), unless spans train as a `whole`, as the paper's do.
+    Before the first step and after the last, each layer's last linear module is solved for
+    (`least_squares`).
 
     With a limit of seconds, the number of steps is written to `decided["distil_steps"]`.  A number
     that is already there is done regardless of the clock, so a resumed run takes the same steps.
@@ -130,8 +130,7 @@ def distil(
     seconds = 0.0 if "distil_steps" in decided else settings.seconds
     started, done = time.perf_counter(), 0
     running = [student for student in students if not student.error <= target]
-    solved = settings.steps > 0 and not settings.whole
-    if solved:
+    if settings.steps > 0:
         solve_by_least_squares(model, running, batches, held, mask)
         running = [student for student in running if not student.error <= target]
     trained = running
@@ -143,7 +142,7 @@ def distil(
         done += 1
         if target and done % CHECK_EVERY == 0:
             running = [s for s in running if not s.measure(held, mask) <= target]
-    if solved and done:
+    if done and not settings.whole:
         solve_by_least_squares(model, trained, batches, held, mask)
     if settings.seconds:
         decided["distil_steps"] = done

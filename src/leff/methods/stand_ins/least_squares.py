@@ -8,29 +8,28 @@ would give the teacher's hidden state,
 
     (Zᵀ Z + λ I) ΔWᵀ = Zᵀ (O* - O)      λ = RIDGE times the mean of Zᵀ Z's diagonal
 
-over the tokens of the proxy data.  In a layer that ends in a LayerNorm (BERT), o* is what gives the
+over the tokens of some proxy data.  A student's layers are solved for one after another, each
+behind those before it.  In a layer that ends in a LayerNorm (BERT), o* is what gives the
 teacher's state at the mean and the variance that the student's token has.  The paper leaves open
 how students begin and how they are trained; this is ours.  Legend: B batch, T tokens, D width, K
 inputs of the module.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from leff.methods.stand_ins.error import relative_square
 from leff.methods.stand_ins.stand_in import Batch, Span, attention_mask
-from leff.models import Trace, capture, run_blocks
+from leff.models import Trace, blocks, capture, run_blocks
 from leff.models.detect import linears
 
-BATCHES = 16  # of the proxy data that the sums are over, at most
+TOKENS = 4  # of the proxy data that the sums are over, for each input of the widest module
 RIDGE = 1e-3
-MOST_BYTES = (
-    2**31
-)  # of the sums that are in memory at a time; there is a teacher pass for each part
 FLAT = 1e-3  # a LayerNorm's scale, to its mean, below which an output says nothing of its input
 
 
@@ -45,6 +44,13 @@ class Student(Protocol):
     def measure(self, held: Trace, mask: torch.Tensor) -> float: ...
 
 
+class _Seen(NamedTuple):
+    """A batch: what the teacher makes of it, and its mask (B, T)."""
+
+    trace: Trace
+    mask: torch.Tensor
+
+
 @torch.no_grad()
 def solve_by_least_squares(
     model: nn.Module,
@@ -53,64 +59,86 @@ def solve_by_least_squares(
     held: Trace,
     mask: torch.Tensor,
 ) -> None:
-    """Solve for each layer of each student, the first layers first, where that lowers the error.
+    """Solve for each layer of each student, where that lowers its error.
 
-    The error is measured on the batch of `held`, with its `mask`.  A layer whose last linear module
-    is not followed by a sum or a LayerNorm alone is left as it is.
+    The error is that of the layer's own output on the batch of `held`, with its `mask`.  A layer
+    whose last linear module is not followed by a sum or a LayerNorm alone is left as it is.
     """
-    for place in range(max((len(each.layers) for each in students), default=0)):
-        able = [each for each in students if place < len(each.layers)]
-        for part in _parts([(each, _Sums(each.unit, each.layers, place)) for each in able]):
-            for batch in batches[:BATCHES]:
-                trace = capture(model, batch)
-                for _, sums in part:
-                    sums.add(trace, attention_mask(batch).bool())
-            for student, sums in part:
-                before = student.measure(held, mask)
-                sums.apply(1)
-                if not student.measure(held, mask) < before:
-                    sums.apply(-1)
-                    student.measure(held, mask)
+    if not students:
+        return
+    seen = _enough(model, batches)
+    for student in students:
+        _solve(student, seen, _Seen(held, mask))
+        student.measure(held, mask)
 
 
-def _parts(pairs: Sequence[tuple[Any, "_Sums"]]) -> Iterator[list[tuple[Any, "_Sums"]]]:
-    """Yield the pairs in parts of at most `MOST_BYTES`, or of one."""
-    part: list[tuple[Any, _Sums]] = []
-    for pair in pairs:
-        if part and sum(sums.nbytes for _, sums in [*part, pair]) > MOST_BYTES:
-            yield part
-            part = []
-        part.append(pair)
-    if part:
-        yield part
+def _enough(model: nn.Module, batches: Sequence[Batch]) -> list[_Seen]:
+    """Return the first batches, until there are `TOKENS` for each input of the widest module."""
+    modules = linears(blocks(model)[0]).values()
+    wanted = TOKENS * max((max(module.weight.shape) for module in modules), default=0)
+    seen: list[_Seen] = []
+    for batch in batches:
+        if sum(int(each.mask.sum()) for each in seen) >= wanted:
+            break
+        seen.append(_Seen(capture(model, batch), attention_mask(batch)))
+    return seen
+
+
+def _solve(student: Student, seen: Sequence[_Seen], held: _Seen) -> None:
+    start, sources = student.unit.start, student.unit.sources
+    inputs = [each.trace.hidden[start] for each in seen]
+    tried = held.trace.hidden[start]
+    for place, (layer, source) in enumerate(zip(student.layers, sources, strict=True)):
+        one = _Place(layer, source, opens=start == 0 and place == 0)
+        sums = _Sums()
+        for hidden, each in zip(inputs, seen, strict=True):
+            with _Watch(layer) as watch:
+                found = one.run(hidden, each)
+            sums.add(watch, found, each.trace.hidden[source + 1], each.mask.bool())
+        before = one.error(tried, held)
+        sums.apply(1)
+        if not one.error(tried, held) < before:
+            sums.apply(-1)
+        if place + 1 < len(sources):
+            inputs = [one.run(hidden, each) for hidden, each in zip(inputs, seen, strict=True)]
+            tried = one.run(tried, held)
+
+
+class _Place(NamedTuple):
+    """A student's layer, and the teacher's layer whose output it should give."""
+
+    layer: nn.Module
+    source: int
+    opens: bool  # whether it is the model's first layer
+
+    def run(self, hidden: torch.Tensor, seen: _Seen) -> torch.Tensor:
+        return run_blocks([self.layer], hidden, seen.trace, [self.source], first=self.opens)[0]
+
+    def error(self, hidden: torch.Tensor, held: _Seen) -> float:
+        wanted = held.trace.hidden[self.source + 1]
+        return float(relative_square(self.run(hidden, held), wanted, held.mask))
 
 
 class _Sums:
-    """Zᵀ Z, (K, K), and Zᵀ (O* - O), (K, D), of one layer's last linear module, in float64.
+    """Zᵀ Z, (K, K), and Zᵀ (O* - O), (K, D), of a layer's last linear module, in float64.
 
     A module with a bias has one input more, which is 1.
     """
 
-    def __init__(self, unit: Span, layers: Sequence[nn.Module], place: int) -> None:
-        self._unit, self._before, self._layer = unit, layers[:place], layers[place]
-        self._place = place
+    def __init__(self) -> None:
         self._module: Any = None
         self._inner: Any = None
         self._outer: Any = None
         self._found: Any = None
-        widths = (max(module.weight.shape) for module in linears(self._layer).values())
-        self.nbytes = 8 * (max(widths, default=0) + 1) ** 2
 
-    def add(self, trace: Trace, real: torch.Tensor) -> None:
-        """Add the tokens of a batch; `real` (B, T) says which are no padding."""
-        unit, first = self._unit, self._unit.start == 0
-        start, sources = trace.hidden[unit.start], unit.sources
-        hidden, _ = run_blocks(self._before, start, trace, sources[: self._place], first=first)
-        source = sources[self._place]
-        opens = first and self._place == 0
-        with _Watch(self._layer) as watch:
-            found, _ = run_blocks([self._layer], hidden, trace, [source], first=opens)
-        wanted = watch.wanted(found, trace.hidden[source + 1])
+    def add(
+        self, watch: "_Watch", found: torch.Tensor, teacher: torch.Tensor, real: torch.Tensor
+    ) -> None:
+        """Add the tokens of a batch; `real` (B, T) says which are no padding.
+
+        `found` is what the watched layer gave, and `teacher` what it should have.
+        """
+        wanted = watch.wanted(found, teacher)
         if wanted is None:
             return
         module, inputs, output = watch.linear
