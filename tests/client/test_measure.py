@@ -12,11 +12,11 @@ from torch import nn
 
 from leff.client import measure as client
 from leff.client.deadline import Deadline
-from leff.client.measure import measure, measure_or_fail
+from leff.client.measure import examples_of, measure, measure_or_fail
 from leff.errors import RunError
 from leff.methods.jobs import JobWriter, measure_jobs
 from leff.tasks.held_out import held_out_logits, held_out_loss
-from leff.wire.messages import OFFSETS, Measure
+from leff.wire.messages import FEWEST_HELD_OUT, OFFSETS, Measure
 
 CASES = [
     ("gpt2", "generation"), ("llama", "text"), ("bert", "classification"), ("gpt2", "regression"),
@@ -161,6 +161,16 @@ def test_of_many_examples_a_probe_takes_a_few_others_for_another_seed(store):
     )
     assert first.weight == 16 and first.examples == 50 and sum(first.labels) == 1
     assert first.answers == again.answers != other.answers
+
+
+def test_a_probe_is_of_training_examples_if_few_are_held_out(store):
+    """The mean of one or two answers would tell what they are."""
+    job = probe_of(tiny("bert", "classification"), "classification", store, 16)
+    train, held = (random_examples("classification", count) for count in (30, FEWEST_HELD_OUT))
+    assert examples_of(job, train, held) is held
+    for few in (held[:-1], []):
+        assert examples_of(job, train, few) is train
+    assert examples_of(replace(job, probe=0), train, []) == []
 
 
 def test_a_probe_of_a_model_that_is_not_finite_has_no_answers(store):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_runs import Killed, options, save_tiny, write_table
+from tiny_runs import Killed, least, options, save_tiny, write_table
 
 import leff
 from leff.errors import CheckpointError, ConfigError, RunError
@@ -281,6 +281,23 @@ def test_a_budget_that_nothing_fits_is_refused_before_any_work(tmp_path, tiny_gp
     with pytest.raises(ConfigError, match=r"within 10,000 bytes; the least that would do is"):
         prepare(config, RunFolder(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("quick_runs")
+@pytest.mark.parametrize(
+    ("every", "last", "measured"),
+    [
+        (2, 1, {2, 4, 5}),
+        (100, 1, {5}),
+        (100, 2, {4, 5}),
+        (3, 2, {3, 4, 5}),
+        (100, 9, {1, 2, 3, 4, 5}),
+    ],
+)
+def test_every_so_many_rounds_and_the_last_are_measured(every, last, measured, tmp_path):
+    changes = {"evaluation__every": every, "evaluation__last": last, "training__rounds": 5}
+    run = leff.run(**least(tmp_path, **changes), out=tmp_path / "run")
+    assert {r.round for r in run.records()[1:] if r.metric is not None} == measured
 
 
 @pytest.mark.usefixtures("quick_runs")

@@ -9,6 +9,7 @@ from torch import nn
 
 from leff.methods.stand_ins import least_squares
 from leff.methods.stand_ins.distil import Student
+from leff.methods.stand_ins.error import span_error
 from leff.methods.stand_ins.least_squares import RIDGE, solve_by_least_squares
 from leff.methods.stand_ins.stand_in import Span, attention_mask
 from leff.models import blocks, capture, run_blocks
@@ -66,15 +67,24 @@ def test_the_weight_is_numpys_solution():
     np.testing.assert_allclose(found.bias.detach(), bias + change[-1], atol=2e-3)
 
 
-def test_students_in_parts_are_the_same(monkeypatch):
-    spans = (Span(0, 2, 1, True), Span(2, 4, 1, True))
-    model = tiny("llama", "generation").eval()
-    whole, _ = begun(model, proxy("generation"), *spans)
-    monkeypatch.setattr(least_squares, "MOST_BYTES", 1)
-    parts, _ = begun(model, proxy("generation"), *spans)
-    for one, other in zip(whole, parts, strict=True):
-        for a, b in zip(one.layers[0].parameters(), other.layers[0].parameters(), strict=True):
-            assert torch.equal(a, b)
+def test_no_more_texts_are_read_than_are_needed(monkeypatch):
+    model, batches = tiny("llama", "generation").eval(), proxy("generation")
+    (one,), _ = begun(model, batches[:1], Span(0, 2, 1, True))
+    monkeypatch.setattr(least_squares, "TOKENS", 1e-6)
+    (other,), _ = begun(model, batches, Span(0, 2, 1, True))
+    for a, b in zip(one.layers[0].parameters(), other.layers[0].parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_each_layer_is_solved_for_behind_those_before_it():
+    """So the second of two layers makes up for what the first one gets wrong."""
+    model, batches = tiny("gpt2", "generation").eval(), proxy("generation")
+    spans = (Span(0, 4, 2, True), Span(0, 2, 1, True), Span(2, 4, 1, True))
+    (both, first, second), _ = begun(model, batches, *spans)
+    for a, b in zip(both.layers[0].parameters(), first.layers[0].parameters(), strict=True):
+        assert torch.equal(a, b)
+    trace, mask = capture(model, batches[0]), attention_mask(batches[0])
+    assert both.error < span_error(spans[0], [*first.layers, *second.layers], trace, mask)
 
 
 def test_what_makes_it_worse_is_taken_back(monkeypatch):

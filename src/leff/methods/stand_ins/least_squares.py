@@ -78,7 +78,7 @@ def _enough(model: nn.Module, batches: Sequence[Batch]) -> list[_Seen]:
     wanted = TOKENS * max((max(module.weight.shape) for module in modules), default=0)
     seen: list[_Seen] = []
     for batch in batches:
-        if sum(int(each.mask.sum()) for each in seen) >= wanted:
+        if seen and sum(int(each.mask.sum()) for each in seen) >= wanted:
             break
         seen.append(_Seen(capture(model, batch), attention_mask(batch)))
     return seen
