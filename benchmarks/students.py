@@ -61,7 +61,13 @@ def errors(
     total = len(blocks(model))
     drawn = places(1, total)
     spans = sorted({span for block in drawn for span in context.spans(block, total)})
-    settings = Distillation(steps, given.learning_rate, given.attention_weight, whole=given.whole)
+    settings = Distillation(
+        steps,
+        given.learning_rate,
+        given.attention_weight,
+        whole=given.whole,
+        batch_size=given.step_texts,
+    )
     started = time.process_time()
     made = Bank(settings).make(model, spans, batches, decided={})
     seconds = time.process_time() - started
@@ -86,6 +92,7 @@ def main() -> None:
     add("--max-length", type=int, default=64)
     add("--rates", type=float, nargs="+", default=[0.25, 0.5])
     add("--steps", type=int, nargs="+", default=[100, 500, 2000])
+    add("--step-texts", type=int, default=16, help="texts of a distillation step, at most")
     add("--learning-rate", type=float, default=1e-3)
     add("--attention-weight", type=float, default=0.1)
     add("--whole", action="store_true", help="train the layers of a span together")

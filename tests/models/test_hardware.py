@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from leff.errors import ConfigError
+from leff.models import hardware
 from leff.models.hardware import check_precision
 
 GPU = torch.device("cuda")
@@ -24,6 +25,18 @@ def test_bfloat16_on_a_gpu_without_it(native, monkeypatch):
     return None
 
 
-def test_a_cpu_computes_both():
-    for precision in ("float32", "bfloat16"):
-        check_precision(precision, torch.device("cpu"))
+@pytest.mark.parametrize(("times", "warned"), [(1.0, False), (7.0, True)])
+def test_a_cpu_computes_both_and_says_if_it_is_slow(times, warned, monkeypatch, caplog):
+    seconds = {torch.float32: 2e-3, torch.bfloat16: 2e-3 * times}
+    monkeypatch.setattr(hardware, "_product_seconds", seconds.__getitem__)
+    hardware.warn_of_slow_bfloat16.cache_clear()
+    check_precision("float32", torch.device("cpu"))
+    assert not caplog.records
+    for _ in range(2):  # it is said once
+        check_precision("bfloat16", torch.device("cpu"))
+    hardware.warn_of_slow_bfloat16.cache_clear()
+    assert [f"{times:.1f} times as long" in r.message for r in caplog.records] == [True] * warned
+
+
+def test_a_product_is_timed():
+    assert 0 < hardware._product_seconds(torch.bfloat16) < 10

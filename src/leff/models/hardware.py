@@ -3,14 +3,20 @@
 product_dtype(hidden)      # inside autocast to bfloat16 torch.bfloat16, else hidden's own type
 """
 
+import logging
 import re
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
 from leff.errors import ConfigError, shown
 
+log = logging.getLogger("leff.models")
+
+SLOW = 1.5  # times float32's time for a product, from which a processor is said to be slow
 KNOWN = r"cpu|cuda(:\d{1,3})?"
 
 
@@ -24,9 +30,12 @@ def check_precision(precision: str, device: torch.device) -> None:
     """Raise ConfigError if a device does not compute matrix products in this precision.
 
     A GPU older than Ampere only emulates bfloat16, which is slower than float32.  A CPU computes
-    both.
+    both; one without instructions for bfloat16 is slow, and a warning says so.
     """
-    if precision != "bfloat16" or device.type != "cuda":
+    if precision != "bfloat16":
+        return
+    if device.type != "cuda":
+        warn_of_slow_bfloat16()
         return
     with torch.cuda.device(device):
         if not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -34,6 +43,29 @@ def check_precision(precision: str, device: torch.device) -> None:
                 f"training.precision = 'bfloat16', which {torch.cuda.get_device_name(device)} "
                 "does not have; use 'float32'"
             )
+
+
+@cache
+def warn_of_slow_bfloat16() -> None:
+    """Log once in a process if this processor computes bfloat16 more slowly than float32."""
+    times = {dtype: _product_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    slower = times[torch.bfloat16] / times[torch.float32]
+    if slower > SLOW:
+        log.warning(
+            "training.precision = 'bfloat16' takes this processor %.1f times as long as 'float32' "
+            "(a product of 512 x 512): it has no instructions for it",
+            slower,
+        )
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    """Return the seconds of a product of two matrices (512, 512), the best of five."""
+    matrix, seconds = torch.ones(512, 512, dtype=dtype), list[float]()
+    for _ in range(6):
+        started = time.perf_counter()
+        torch.mm(matrix, matrix)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])
 
 
 def torch_device(name: str) -> torch.device:

@@ -331,6 +331,9 @@ class ContextConfig(Section):
     steps: Annotated[int, Field(ge=0, le=10**6)] = Field(
         default=40, description="distillation steps a round; not in the paper"
     )
+    batch_size: BatchSize = Field(
+        default=16, description="most texts of a distillation step; not in the paper"
+    )
     learning_rate: Rate = Field(
         default=1e-3, description="for distillation; falls in the second half; not in the paper"
     )

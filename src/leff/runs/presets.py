@@ -26,6 +26,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "bits": 32,
             "embedding_bits": 32,
             "whole": True,
+            "steps": 4,  # after the start by least squares; see docs/LOG.md
+            "batch_size": 4,
+            "learning_rate": 1e-4,
         },
         "training": {
             "schedule": "constant",

@@ -4,9 +4,11 @@ unused_options(config)      # ["clients.alpha"]
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from typing import Any
 
 from leff.methods.registry import methods, spec_of
+from leff.methods.stand_ins import Distillation
 from leff.runs.option_types import Section
 from leff.runs.options import RunConfig
 
@@ -64,8 +66,7 @@ def _unused_by_blocks(config: RunConfig) -> list[str]:
     if config.method.sampling != "importance" or config.method.source != "proxy":
         unused += ["proxy.importance_batches"]
     if "distil" not in contexts:
-        names = ("steps", "learning_rate", "attention_weight", "whole", "target_error", "seconds")
-        unused += [f"context.{name}" for name in names]
+        unused += [f"context.{each.name}" for each in fields(Distillation)]
     return unused + (["context.rate"] if contexts == {"quantise"} else [])
 
 

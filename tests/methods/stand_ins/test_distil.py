@@ -121,6 +121,21 @@ def test_a_span_of_several_layers(whole):
     assert pairs == [not whole] * 2
 
 
+def test_a_step_is_of_a_few_texts(monkeypatch):
+    seen, real = [], distil.capture
+
+    def noted(model, batch, **options):
+        seen.append(batch["input_ids"])
+        return real(model, batch, **options)
+
+    monkeypatch.setattr(distil, "capture", noted)
+    held, *others = proxy("generation")
+    texts = [row.tolist() for batch in others for row in batch["input_ids"]]
+    make(tiny(*GPT2), spans=SPANS[:1], batches=[held, *others], batch_size=3, steps=5)
+    assert [len(rows) for rows in seen] == [3, 1, 3, 1, 3]
+    assert [row.tolist() for rows in seen for row in rows] == [*texts, *texts[:3]]
+
+
 def test_a_span_of_whole_layers_is_exact():
     span = Span(0, 3, 3, trained=True)
     model = tiny(*GPT2)

@@ -33,7 +33,7 @@ Layers = Sequence[Mapping[str, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Distillation:
-    """How students are trained: AdamW, a batch a step, `steps` in a round.
+    """How students are trained: AdamW, `steps` in a round, of at most `batch_size` texts each.
 
     `whole` trains the layers of a span jointly, as the paper does; otherwise each layer trains
     alone.  A student with an error of at most `target_error` is not trained further.  A round's
@@ -46,6 +46,7 @@ class Distillation:
     whole: bool = False
     target_error: float = 0.0
     seconds: float = 0.0
+    batch_size: int = 16
 
     def rate(self, step: int) -> float:
         """Return a step's learning rate: constant for half of the steps, then linear to 0."""
@@ -80,7 +81,8 @@ class Student:
         best = min(range(len(starts)), key=errors.__getitem__)
         if earlier and errors[-1] <= target_error:
             best = len(starts) - 1
-        self.error = self._try(starts[best], held, mask)
+        if best < len(starts) - 1:  # the last one tried is in place
+            self.error = self._try(starts[best], held, mask)
 
     def _try(self, start: Layers, held: Trace, mask: torch.Tensor) -> float:
         for layer, tensors in zip(self.layers, start, strict=True):
@@ -133,9 +135,9 @@ def distil(
     if settings.steps > 0:
         solve_by_least_squares(model, running, batches, held, mask)
         running = [student for student in running if not student.error <= target]
-    trained = running
+    trained, few = running, _of_few_texts(batches, settings.batch_size)
     while running and done < limit and not (seconds and time.perf_counter() - started >= seconds):
-        batch = batches[done % len(batches)]
+        batch = few[done % len(few)]
         trace = capture(model, batch, attention=alpha > 0)
         for student in running:
             student.step(trace, attention_mask(batch), settings.rate(done), alpha)
@@ -147,6 +149,15 @@ def distil(
     if settings.seconds:
         decided["distil_steps"] = done
     return [done >= settings.steps or student not in running for student in students]
+
+
+def _of_few_texts(batches: Sequence[Batch], size: int) -> list[Batch]:
+    """Return the same texts in batches of at most `size`."""
+    return [
+        {name: tensor[start : start + size] for name, tensor in batch.items()}
+        for batch in batches
+        for start in range(0, len(batch["input_ids"]), size)
+    ]
 
 
 def _means(model: nn.Module, unit: Span) -> Layers:

@@ -95,13 +95,15 @@ def _solve(student: Student, seen: Sequence[_Seen], held: _Seen) -> None:
             with _Watch(layer) as watch:
                 found = one.run(hidden, each)
             sums.add(watch, found, each.trace.hidden[source + 1], each.mask.bool())
-        before = one.error(tried, held)
+        before = one.run(tried, held)
         sums.apply(1)
-        if not one.error(tried, held) < before:
+        after = one.run(tried, held)
+        better = one.error(after, held) < one.error(before, held)
+        if not better:
             sums.apply(-1)
+        tried = after if better else before
         if place + 1 < len(sources):
             inputs = [one.run(hidden, each) for hidden, each in zip(inputs, seen, strict=True)]
-            tried = one.run(tried, held)
 
 
 class _Place(NamedTuple):
@@ -114,9 +116,8 @@ class _Place(NamedTuple):
     def run(self, hidden: torch.Tensor, seen: _Seen) -> torch.Tensor:
         return run_blocks([self.layer], hidden, seen.trace, [self.source], first=self.opens)[0]
 
-    def error(self, hidden: torch.Tensor, held: _Seen) -> float:
-        wanted = held.trace.hidden[self.source + 1]
-        return float(relative_square(self.run(hidden, held), wanted, held.mask))
+    def error(self, output: torch.Tensor, held: _Seen) -> float:
+        return float(relative_square(output, held.trace.hidden[self.source + 1], held.mask))
 
 
 class _Sums:
