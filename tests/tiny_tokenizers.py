@@ -18,7 +18,7 @@ def byte_level() -> PreTrainedTokenizerFast:
 
 def sentence_piece() -> PreTrainedTokenizerFast:
     """As Llama: a start token, and every text begins as a new word."""
-    letters = [chr(i) for i in range(33, 127)]
+    letters = ["\n", *(chr(i) for i in range(33, 127))]
     vocabulary = {token: i for i, token in enumerate([START, END, "▁", *letters])}
     inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.Metaspace()

@@ -13,7 +13,7 @@ A device imports this file: it needs no library of data sets or metrics.
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -85,21 +85,39 @@ def special_texts(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str] | Non
 def _apart(
     tokenizer: "PreTrainedTokenizerBase", text: str, form: TextForm, marks: re.Pattern[str]
 ) -> list[int]:
-    """Return the ids of a text that holds special tokens' characters, in the form's prompt.
+    """Return the ids of a text that holds special tokens' characters, in the form's prompt."""
+    before, _, after = form.prompt.partition(INPUT)
+    return apart_ids(tokenizer, [(before, False), (text, True), (after, False)], marks)
 
-    The prompt is cut at its own special tokens.  What is between them is plain text.
+
+def apart_ids(
+    tokenizer: "PreTrainedTokenizerBase",
+    pieces: Iterable[tuple[str, bool]],
+    marks: re.Pattern[str] | None,
+) -> list[int]:
+    """Return the ids of one text, in pieces that are people's own (true) or a form's (false).
+
+    The text is cut at the form's special tokens.  What is between them is plain text.
     """
+    if marks is None:
+        return _ids(tokenizer, ["".join(text for text, _ in pieces)])[0]
     ids: list[int] = []
-    end = 0
-    for mark in [*marks.finditer(form.prompt), None]:
-        piece = form.prompt[end : mark.start() if mark else None].replace(INPUT, text)
-        if piece:
-            plain = as_plain(tokenizer, piece, marks)
-            ids += _ids(tokenizer, [plain], split_special_tokens=True)[0]
-        if mark:
+    held = ""
+    for text, own in pieces:
+        end = 0
+        for mark in () if own else marks.finditer(text):
+            ids += _plain(tokenizer, held + text[end : mark.start()], marks)
             ids.append(cast(int, tokenizer.convert_tokens_to_ids(mark.group())))
-            end = mark.end()
-    return ids
+            held, end = "", mark.end()
+        held += text[end:]
+    return ids + _plain(tokenizer, held, marks)
+
+
+def _plain(tokenizer: "PreTrainedTokenizerBase", text: str, marks: re.Pattern[str]) -> list[int]:
+    """Return the ids of a text in which nothing is a special token."""
+    if not text:
+        return []
+    return _ids(tokenizer, [as_plain(tokenizer, text, marks)], split_special_tokens=True)[0]
 
 
 def as_plain(tokenizer: "PreTrainedTokenizerBase", text: str, marks: re.Pattern[str]) -> str:
