@@ -182,11 +182,11 @@ def shape_of_texts(options: str) -> tuple[int, float]:
     task = task_of(config)
     _, tokenizer = load_start(config, task)
     rows = task.train.select(range(PROBED))
-    form = text_form(config, task)
+    form = text_form(config, task, tokenizer)
     examples = encode(rows, tokenizer, task.kind, config.data.max_length, form)
     tokens = sum(len(each.input_ids) for each in examples)
-    prompts = sum(each.prompt_tokens for each in examples)
-    return round(tokens / len(examples)), (tokens - prompts) / tokens
+    learnt = sum(stop - start for each in examples for start, stop in each.learnt)
+    return round(tokens / len(examples)), learnt / tokens
 
 
 def device_row(given: Namespace, side: str) -> dict[str, Any]:

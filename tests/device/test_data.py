@@ -12,9 +12,11 @@ from tiny_tokenizers import bert, byte_level
 
 from leff.device.data import DataSettings, read_data
 from leff.errors import ConfigError, DataError
+from leff.tasks.chat import chat_form
 from leff.tasks.encode import encode
 from leff.tasks.load import load_task
 from leff.tasks.text_form import TextForm
+from leff.wire.json import to_json
 from leff.wire.messages import Part, TaskCard
 
 PART = Part("0" * 64, 1)
@@ -64,6 +66,27 @@ def test_the_same_examples_as_central_data_has(tmp_path, kind):
     data = read(path, kind, validation_share=0)
     assert values(data.clients[0].train) == values(wanted) and data.validation == 0
     assert data.examples == len(wanted) and data.clients[0].name == "a"
+
+
+def test_conversations_are_those_of_central_data(tmp_path):
+    """The device gets the form of the chat template, and not the template, which is a program."""
+    answer = {"role": "assistant", "content": "No."}
+    talks = [{"messages": [{"role": "user", "content": f"Far, {i}?"}, answer]} for i in range(20)]
+    path, own = save(tmp_path / "a.jsonl", talks), byte_level()
+    own.chat_template = (
+        "{% for m in messages %}{{ m['role'] + '= ' + m['content'] + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant= ' }}{% endif %}"
+    )
+    form = chat_form(own)
+    task = load_task("table", train=path, validation=path)
+    wanted = encode(task.train, own, "chat", 64, TextForm(chat=form))
+    data = read(path, "chat", {"chat": to_json(form), "max_length": 64}, validation_share=0.1)
+    (client,) = data.clients
+    assert (len(client.train), len(client.validation)) == (18, 2)
+    assert {e.input_ids.tobytes() for e in wanted} == {
+        e.input_ids.tobytes() for e in (*client.train, *client.validation)
+    }
+    assert all(e.spans for e in client.train)
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv", "a.tsv", "a.parquet", "a.txt"])
@@ -198,6 +221,7 @@ from leff.client.train import train
 from leff.device.data import DataSettings, read_data
 from leff.tasks.sources.sample import MODEL
 from leff.tasks.tokenizer_part import packed_tokenizer, read_tokenizer
+from leff.wire.json import to_json
 from leff.wire.messages import Part, TaskCard
 
 tokenizer = read_tokenizer(packed_tokenizer(AutoTokenizer.from_pretrained(str(MODEL))))

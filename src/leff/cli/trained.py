@@ -4,6 +4,7 @@
 # the types of typer 0.20 do not know those of click 8.4
 
 import csv
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -98,12 +99,27 @@ def generate(
         str | None,
         typer.Option(help="The prompt, with {input} in it; by default the model's own."),
     ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat",
+            help="Talk to the model: a question on each line of the standard input; an empty line "
+            "begins again.",
+        ),
+    ] = False,
+    system: Annotated[str, typer.Option(help="With --chat: what the model is told first.")] = "",
     as_json: Json = False,
 ) -> None:
     """Generate texts with a run's model."""
     from leff import api
     from leff.errors import DataError
 
+    if chat:
+        if inputs or file or prompt or beams != 1:
+            raise ConfigError("--chat reads questions from the standard input; give it alone")
+        return _talk(run, max_new_tokens, system, as_json)
+    if system:
+        raise ConfigError("--system is for --chat")
     wanted = list(inputs or [])
     if file is not None:
         try:
@@ -119,3 +135,26 @@ def generate(
     for text in texts:
         typer.echo(text)
     return None
+
+
+def _talk(run: str, max_new_tokens: int, system: str, as_json: bool) -> None:
+    """Answer each line of the standard input, until it ends."""
+    from leff.runs.talk import Talk
+
+    talk, asks = Talk(run, max_new_tokens, system), sys.stdin.isatty()
+    said: list[list[dict[str, str]]] = []
+    while True:
+        if asks:
+            typer.echo("> ", nl=False)
+        line = sys.stdin.readline()
+        if line.strip():
+            answer = talk.say(line.strip())
+            if not as_json:
+                typer.echo(answer)
+            continue
+        said += [talk.messages] if talk.begun else []
+        talk.begin_again()
+        if not line:
+            break
+    if as_json:
+        print_json(said)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, get_args
 
 from leff.errors import ConfigError, DataError, nearest
 from leff.files import expanded
+from leff.tasks.chat import ChatForm
 from leff.tasks.columns import Table
 from leff.tasks.encode import Example, Kind, encode
 from leff.tasks.load import own_files
@@ -32,6 +33,7 @@ from leff.tasks.sources.table import (
 from leff.tasks.sources.text import is_table, read_text
 from leff.tasks.task import own_validation
 from leff.tasks.text_form import TextForm
+from leff.wire.json import from_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -118,7 +120,8 @@ def read_data(
             f"a validation file is for one data file, and there are {len(paths)}, a client each; "
             "leave it out, so that a share of each is held out (validation_share)"
         )
-    form = TextForm(card.prompt, card.special_tokens)
+    chat = from_json(ChatForm, card.chat) if card.chat else None
+    form = TextForm(card.prompt, card.special_tokens, chat)
 
     def encoded(table: Table) -> list[Example]:
         return encode(table, tokenizer, kind, card.max_length, form)

@@ -6,11 +6,12 @@ settings.limits.time, settings.capacity.memory_bytes
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from leff.errors import ConfigError, DataError, nearest, shown
+from leff.tasks.encode import Kind
 from leff.toml import read_toml
 from leff.units import BYTES, parse_amount, parse_link, parse_seconds, parse_speed
 from leff.wire.messages import Device
@@ -30,7 +31,7 @@ class DataSection(_Section):
     validation: str | None = None
     validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     columns: dict[str, str] = {}
-    kind: Literal["generation", "classification", "regression", "text"] | None = None
+    kind: Kind | None = None
 
     def of_device(self) -> "DataSettings":
         """Return the settings by which the files are read.  ConfigError without a file."""

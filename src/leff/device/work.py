@@ -239,8 +239,7 @@ def _digest(data: DeviceData) -> str:
     sha = hashlib.sha256()
     for client in data.clients:
         for example in (*client.train, *client.validation):
-            head = f"{len(example.input_ids)} {example.prompt_tokens} {example.label}\n"
-            sha.update(head.encode())
+            sha.update(example.head.encode())
             sha.update(example.input_ids.astype("<i4").tobytes())
         sha.update(b"\n")
     return sha.hexdigest()

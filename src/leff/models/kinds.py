@@ -16,7 +16,7 @@ from transformers import (
 
 from leff.errors import ModelError, nearest
 
-LANGUAGE_KINDS = ("generation", "text")
+LANGUAGE_KINDS = ("generation", "text", "chat")
 LABEL_KINDS = ("classification", "regression")
 KINDS = LANGUAGE_KINDS + LABEL_KINDS
 

@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from leff.models.kinds import LANGUAGE_KINDS
 from leff.runs.options import RunConfig
 from leff.tasks.task import Task
 from leff.tasks.text_form import TextForm
 
-PIPELINES = {"generation": "text-generation", "text": "text-generation"}
-
 
 def model_card(config: RunConfig, task: Task, form: TextForm, result: Mapping[str, Any]) -> str:
     """Return a model's card in Markdown; `result` is the run's."""
-    pipeline, base = PIPELINES.get(task.kind, "text-classification"), config.model.name
+    writes, base = task.kind in LANGUAGE_KINDS, config.model.name
+    pipeline = "text-generation" if writes else "text-classification"
     is_path = Path(base).is_absolute()
     head = ["---", "library_name: transformers", f"pipeline_tag: {pipeline}"]
     head += [] if is_path or base == "sample" else [f"base_model: {base}"]
@@ -63,6 +63,9 @@ def _use(task: Task, form: TextForm, pipeline: str) -> list[str]:
             f"`{json.dumps(form.prompt, ensure_ascii=False)}`.",
             "The chat template in this folder makes the same prompt.",
         ]
+    elif task.kind == "chat":
+        call = 'print(model([{"role": "user", "content": "a question"}], max_new_tokens=128))'
+        said = ["It answers in a conversation. The chat template in this folder is its form."]
     elif task.kind == "text":
         call = 'print(model("The start of a text", max_new_tokens=64))'
         said = ["It continues plain text."]

@@ -270,7 +270,9 @@ class Federation:
         }
         if self.task.labels:
             result["labels"] = list(self.task.labels)
-        card = model_card(self.config, self.task, text_form(self.config, self.task), result)
+        card = model_card(
+            self.config, self.task, text_form(self.config, self.task, self.tokenizer), result
+        )
         save_model(self.model, self.tokenizer, card, self.folder.path / "model")
         self.folder.clear_scratch()
         self.folder.write_result(result)

@@ -122,7 +122,7 @@ def _fleet(
     def named(tensors: Mapping[str, torch.Tensor]) -> Part:
         return part_of(pack(tensors))  # the fleet stores it when it is needed
 
-    form, length = text_form(config, task), config.data.max_length
+    form, length = text_form(config, task, tokenizer), config.data.max_length
     card = task_card(task, form, length, tokenizer, named)
 
     def upload_bytes(job: Job) -> int:

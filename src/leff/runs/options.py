@@ -37,6 +37,7 @@ from leff.runs.option_types import (
     picked,
 )
 from leff.runs.presets import PRESETS
+from leff.tasks.encode import Kind
 from leff.tasks.load import OWN
 from leff.tasks.text_form import TextForm
 from leff.wire.messages import LocalTraining, Optimizer, Precision, Step, Upload
@@ -103,7 +104,7 @@ class DataConfig(Section):
         default=None, description="validation file; else 10 % of the texts are held out"
     )
     test: Path | None = Field(default=None, description="test file")
-    kind: Literal["generation", "classification", "regression", "text"] | None = Field(
+    kind: Kind | None = Field(
         default=None, description="for task table, if its columns fit several kinds"
     )
     columns: dict[str, str] = Field(
@@ -117,6 +118,16 @@ class DataConfig(Section):
         default=None,
         description="for generation: what comes before a target, with {input} in it; without it "
         "the task's own, '{input} =' for a table",
+    )
+    chat_template: Literal["model", "plain"] = Field(
+        default="model",
+        description="for conversations: the model's own chat template, or a plain one; a model "
+        "without one gets the plain one",
+    )
+    group: Literal["", "input"] = Field(
+        default="",
+        description="for generation of task table: input: validation and test rows with the same "
+        "input are one example with several references",
     )
     special_tokens: bool = Field(
         default=False,

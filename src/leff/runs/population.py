@@ -63,7 +63,7 @@ def simulated_population(
     Raises DataError for a client without examples, ConfigError as `check_deadline`.
     """
     train, split = rows
-    form, devices = text_form(config, task), client_devices(config.clients)
+    form, devices = text_form(config, task, tokenizer), client_devices(config.clients)
     layers = client_layers(config, spec_of(config.method.name), len(blocks(model)))
 
     def encoded(some: Table) -> list[Example]:
@@ -137,6 +137,6 @@ def _digest(clients: Sequence[Sequence[Example]]) -> str:
     """Return the SHA-256 of all clients' tokens and labels."""
     sha = hashlib.sha256()
     for example in itertools.chain.from_iterable(clients):
-        sha.update(f"{len(example.input_ids)} {example.prompt_tokens} {example.label}\n".encode())
+        sha.update(example.head.encode())
         sha.update(example.input_ids.astype("<i4").tobytes())
     return sha.hexdigest()

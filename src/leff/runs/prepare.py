@@ -64,7 +64,10 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         config, train, split = divided(config, task)
         rows = train, split
     model, tokenizer = load_start(config, task)
-    config, form = with_learning_rate(config, model.config, task.kind), text_form(config, task)
+    config, form = (
+        with_learning_rate(config, model.config, task.kind),
+        text_form(config, task, tokenizer),
+    )
     _check_positions(config, model, task.kind)
     store = PartStore(folder.path / "parts")
     if rows is not None:
@@ -109,7 +112,7 @@ def _check_positions(config: RunConfig, model: Any, kind: str) -> None:
     """Raise ConfigError for texts longer than the model has positions for."""
     most = positions(model.config)
     wanted = {"data.max_length": (config.data.max_length, most)}
-    if kind == "generation" and config.evaluation.where != "devices":
+    if kind in ("generation", "chat") and config.evaluation.where != "devices":
         room = most - MIN_PROMPT
         wanted["evaluation.max_new_tokens"] = (config.evaluation.max_new_tokens, room)
     for key, (value, limit) in wanted.items():

@@ -15,6 +15,7 @@ from leff.models import freeze_head, load_model
 from leff.models.kinds import LANGUAGE_KINDS
 from leff.runs.folder import RunFolder
 from leff.runs.options import DataConfig, ProxyConfig, RunConfig
+from leff.tasks.chat import ChatForm, chat_form, end_id, is_template_of, template_of
 from leff.tasks.encode import ensure_padding
 from leff.tasks.evaluator import Evaluator
 from leff.tasks.load import OWN, load_task
@@ -22,7 +23,7 @@ from leff.tasks.task import Task
 from leff.tasks.text_form import TextForm, chat_template
 
 log = logging.getLogger("leff")
-SOURCE = ("task", "folder", "train", "validation", "test", "columns", "kind", "labels")
+SOURCE = ("task", "folder", "train", "validation", "test", "columns", "kind", "labels", "group")
 
 
 def load_source(source: DataConfig | ProxyConfig, seed: int = 0, hold_out: bool = True) -> Task:
@@ -53,9 +54,17 @@ def with_prompt(config: RunConfig, task: Task) -> RunConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"prompt": prompt})})
 
 
-def text_form(config: RunConfig, task: Task) -> TextForm:
-    """Return the form of prompts: the configuration's, or else the task's own."""
-    return TextForm(config.data.prompt or task.prompt, config.data.special_tokens)
+def text_form(config: RunConfig, task: Task, tokenizer: Any) -> TextForm:
+    """Return the form of texts: the prompt is the configuration's, or else the task's own.
+
+    That of conversations is the tokenizer's chat template's, or a plain one (`data.chat_template`).
+    Raises ModelError as `chat_form`.
+    """
+    data, chat = config.data, None
+    if task.kind == "chat":
+        plain = data.chat_template == "plain"
+        chat = chat_form(tokenizer, plain=plain, special_tokens=data.special_tokens)
+    return TextForm(data.prompt or task.prompt, data.special_tokens, chat)
 
 
 def load_start(config: RunConfig, task: Task) -> tuple[Any, Any]:
@@ -81,8 +90,19 @@ def load_start(config: RunConfig, task: Task) -> tuple[Any, Any]:
         model.config.eos_token_id = tokenizer.eos_token_id
         model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = ensure_padding(tokenizer)
-    _set_template(tokenizer, text_form(config, task) if task.kind == "generation" else None)
+    form = text_form(config, task, tokenizer)
+    if form.chat is None:
+        _set_template(tokenizer, form if task.kind == "generation" else None)
+    else:
+        _set_chat(model, tokenizer, form.chat)
     return model, tokenizer
+
+
+def _set_chat(model: Any, tokenizer: Any, form: ChatForm) -> None:
+    """Let generation end where an answer does; the saved chat template makes what is trained."""
+    model.generation_config.eos_token_id = end_id(form, tokenizer)
+    if not is_template_of(form, tokenizer):
+        tokenizer.chat_template = template_of(form)
 
 
 def _set_template(tokenizer: Any, form: TextForm | None) -> None:
@@ -176,5 +196,5 @@ def evaluator_for(config: RunConfig, task: Task, tokenizer: Any) -> Evaluator:
         settings.batch_size,
         settings.max_new_tokens,
         config.seed,
-        text_form(config, task),
+        text_form(config, task, tokenizer),
     )

@@ -19,10 +19,11 @@ from leff.runs.checkpoints import Checkpoint
 from leff.runs.folder import RunFolder
 from leff.runs.options import RunConfig
 from leff.runs.sources import evaluator_for, load_start, model_source, task_of
+from leff.tasks.chat import chat_form
 from leff.tasks.load import load_task
 from leff.tasks.sources.table import load_test
 from leff.tasks.task import Task
-from leff.tasks.text_form import AS_IT_IS, TextForm, form_of
+from leff.tasks.text_form import AS_IT_IS, INPUT, TextForm, form_of
 
 
 def read_trained(name: str | Path) -> tuple[Any, Any]:
@@ -51,19 +52,27 @@ def read_trained(name: str | Path) -> tuple[Any, Any]:
 
 
 def trained_form(name: str | Path, tokenizer: Any) -> TextForm:
-    """Return the form of the prompts that a run's or any other model was trained with.
+    """Return the form of the texts that a run's or any other model was trained with.
 
     It is the one of the tokenizer's chat template.  Without a template inputs stay as they are.
     """
-    form, config = form_of(tokenizer) or AS_IT_IS, run_config(name)
-    return form if config is None else replace(form, special_tokens=config.data.special_tokens)
+    run = _run(name)
+    special = run is not None and run[1].data.special_tokens
+    if run is not None and run[0].environment()["kind"] == "chat":
+        return TextForm(INPUT, special, chat_form(tokenizer, special_tokens=special))
+    return replace(form_of(tokenizer) or AS_IT_IS, special_tokens=special)
 
 
 def run_config(name: str | Path) -> RunConfig | None:
     """Return the configuration of a run, by its folder or its model's; None for another model."""
+    run = _run(name)
+    return None if run is None else run[1]
+
+
+def _run(name: str | Path) -> tuple[RunFolder, RunConfig] | None:
     path = Path(name)
     folder = path.parent if _in_run(path) else path
-    return RunFolder.open(folder)[1] if (folder / "config.toml").exists() else None
+    return RunFolder.open(folder) if (folder / "config.toml").exists() else None
 
 
 def _in_run(path: Path) -> bool:
@@ -111,7 +120,8 @@ def _own_test(data: Path, folder: RunFolder, config: RunConfig, model: Any) -> T
         return load_task("text", train=data, validation=data, test=data)
     kind = folder.environment()["kind"]
     names = tuple(model.config.id2label.values()) if kind == "classification" else ()
-    return load_test(data, kind, columns=config.data.columns, names=names)
+    own = config.data
+    return load_test(data, kind, columns=own.columns, names=names, group=own.group)
 
 
 def save_model(model: Any, tokenizer: Any, card: str, path: Path) -> None:

@@ -12,6 +12,7 @@ from leff.tasks.encode import ensure_padding
 from leff.tasks.task import Task
 from leff.tasks.text_form import TextForm
 from leff.tasks.tokenizer_part import packed_tokenizer
+from leff.wire.json import to_json
 from leff.wire.messages import Part, TaskCard
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def task_card(
         max_length=max_length,
         prompt=form.prompt,
         special_tokens=form.special_tokens,
+        chat="" if form.chat is None else to_json(form.chat),
         pad_id=ensure_padding(tokenizer),
         tokenizer=put(packed_tokenizer(tokenizer)),
     )

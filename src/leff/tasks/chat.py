@@ -116,6 +116,24 @@ def chat_form(
     return replace(form, special_tokens=special_tokens)
 
 
+def end_id(form: ChatForm, tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Return the id of the token that ends an answer."""
+    marks = special_texts(tokenizer)
+    assert marks is not None  # the end is one of them
+    return cast(int, tokenizer.convert_tokens_to_ids(marks.findall(form.end)[-1]))
+
+
+def is_template_of(form: ChatForm, tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Return whether the tokenizer's chat template makes what the form does."""
+    if not getattr(tokenizer, "chat_template", None):
+        return False
+    talk = _talk(PROBES[-1])
+    try:
+        return cast(Any, tokenizer).apply_chat_template(talk, tokenize=False) == form.text(talk)
+    except Exception:  # a template is a program of its own
+        return False
+
+
 def template_of(form: ChatForm) -> str:
     """Return a chat template of the form, for `tokenizer.chat_template`."""
 

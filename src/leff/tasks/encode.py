@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from leff.errors import ConfigError, ModelError
+from leff.tasks.chat import Message, chat_form, chat_ids
 from leff.tasks.cut import encode_cut
 from leff.tasks.text_form import (
     AS_IT_IS,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("leff.tasks.load")
 
-Kind = Literal["generation", "classification", "regression", "text"]
+Kind = Literal["generation", "classification", "regression", "text", "chat"]
 Columns = Mapping[str, Sequence[Any]]
 
 
@@ -49,13 +50,26 @@ class Example:
     """One training example: `input_ids` (T,) int32, and its label.
 
     `label` is a class id or a score.  If it is None, the labels are the tokens from position
-    `prompt_tokens` on.  `type_ids` (T,) int8 tells the two sentences apart, for BERT and its kin.
+    `prompt_tokens` on, or those of `spans`, if there are any.  `type_ids` (T,) int8 tells the two
+    sentences apart, for BERT and its kin.
     """
 
     input_ids: "np.ndarray"
     prompt_tokens: int = 0
     label: int | float | None = None
     type_ids: "np.ndarray | None" = None
+    spans: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def learnt(self) -> tuple[tuple[int, int], ...]:
+        """The stretches of tokens that are labels."""
+        return self.spans or ((self.prompt_tokens, len(self.input_ids)),)
+
+    @property
+    def head(self) -> str:
+        """What the example is beside its tokens, in one line, for a digest."""
+        spans = f" {self.spans}" if self.spans else ""
+        return f"{len(self.input_ids)} {self.prompt_tokens} {self.label}{spans}\n"
 
 
 def prompt_ids(
@@ -95,6 +109,8 @@ def encode(
     - generation: prompt, target, end token.  A long example first loses the left of its prompt,
       down to half of `max_length`, then the right of its target, with the end token.  The target
       of rows with ``references`` is the first of them.
+    - chat: conversations in the form of a chat template (`chat`), with labels on all answers.  A
+      long one first loses whole early turns.
     - text: documents joined by the end token and cut into chunks.  A last chunk of one token is
       dropped, since it predicts nothing.
     - classification, regression: the tokenizer's own encoding of pairs, cut as its truncation does.
@@ -109,6 +125,8 @@ def encode(
     _mention_special(columns, tokenizer, form)
     if kind == "generation":
         return _generation(columns, tokenizer, max_length, form)
+    if kind == "chat":
+        return _chats(columns["messages"], tokenizer, max_length, form)
     plain = replace(form, prompt=AS_IT_IS.prompt)
     if kind == "text":
         return list(_chunks(columns["text"], tokenizer, max_length, plain))
@@ -160,8 +178,9 @@ def collate(
         first = length - size if side == "left" else 0
         ids[row, first : first + size] = example.input_ids
         mask[row, first : first + size] = 1
-        answer = slice(first + example.prompt_tokens, first + size)
-        token_labels[row, answer] = ids[row, answer]
+        for start, stop in example.learnt:
+            answer = slice(first + start, first + stop)
+            token_labels[row, answer] = ids[row, answer]
         if example.type_ids is not None:
             types[row, first : first + size] = example.type_ids
     batch = {"input_ids": torch.as_tensor(ids), "attention_mask": torch.as_tensor(mask)}
@@ -187,7 +206,9 @@ def _mention_special(
     if marks is None:
         return
     texts = [columns[name] for name in ("input", "target", "text", "text_pair") if name in columns]
-    rows = [row for row in zip(*texts, strict=True) if any(map(marks.search, row))]
+    contents = [[turn["content"] for turn in talk] for talk in columns.get("messages", ())]
+    rows = contents or zip(*texts, strict=True)
+    rows = [row for row in rows if any(map(marks.search, row))]
     if rows:
         log.warning(
             "%d rows hold special tokens such as %s, read as %s (data.special_tokens)",
@@ -255,6 +276,28 @@ def _generation(
         examples.append(Example(whole, prompt_tokens=len(question)))
     _log_cut(cut, len(examples), max_length)
     return examples
+
+
+def _chats(
+    talks: Sequence[Sequence[Message]],
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    form: TextForm,
+) -> list[Example]:
+    import numpy as np
+
+    chat = form.chat or chat_form(tokenizer, special_tokens=form.special_tokens)
+    rows = [chat_ids(talk, tokenizer, chat, max_length) for talk in talks]
+    lost = sum(row.turns_lost > 0 for row in rows)
+    if lost:
+        log.warning(
+            "%d of %d conversations lost early turns, to fit into %d tokens (data.max_length)",
+            lost,
+            len(rows),
+            max_length,
+        )
+    _log_cut(sum(row.cut for row in rows), len(rows), max_length)
+    return [Example(np.array(row.ids, dtype=np.int32), spans=row.spans) for row in rows]
 
 
 def _log_cut(cut: int, examples: int, max_length: int) -> None:

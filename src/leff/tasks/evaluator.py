@@ -5,11 +5,13 @@
     evaluator.full(model, examples=200)      # every metric of the task, and texts
 
 Each task has one headline metric: BLEU for generation, GLUE's own per task, accuracy or Pearson's
-correlation for a table, and perplexity for plain text.  A task with worked examples (MMLU) is
-measured by the accuracy of the likeliest answer after them; no text is generated.
+correlation for a table, and perplexity for plain text and for the answers of conversations.  A task
+with worked examples (MMLU) is measured by the accuracy of the likeliest answer after them; no text
+is generated.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -54,7 +56,7 @@ class Evaluator:
             return "accuracy"
         if self.task.kind == "generation":
             return "BLEU"
-        if self.task.kind == "text":
+        if self.task.kind in ("text", "chat"):
             return "perplexity"
         default = "accuracy" if self.task.kind == "classification" else "pearson"
         return glue.PRIMARY.get(self.task.name, default)
@@ -62,7 +64,7 @@ class Evaluator:
     def quick(self, model: nn.Module, examples: int) -> dict[str, float]:
         """Return ``loss`` (nats) and ``metric`` on that many examples of `validation`, greedily."""
         rows = self._rows("validation", examples)
-        if not self._writes:
+        if not self._writes or self.task.kind == "chat":
             loss, metrics, _ = self._figures(model, "validation", rows)
             return {"loss": loss, "metric": metrics[self.metric]}
         texts = self._texts(model, rows, beams=1)
@@ -85,14 +87,17 @@ class Evaluator:
             loss, metrics, notes = self._figures(model, split, rows)
             return report | {"loss": loss, "metrics": metrics, "notes": notes, "texts": []}
         outputs = self._texts(model, rows, beams)
-        scores = nlg.score(rows["references"], outputs)
+        asked, references = self._asked(rows)
+        scores = nlg.score(references, outputs)
         texts = [
-            {"input": row["input"], "output": output, "references": row["references"]}
-            for row, output in zip(rows, outputs, strict=True)
+            {"input": text, "output": output, "references": own}
+            for text, output, own in zip(asked, outputs, references, strict=True)
         ]
+        loss = self._loss(model, split, rows)
+        perplexity = {"perplexity": _perplexity(loss)} if self.task.kind == "chat" else {}
         return report | {
-            "loss": self._loss(model, split, rows),
-            "metrics": scores.values,
+            "loss": loss,
+            "metrics": perplexity | scores.values,
             "notes": scores.notes,
             "texts": texts,
         }
@@ -104,11 +109,19 @@ class Evaluator:
     def _rows(self, split: str, examples: int | None) -> Table:
         return draw_rows(getattr(self.task, split), examples, self.seed, split)
 
+    def _asked(self, rows: Table) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """Return the inputs, or the last questions, and the references of each."""
+        if self.task.kind != "chat":
+            return rows["input"], rows["references"]
+        last = [talk[-2:] for talk in rows["messages"]]
+        return [talk[0]["content"] for talk in last], [[talk[1]["content"]] for talk in last]
+
     def _texts(self, model: nn.Module, rows: Table, beams: int) -> list[str]:
+        chat = self.task.kind == "chat"
         return generate(
             model,
             self.tokenizer,
-            rows["input"],
+            [talk[:-1] for talk in rows["messages"]] if chat else rows["input"],
             max_new_tokens=self.max_new_tokens,
             beams=beams,
             batch_size=self.batch_size,
@@ -132,8 +145,8 @@ class Evaluator:
 
     @property
     def _writes(self) -> bool:
-        """Whether the task is measured by generated texts."""
-        return self.task.kind == "generation" and not self.task.shots
+        """Whether the model writes texts, to be compared with references."""
+        return self.task.kind in ("generation", "chat") and not self.task.shots
 
     def _figures(
         self, model: nn.Module, split: str, rows: Any
@@ -155,9 +168,9 @@ class Evaluator:
 
     def _labels(self, model: nn.Module, split: str, rows: Table) -> tuple[float, dict[str, float]]:
         """Return the loss and all metrics of plain text, or of labels."""
-        if self.task.kind == "text":
+        if self.task.kind in ("text", "chat"):
             loss = self._loss(model, split, rows)
-            return loss, {"perplexity": math.exp(min(loss, 700.0))}
+            return loss, {"perplexity": _perplexity(loss)}
         examples = self._encoded(split, rows)
         pad_id = ensure_padding(self.tokenizer)
         logits = held_out_logits(model, examples, batch_size=self.batch_size, pad_id=pad_id)
@@ -175,3 +188,7 @@ class Evaluator:
             return loss, glue.score(self.task.name, values, labels)
         kind = "regression" if self.task.kind == "regression" else "classification"
         return loss, glue.score_labels(kind, values, labels)
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(min(loss, 700.0))

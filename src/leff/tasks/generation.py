@@ -11,6 +11,7 @@ from torch import nn
 
 from leff.errors import ConfigError
 from leff.models import positions
+from leff.tasks.chat import Message, opened_ids
 from leff.tasks.encode import Example, collate, ensure_padding, prompt_ids
 from leff.tasks.text_form import USUAL, TextForm
 
@@ -24,7 +25,7 @@ MIN_PROMPT = 4  # tokens; fewer would leave out the separator
 def generate(
     model: nn.Module,
     tokenizer: "PreTrainedTokenizerBase",
-    inputs: Sequence[str],
+    inputs: Sequence[str | Sequence[Message]],
     *,
     max_new_tokens: int = 64,
     beams: int = 1,
@@ -35,9 +36,9 @@ def generate(
     """Return one text per input, in their order, without special tokens and outer blanks.
 
     `beams` is the beam width, 1 for greedy decoding.  Nothing is sampled.  `form` makes the prompt
-    of an input.  An input loses its left if its prompt has more than `max_length` tokens, or more
-    than the positions that the new tokens leave.  Inputs of similar length
-    share a batch, to compute little padding.
+    of an input.  If it has a `chat`, an input may be a conversation, and a text is a question.  An
+    input loses its left if its prompt has more than `max_length` tokens, or more than the positions
+    that the new tokens leave.  Inputs of similar length share a batch, to compute little padding.
 
     Raises ConfigError if `max_new_tokens` leaves no room for a prompt.
     """
@@ -46,7 +47,8 @@ def generate(
     pad_id = ensure_padding(tokenizer)
     device = next(model.parameters()).device
     room = min(max_length, _room(model, max_new_tokens))
-    prompts = prompt_ids(inputs, tokenizer, room, form)
+    prompts = _prompts(inputs, tokenizer, room, form)
+    ends = cast(Any, model).generation_config.eos_token_id
     if not all(prompts):
         raise ConfigError("an input is empty, and this model's prompt adds nothing; leave it out")
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -64,7 +66,7 @@ def generate(
             num_beams=beams,
             do_sample=False,
             pad_token_id=pad_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=tokenizer.eos_token_id if ends is None else ends,
         )
         new = generated[:, batch["input_ids"].shape[1] :]
         written: list[str] = cast(Any, tokenizer).batch_decode(new, skip_special_tokens=True)
@@ -72,6 +74,19 @@ def generate(
             texts[i] = text.strip()
     model.train(was_training)
     return texts
+
+
+def _prompts(
+    inputs: Sequence[str | Sequence[Message]],
+    tokenizer: "PreTrainedTokenizerBase",
+    room: int,
+    form: TextForm,
+) -> list[list[int]]:
+    if form.chat is None:
+        texts = [text for text in inputs if isinstance(text, str)]
+        return prompt_ids(texts, tokenizer, room, form)
+    talks = [[{"role": "user", "content": t}] if isinstance(t, str) else t for t in inputs]
+    return [opened_ids(talk, tokenizer, form.chat, room) for talk in talks]
 
 
 def _room(model: Any, max_new_tokens: int) -> int:

@@ -45,6 +45,7 @@ def load_task(
     labels: Sequence[str] = (),
     labelled: bool = True,
     hold_out: bool = True,
+    group: str = "",
     seed: int = 0,
 ) -> "Task":
     """Load the task `name` and check every row.
@@ -54,11 +55,12 @@ def load_task(
     a pattern such as ``sites/*.csv``; then the attribute ``file`` says which file a row is of.
     Without `validation`, a random tenth of `train` (of each of its files), drawn with `seed`, is
     held out, unless `hold_out` is false; rows with the same text stay together.  `columns` maps our
-    column names (``input``, ``target``, ``references``, ``text``, ``text_pair``, ``label``) to the
-    files' own.  `kind` overrules the kind that a table's columns suggest.  `labels` name its
-    classes, in order; without them they are those of the train file.  A task whose examples are on
-    devices has no train file, and needs `kind` (and `labels`).  Without `labelled`, a table's
-    labels are not looked at, as for proxy data.  `seed` also makes ``sample``.
+    column names (``input``, ``target``, ``references``, ``text``, ``text_pair``, ``label``, and
+    those of `sources.conversations`) to the files' own.  `kind` overrules the kind that a table's
+    columns suggest.  `labels` name its classes, in order; without them they are those of the train
+    file.  A task whose examples are on devices has no train file, and needs `kind` (and `labels`).
+    Without `labelled`, a table's labels are not looked at, as for proxy data.  `group` is as in
+    `sources.table.load`.  `seed` also makes ``sample``.
 
     What was read otherwise than it is written, and what looks wrong but can be used, is logged.
     docs/data.md has the rules.
@@ -80,11 +82,12 @@ def load_task(
             classes=labels,
             labelled=labelled,
             hold_out=hold_out,
+            group=group,
             seed=seed,
         )
-    if columns or kind or labels:
+    if columns or kind or labels or group:
         raise ConfigError(
-            f"columns, kind and labels describe a table, not {name!r}; use the task 'table'"
+            f"columns, kind, labels and group describe a table, not {name!r}; use the task 'table'"
         )
     if name == "text":
         return (

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from leff.models.kinds import LANGUAGE_KINDS
 from leff.tasks.cut import encode_cut
 from leff.tasks.encode import Example, Kind, collate, ensure_padding
 from leff.tasks.load import load_task
@@ -45,6 +46,8 @@ def proxy_texts(
     rows = draw_rows(loaded.train, examples, seed, "proxy")
     if loaded.kind == "generation":
         return [(f"{form.filled(row['input'])} {row['target']}", None) for row in rows]
+    if loaded.kind == "chat":
+        return [("\n".join(each["content"] for each in row["messages"]), None) for row in rows]
     return [(row["text"], row.get("text_pair")) for row in rows]
 
 
@@ -58,8 +61,8 @@ def proxy_batches(
 ) -> list["dict[str, torch.Tensor]"]:
     """Return padded batches, one text a row, cut to `max_length` tokens.
 
-    Texts of less than two tokens are left out.  For a language model (`kind` generation or text)
-    ``labels`` are the texts' own tokens, (B, T) with -100 on padding.  A classifier has no labels.
+    Texts of less than two tokens are left out.  For a language model (`kind` generation, text or
+    chat) ``labels`` are the texts' own tokens, (B, T) with -100 on padding.  A classifier has none.
     """
     import numpy as np
 
@@ -75,6 +78,6 @@ def proxy_batches(
         collate(examples[start : start + batch_size], pad_id)
         for start in range(0, len(examples), batch_size)
     ]
-    if kind in ("generation", "text"):
+    if kind in LANGUAGE_KINDS:
         return batches
     return [{name: v for name, v in batch.items() if name != "labels"} for batch in batches]

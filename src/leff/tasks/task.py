@@ -17,7 +17,8 @@ class Task:
     """Data with these columns, by kind:
 
     - generation: `train` has ``input`` and ``target``; `validation` and `test` have ``input`` and
-      ``references`` (a list), one row for every distinct input, in the order they first appear.
+      ``references`` (a list).
+    - chat: ``messages``, a conversation a row, whose last turn is an answer (`chat`).
     - classification, regression: ``text``, ``text_pair`` (two-sentence tasks only), and ``label``,
       an int that indexes `labels`, or a float.
     - text: ``text``, one document a row; and ``text_pair`` of proxy data that has one.
@@ -67,9 +68,17 @@ def own_validation(table: Table, kind: Kind, share: float) -> list[bool]:
     """
     if not share:
         return [False] * len(table)
+    if kind == "chat":
+        units = [asked(talk) for talk in table["messages"]]
+        return held_out(units, derive_seed(0, "validation"), share)
     texts = [text.strip() for text in table["input" if kind == "generation" else "text"]]
     pairs = [text.strip() for text in table.columns.get("text_pair", [""] * len(table))]
     return held_out(list(zip(texts, pairs, strict=True)), derive_seed(0, "validation"), share)
+
+
+def asked(messages: Sequence[Mapping[str, str]]) -> Hashable:
+    """Return what makes two conversations copies: the contents of all turns but the last."""
+    return tuple(message["content"].strip() for message in messages[:-1])
 
 
 def held_out(units: Sequence[Hashable], seed: int, fraction: float = 0.1) -> list[bool]:

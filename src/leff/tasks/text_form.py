@@ -22,6 +22,8 @@ from leff.errors import ConfigError, ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from leff.tasks.chat import ChatForm
+
 log = logging.getLogger("leff.tasks.load")
 INPUT = "{input}"
 
@@ -32,12 +34,14 @@ class TextForm:
 
     `prompt` is what comes before a target, with the input in the place of ``{input}``.  Special
     tokens in it, such as ``<|im_end|>``, are special tokens.  In the users' own texts they are
-    plain text, unless `special_tokens`.  Raises ConfigError for a prompt without exactly one
+    plain text, unless `special_tokens`.  `chat` is the form of conversations, for the kind chat.
+    Raises ConfigError for a prompt without exactly one
     ``{input}``.
     """
 
     prompt: str = "{input} ="
     special_tokens: bool = False
+    chat: "ChatForm | None" = None
 
     def __post_init__(self) -> None:
         if self.prompt.count(INPUT) != 1:

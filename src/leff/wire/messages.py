@@ -207,7 +207,8 @@ class TaskCard:
     """What a device must know of the task to make examples of its own files.
 
     `labels` are a classifier's classes, in order of their ids.  `prompt` and `special_tokens` are
-    as in `tasks.text_form.TextForm`.  `tokenizer` is its files (`tasks.tokenizer_part`).
+    as in `tasks.text_form.TextForm`.  `chat` is a `tasks.chat.ChatForm` in JSON, for conversations.
+    `tokenizer` is its files (`tasks.tokenizer_part`).
     """
 
     kind: str
@@ -217,6 +218,7 @@ class TaskCard:
     special_tokens: bool
     pad_id: int
     tokenizer: Part
+    chat: str = ""
 
 
 SIZES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 15.0, 20.0)

@@ -23,17 +23,19 @@ def save(write, suffix, rows, name="train"):
 def test_generation_keeps_references_and_inputs_together(write, suffix):
     rows = [{"mr": f"m{i // 2}", "ref": f"r{i}", "town": "a"} for i in range(20)]
     path = save(write, suffix, rows)
-    task = load_task("table", train=path, columns={"input": "mr", "target": "ref"})
+    columns = {"input": "mr", "target": "ref"}
+    task = load_task("table", train=path, columns=columns, group="input")
     assert task.kind == "generation"
     assert list(task.train.columns) == ["input", "target", "town"]
     assert task.attributes == ("town",)
     assert len(task.validation) == 1
     assert len(task.validation[0]["references"]) == 2
     assert task.validation[0]["input"] not in task.train["input"][:]
-    assert (
-        load_task("table", train=path, columns={"input": "mr", "target": "ref"}).validation[:]
-        == (task.validation[:])
-    )
+    again = load_task("table", train=path, columns=columns, group="input")
+    assert again.validation[:] == task.validation[:]
+    apart = load_task("table", train=path, columns=columns).validation
+    assert apart["input"] == [task.validation[0]["input"]] * 2
+    assert [text for own in apart["references"] for text in own] == task.validation["references"][0]
 
 
 def test_validation_with_lists_of_references(write):
@@ -159,3 +161,50 @@ def test_the_text_keeps_its_blanks_and_its_form(write):
     path = save(write, "jsonl", rows)
     task = load_task("table", train=path, validation=path)
     assert task.train[1] == {"text": " e\u0301 1 ", "text_pair": " p ", "label": 1}
+
+
+TALK = [{"role": "user", "content": "Far?"}, {"role": "assistant", "content": "Two miles."}]
+
+
+def test_conversations_are_recognised_and_said(write, caplog):
+    caplog.set_level("INFO")
+    rows = [
+        {"messages": [{**TALK[0], "content": f"Far, {i}?"}, TALK[1]], "town": "ab"[i % 2]}
+        for i in range(20)
+    ]
+    task = load_task("table", train=write("train.jsonl", rows))
+    assert (task.kind, len(task.train), len(task.validation)) == ("chat", 18, 2)
+    assert "conversations, read as messages of a role and a content" in caplog.text
+    assert task.attributes == ("town",)
+    assert all(len(talk) == 2 for talk in [*task.train["messages"], *task.validation["messages"]])
+
+
+def test_alpaca_rows_with_an_empty_input_are_examples_of_their_own(write):
+    rows = [{"instruction": f"Say {i}.", "input": "", "output": f"{i}"} for i in range(200)]
+    task = load_task("table", train=write("train.jsonl", rows))
+    assert task.kind == "chat" and len(task.train) == 180 and len(task.validation) == 20
+    asked = {talk[0]["content"] for talk in task.train["messages"]}
+    assert not asked & {talk[0]["content"] for talk in task.validation["messages"]}
+    (split,) = {len(talk) for talk in task.train["messages"]}
+    assert split == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "kind"),
+    [
+        ({"messages": "talk"}, [{"talk": TALK}] * 2, "chat"),
+        ({"instruction": "q", "output": "a"}, [{"q": "Far?", "a": "No."}] * 2, "chat"),
+        ({"input": "prompt", "target": "completion"}, [{"prompt": "a", "completion": "b"}] * 2,
+         "generation"),
+        ({}, [{"prompt": "a", "completion": "b", "input": "c", "target": "d"}] * 2, "generation"),
+    ],
+)  # fmt: skip
+def test_columns_of_conversations_can_be_mapped(write, columns, rows, kind):
+    path = write("train.jsonl", rows)
+    task = load_task("table", train=path, validation=path, columns=columns)
+    assert task.kind == kind
+
+
+def test_what_is_only_for_a_table(write):
+    with pytest.raises(ConfigError, match="group describe a table"):
+        load_task("sample", group="input")

@@ -19,6 +19,7 @@ METRICS: dict[str, tuple[str, ...]] = {  # by kind; the first is the default
     "regression": ("pearson", "mse"),
     "generation": ("perplexity",),
     "text": ("perplexity",),
+    "chat": ("perplexity",),
 }
 NOT_SUMS = {
     "spearman": "needs the ranks of all predictions",

@@ -2,12 +2,14 @@
 
     load_task("table", train="mine.csv", columns={"text": "review", "label": "stars"})
 
-The kind follows from the columns.  ``input`` and ``target`` make generation.  ``text`` and
-``label`` (and ``text_pair``) make classification, or regression if a label has a fraction.
-``text`` alone makes plain text.  Classes are the distinct labels of the train file in sorted order.
-Other columns of the train file are kept for partitioning.
+The kind follows from the columns.  ``input`` and ``target`` make generation.  Those of
+conversations (`conversations.FORMS`) make chat.  ``text`` and ``label`` (and ``text_pair``) make
+classification, or regression if a label has a fraction.  ``text`` alone makes plain text.  Classes
+are the distinct labels of the train file in sorted order.  Other columns of the train file are kept
+for partitioning.
 """
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -17,19 +19,24 @@ from leff.tasks.columns import Table
 from leff.tasks.encode import Kind
 from leff.tasks.sources import copies, labels
 from leff.tasks.sources.attributes import attributes_of, with_file, with_own
+from leff.tasks.sources.conversations import COLUMNS, FORMS, chat_columns, conversations
 from leff.tasks.sources.copies import warn_of_contradictions, warn_of_overlap
 from leff.tasks.sources.files import read_rows
 from leff.tasks.sources.rows import Rows, joined, listed
-from leff.tasks.task import Task, group_references
+from leff.tasks.task import Task, asked, group_references
 
-CANONICAL = ("input", "target", "references", "text", "text_pair", "label")
+log = logging.getLogger("leff.tasks.load")
+
+CANONICAL = ("input", "target", "references", "text", "text_pair", "label", *COLUMNS)
 NEEDED: dict[str, tuple[str, ...]] = {
     "generation": ("input", "target"),
     "classification": ("text", "label"),
     "regression": ("text", "label"),
     "text": ("text",),
+    "chat": (),  # any of `conversations.FORMS`
 }
 LABELLED = ("classification", "regression")
+UNPAIRED = ("generation", "chat")
 BIN = "label_bin"
 
 
@@ -41,6 +48,7 @@ def load(
     classes: Sequence[str] = (),
     labelled: bool = True,
     hold_out: bool = True,
+    group: str = "",
     seed: int = 0,
 ) -> Task:
     """Load the tables of `files`, by split.
@@ -49,7 +57,8 @@ def load(
     stay together.  Without `hold_out` nothing is, and the validation split is empty.  `classes`
     are names of labels that the user gives, in order.  A task without a train file, whose examples
     are on devices, needs its `kind`, and a classifier its `classes`.  Without `labelled`, labels
-    are not looked at.
+    are not looked at.  With `group` "input", validation and test rows of generation that have the
+    same input are one example, with several references.
 
     Raises ConfigError for a mapping, kind or class that makes no task, and DataError for a file,
     column, row or label that cannot be used.
@@ -73,11 +82,19 @@ def load(
     pairs = "text_pair" in train.columns and not (task_kind == "text" and labelled)
     if not hold_out:
         rows = {"validation": rows["train"].select([False] * len(train)), **rows}
-    return _task(_split(rows, task_kind, pairs, seed), task_kind, pairs, names)
+    if task_kind == "chat":
+        log.info("%s: conversations, read as %s", train.path, FORMS[chat_columns(train.columns)])
+        rows = {split: with_messages(part) for split, part in rows.items()}
+    return _task(_split(rows, task_kind, pairs, seed), task_kind, pairs, names, group)
 
 
 def load_test(
-    path: Path, kind: Kind, *, columns: Mapping[str, str], names: tuple[str, ...] = ()
+    path: Path,
+    kind: Kind,
+    *,
+    columns: Mapping[str, str],
+    names: tuple[str, ...] = (),
+    group: str = "",
 ) -> Task:
     """Load a table to measure a trained model on; all its rows are the test split.
 
@@ -86,7 +103,8 @@ def load_test(
     """
     rows = read_kind([path], kind, columns, names)
     splits = {split: rows for split in ("train", "validation", "test")}  # noqa: C420  any key
-    return _task(splits, kind, kind != "generation" and "text_pair" in rows.columns, names)
+    pairs = kind not in UNPAIRED and "text_pair" in rows.columns
+    return _task(splits, kind, pairs, names, group)
 
 
 def read_kind(
@@ -104,29 +122,47 @@ def read_kind(
     rows = _read(paths, columns)
     if not len(rows):
         raise DataError(f"{rows.path} has no rows")
+    if kind == "chat":
+        return with_messages(rows)
     for name in NEEDED[kind]:
         if name != "target" or "references" not in rows.columns:
             rows.column(name)
     return _with_labels(rows, names, whose) if kind in LABELLED else rows
 
 
+def with_messages(rows: Rows) -> Rows:
+    """Return rows of conversations with these in the column ``messages``, checked."""
+    other = {name: values for name, values in rows.columns.items() if name not in COLUMNS}
+    columns = {**other, "messages": conversations(rows)}
+    return Rows(rows.path, columns, rows.lines, rows.unit, rows.origins)
+
+
 def training_table(rows: Rows, kind: Kind, pairs: bool) -> Table:
     """Return the canonical columns of rows to train on.  Raises DataError for a blank text."""
     if kind == "generation":
         return Table({"input": rows.filled("input"), "target": rows.filled("target")})
+    if kind == "chat":
+        return Table({"messages": rows.column("messages")})
     kept = ["text_pair"] if pairs else []
     kept += ["label"] if kind in LABELLED else []
     return Table({"text": rows.filled("text"), **{name: rows.column(name) for name in kept}})
 
 
-def evaluation_table(rows: Rows, kind: Kind, pairs: bool) -> Table:
-    """Return the canonical columns of rows to measure on: one row for each distinct input."""
+def evaluation_table(rows: Rows, kind: Kind, pairs: bool, group: str = "") -> Table:
+    """Return the canonical columns of rows to measure on.
+
+    With `group` "input" there is one row for each distinct input, with all its references.
+    """
     if kind != "generation":
         return training_table(rows, kind, pairs)
     inputs = rows.filled("input")
-    if "references" not in rows.columns:
-        return group_references(inputs, rows.filled("target"))
-    each = [(source, text) for i, source in enumerate(inputs) for text in _references(rows, i)]
+    if "references" in rows.columns:
+        references = [_references(rows, i) for i in range(len(rows))]
+    else:
+        references = [[target] for target in rows.filled("target")]
+    if not group:
+        return Table({"input": inputs, "references": references})
+    each = [(source, text) for source, own in zip(inputs, references, strict=True) for text in own]
     return group_references([source for source, _ in each], [text for _, text in each])
 
 
@@ -214,6 +250,8 @@ def _kind(rows: Rows, columns: Mapping[str, str], kind: str | None, labelled: bo
     for names in () if kind else (set(columns), set(rows.columns)):
         if {"input", "target"} <= names:
             kind = "generation"
+        elif chat_columns(names):
+            kind = "chat"
         elif {"text", "label"} <= names and labelled:
             kind = "regression" if labels.are_scores(rows) else "classification"
         if kind:
@@ -223,7 +261,7 @@ def _kind(rows: Rows, columns: Mapping[str, str], kind: str | None, labelled: bo
     if kind is None:
         raise ConfigError(
             f"{rows.path}: the columns {listed(rows.columns)} make no task; map columns to "
-            "input and target, to text and label, or to text"
+            "input and target, to text and label, to messages, or to text"
         )
     return _known_kind(kind)
 
@@ -258,14 +296,21 @@ def _split(rows: dict[str, Rows], kind: Kind, pairs: bool, seed: int) -> dict[st
 
 
 def _units(rows: Rows, kind: Kind, pairs: bool) -> list[Hashable]:
-    """Return what makes two rows copies: the input, or the text with its pair; blanks aside."""
+    """Return what makes two rows copies: the input, or the text with its pair; blanks aside.
+
+    Of a conversation it is all but the last answer.
+    """
+    if kind == "chat":
+        return [asked(talk) for talk in rows.column("messages")]
     texts = [text.strip() for text in rows.filled("input" if kind == "generation" else "text")]
     if kind == "generation" or not pairs:
         return list(texts)
     return list(zip(texts, (pair.strip() for pair in rows.text("text_pair")), strict=True))
 
 
-def _task(rows: dict[str, Rows], kind: Kind, pairs: bool, names: tuple[str, ...]) -> Task:
+def _task(
+    rows: dict[str, Rows], kind: Kind, pairs: bool, names: tuple[str, ...], group: str = ""
+) -> Task:
     """Return the task of these splits."""
     train = rows["train"]
     if kind == "regression":
@@ -275,7 +320,7 @@ def _task(rows: dict[str, Rows], kind: Kind, pairs: bool, names: tuple[str, ...]
     split_by += [name for name in attributes if name not in split_by]
     columns = {**training_table(train, kind, pairs).columns, **attributes}
     measured = {
-        split: evaluation_table(part, kind, pairs)
+        split: evaluation_table(part, kind, pairs, group)
         for split, part in rows.items()
         if split != "train"
     }
