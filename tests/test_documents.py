@@ -18,6 +18,7 @@ Commands find the files that documents speak of (`my.toml`, `fleet.toml`, `walks
 """
 
 import argparse
+import json
 import re
 import runpy
 import shlex
@@ -230,9 +231,17 @@ def folder(tmp_path, monkeypatch, tiny_gpt2):
     (tmp_path / "walks.csv").write_text("\n".join(["facts,description,region", *rows]))
     tickets = [f"ticket {i},{'login' if i % 3 else 'billing'}" for i in range(60)]
     (tmp_path / "tickets.csv").write_text("\n".join(["text,label", *tickets]))
+    asked = (
+        {"messages": [question(i), {"role": "assistant", "content": "No."}]} for i in range(60)
+    )
+    (tmp_path / "talks.jsonl").write_text("\n".join(map(json.dumps, asked)))
     (tmp_path / "new.csv").write_text("text\ncannot log in\n")
     (tmp_path / "fleet.toml").write_text(FLEET)
     return tmp_path
+
+
+def question(number):
+    return {"role": "user", "content": f"Is walk {number} long?"}
 
 
 FLEET = """[phone]
