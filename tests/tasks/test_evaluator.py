@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from scipy.stats import pearsonr
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from tiny_runs import save_tiny, write_table
 
 from leff.models import load_model
@@ -44,6 +44,9 @@ def test_classification(tmp_path):
     guesses, labels = wanted.argmax(-1).tolist(), rows["label"][:]
     found = evaluator.full(model, None)
     assert found["split"] == "validation" and found["examples"] == len(rows) == 8
+    counts = confusion_matrix(labels, guesses, labels=range(len(task.labels))).tolist()
+    assert [list(row.values()) for row in found["confusion"].values()] == counts
+    assert [*found["confusion"]] == list(task.labels)
     assert found["metrics"] == pytest.approx(
         {
             "accuracy": accuracy_score(labels, guesses),

@@ -34,7 +34,7 @@ def evaluate(
 ) -> None:
     """Measure a run's model with every metric of its task."""
     from leff import api
-    from leff.report.live import print_rows
+    from leff.report.live import print_confusion, print_rows
 
     measured = api.evaluate(run, examples=examples, beams=beams, data=data)
     if as_json:
@@ -43,6 +43,7 @@ def evaluate(
     print_rows(out, [{measured["split"]: name, "value": value} for name, value in metrics.items()])
     for name, note in measured["notes"].items():
         out.print(Text(f"{name}: {note}", style="dim"))
+    print_confusion(out, measured.get("confusion", {}))
     return None
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from leff.runs.options import RunConfig
     from leff.wire.messages import Device
 
+MOST_CLASSES = 12  # of a table of what was taken for what
 LISTED_REFERENCES = 2  # most references printed for a text
 LISTED_CLIENTS = 10  # with more clients, the table only counts how many trained each layer
 LINES_KEPT = 4  # lines of the terminal for the table's head and the current step
@@ -291,6 +292,7 @@ def print_result(
     if worst := after.get("devices", {}).get("worst"):
         loss = _number(worst["loss"]) or "not finite"
         console.print(Text(f"worst client: {worst['client']}, loss {loss}", style="dim"))
+    print_confusion(console, after.get("confusion", {}))
     for row in after["texts"][:texts]:
         console.print()
         for label, value in (("input", row["input"]), ("output", row["output"])):
@@ -301,6 +303,20 @@ def print_result(
     console.print()
     for name, place in places.items():
         console.print(Text(f"{name:<10}{place}"), soft_wrap=True)
+
+
+def print_confusion(console: Console, confusion: Mapping[str, Mapping[str, int]]) -> None:
+    """Print a row for each class: what its examples were taken for; nothing for many classes."""
+    if not 1 < len(confusion) <= MOST_CLASSES:
+        return
+    console.print()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("class, and what it was taken for", overflow="fold")
+    for name in confusion:
+        table.add_column(Text(name), justify="right", overflow="fold")
+    for name, counts in confusion.items():
+        table.add_row(Text(name), *(str(counts[other]) for other in confusion))
+    console.print(table)
 
 
 def print_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -11,9 +11,10 @@ is generated.
 """
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -65,8 +66,8 @@ class Evaluator:
         """Return ``loss`` (nats) and ``metric`` on that many examples of `validation`, greedily."""
         rows = self._rows("validation", examples)
         if not self._writes or self.task.kind == "chat":
-            loss, metrics, _ = self._figures(model, "validation", rows)
-            return {"loss": loss, "metric": metrics[self.metric]}
+            found = self._figures(model, "validation", rows)
+            return {"loss": found.loss, "metric": found.metrics[self.metric]}
         texts = self._texts(model, rows, beams=1)
         return {
             "loss": self._loss(model, "validation", rows),
@@ -78,14 +79,18 @@ class Evaluator:
 
         ``texts`` holds input, output and references of every example, for generation only.
         ``notes`` says why a metric is missing, how it differs from the official one, or how many
-        prompts were shortened.
+        prompts were shortened.  A classifier has ``confusion`` too: for each class, by name, how
+        many of its examples were taken for each class.
         """
         split = "test" if self.task.test is not None else "validation"
         rows = self._rows(split, examples)
         report: dict[str, Any] = {"split": split, "examples": len(rows)}
         if not self._writes:
-            loss, metrics, notes = self._figures(model, split, rows)
-            return report | {"loss": loss, "metrics": metrics, "notes": notes, "texts": []}
+            found = self._figures(model, split, rows)
+            report |= {"loss": found.loss, "metrics": found.metrics, "notes": found.notes}
+            report |= {"confusion": found.confusion} if found.confusion else {}
+            report["texts"] = []
+            return report
         outputs = self._texts(model, rows, beams)
         asked, references = self._asked(rows)
         scores = nlg.score(references, outputs)
@@ -148,13 +153,10 @@ class Evaluator:
         """Whether the model writes texts, to be compared with references."""
         return self.task.kind in ("generation", "chat") and not self.task.shots
 
-    def _figures(
-        self, model: nn.Module, split: str, rows: Any
-    ) -> tuple[float, dict[str, float], dict[str, str]]:
-        """Return the loss, all metrics and the notes of a task without generated text."""
+    def _figures(self, model: nn.Module, split: str, rows: Any) -> "_Figures":
+        """Return what is measured without generated text."""
         if not self.task.shots:
-            loss, metrics = self._labels(model, split, rows)
-            return loss, metrics, {}
+            return self._labels(model, split, rows)
         scores = mmlu.score(
             model,
             self.tokenizer,
@@ -164,19 +166,19 @@ class Evaluator:
             batch_size=max(1, self.batch_size // 8),
         )
         metrics = {"accuracy": scores.accuracy, "subject_mean": scores.subject_mean}
-        return self._loss(model, split, rows), metrics, scores.notes
+        return _Figures(self._loss(model, split, rows), metrics, scores.notes)
 
-    def _labels(self, model: nn.Module, split: str, rows: Table) -> tuple[float, dict[str, float]]:
-        """Return the loss and all metrics of plain text, or of labels."""
+    def _labels(self, model: nn.Module, split: str, rows: Table) -> "_Figures":
+        """Return the figures of plain text, of conversations, or of labels."""
         if self.task.kind in ("text", "chat"):
             loss = self._loss(model, split, rows)
-            return loss, {"perplexity": _perplexity(loss)}
+            return _Figures(loss, {"perplexity": _perplexity(loss)}, {})
         examples = self._encoded(split, rows)
         pad_id = ensure_padding(self.tokenizer)
         logits = held_out_logits(model, examples, batch_size=self.batch_size, pad_id=pad_id)
         labels = [example.label for example in examples if example.label is not None]
         if not torch.isfinite(logits).all():  # a diverged model is recorded, not an error
-            return math.nan, {self.metric: math.nan}
+            return _Figures(math.nan, {self.metric: math.nan}, {})
         if self.task.kind == "regression":
             predictions, wanted = logits[:, 0], torch.tensor(labels, dtype=torch.float32)
             loss = float(nn.functional.mse_loss(predictions, wanted))
@@ -184,10 +186,32 @@ class Evaluator:
             predictions, wanted = logits.argmax(-1), torch.tensor(labels, dtype=torch.long)
             loss = float(nn.functional.cross_entropy(logits, wanted))
         values = cast(list[float], predictions.tolist())  # pyright: ignore[reportUnknownMemberType]
-        if self.task.name in glue.PRIMARY:
-            return loss, glue.score(self.task.name, values, labels)
         kind = "regression" if self.task.kind == "regression" else "classification"
-        return loss, glue.score_labels(kind, values, labels)
+        known = self.task.name in glue.PRIMARY
+        metrics = (
+            glue.score(self.task.name, values, labels)
+            if known
+            else (glue.score_labels(kind, values, labels))
+        )
+        confusion = _confusion(self.task.labels, labels, values) if kind == "classification" else {}
+        return _Figures(loss, metrics, {}, confusion)
+
+
+class _Figures(NamedTuple):
+    loss: float
+    metrics: dict[str, float]
+    notes: dict[str, str]
+    confusion: Mapping[str, Mapping[str, int]] = {}
+
+
+def _confusion(
+    names: Sequence[str], labels: Sequence[float], predictions: Sequence[float]
+) -> dict[str, dict[str, int]]:
+    """Return how many examples of each class, by name, were taken for each class."""
+    pairs = Counter((int(y), int(p)) for y, p in zip(labels, predictions, strict=True))
+    return {
+        name: {other: pairs[y, p] for p, other in enumerate(names)} for y, name in enumerate(names)
+    }
 
 
 def _perplexity(loss: float) -> float:
