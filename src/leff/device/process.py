@@ -146,6 +146,7 @@ class DeviceLoop:
 
     def _worker_of_data(self) -> Any:
         if self._worker is None:
+            self._say("loading what it trains with")  # torch takes seconds
             from leff.device.work import worker_of
 
             self._worker = worker_of(
@@ -219,6 +220,7 @@ def watched(home: DeviceHome, command: Sequence[str]) -> int:
                     child.terminate()
                 status = child.wait()
                 if ending.is_set():
+                    log.info("the device has ended, as it was asked to")
                     return 0
                 if status == 2:
                     return status
