@@ -101,8 +101,14 @@ def load_start(config: RunConfig, task: Task) -> tuple[Any, Any]:
 def _set_chat(model: Any, tokenizer: Any, form: ChatForm) -> None:
     """Let generation end where an answer does; the saved chat template makes what is trained."""
     model.generation_config.eos_token_id = end_id(form, tokenizer)
-    if not is_template_of(form, tokenizer):
+    own = is_template_of(form, tokenizer)
+    if not own:
         tokenizer.chat_template = template_of(form)
+    log.info(
+        "conversations are written %s: %r",
+        "in the model's own chat template" if own else "in a form that the model did not have",
+        form.text([{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]),
+    )
 
 
 def _set_template(tokenizer: Any, form: TextForm | None) -> None:

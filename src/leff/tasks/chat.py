@@ -15,7 +15,6 @@ A device imports this file: it needs no library of data sets or metrics.
 """
 
 import json
-import logging
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,6 @@ from leff.tasks.text_form import apart_ids, special_texts, start_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-log = logging.getLogger("leff.tasks.load")
 Message = Mapping[str, str]
 ROLES = ("system", "user", "assistant")
 
@@ -177,9 +175,7 @@ def _with_end(form: ChatForm, tokenizer: "PreTrainedTokenizerBase") -> ChatForm:
     if found:
         cut = found[-1].end()
         return replace(form, end=form.rest[:cut], rest=form.rest[cut:])
-    end = _eos(tokenizer)
-    log.info("the chat template marks no end of an answer, so %r is put there", end)
-    return replace(form, end=end)
+    return replace(form, end=_eos(tokenizer))  # the template marks no end
 
 
 WORDS = ("Quilloram", "Vestobrin", "Hapzeluno", "Dormakwit", "Juvolence")  # as no template has them
