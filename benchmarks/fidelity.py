@@ -48,8 +48,8 @@ from scipy.stats import t
 
 import leff
 from leff.files import read_json, write_json
+from leff.paper.keys import run_key
 from leff.runs.config import load_config
-from leff.runs.folder import config_digest
 from leff.runs.options import RunConfig
 from leff.runs.plans import planned
 
@@ -150,7 +150,7 @@ def setting(text: str) -> tuple[str, Any]:
 def one_run(side: str, options: Mapping[str, Any], keep: Path, results: Path) -> dict[str, Any]:
     """Return a run's figures, from `results` if they are there."""
     config = load_config(None, {**SIDES[side], **options})
-    name = f"{side}-{config_digest(config)[:16]}"
+    name = f"{side}-{config.seed}-{run_key(config)}"
     known = read_json(results / f"{name}.json", "delete it")
     if known is not None:
         return known["figures"]
