@@ -36,9 +36,9 @@ from benchmarks.fidelity import PLAIN, setting
 from leff.capacity.clock import Needs, round_seconds
 from leff.files import read_json, write_json
 from leff.methods.registry import spec_of
+from leff.paper.keys import run_key
 from leff.runs.budgets import setup_of
 from leff.runs.config import RunConfig, load_config
-from leff.runs.folder import config_digest
 from leff.runs.plans import planned, shape_of
 from leff.runs.sources import load_start, task_of, text_form
 from leff.tasks.encode import encode
@@ -88,7 +88,7 @@ def options_of(given: Namespace, side: str, rate: float, seed: int) -> dict[str,
 
 def finished(given: Namespace, config: RunConfig, side: str, keep: Path) -> leff.Run:
     """Run, go on with, or read a run."""
-    folder = keep / f"{side}-{config_digest(config)[:16]}"
+    folder = keep / f"{side}-{run_key(config)}"
     there = (folder / "config.toml").exists()
     return leff.resume(folder) if there else leff.run(config, out=folder)
 
@@ -96,7 +96,7 @@ def finished(given: Namespace, config: RunConfig, side: str, keep: Path) -> leff
 def one_run(given: Namespace, side: str, seed: int, keep: Path) -> dict[str, Any]:
     """Return a run's figures, from its result file if there is one."""
     config = load_config(BASE, options_of(given, side, rate_of(given, side), seed))
-    name = f"{Path(given.model).name}-{given.task}-{side}-{seed}-{config_digest(config)[:8]}.json"
+    name = f"{Path(given.model).name}-{given.task}-{side}-{seed}-{run_key(config)}.json"
     path = given.results / name
     known = read_json(path, "delete it, so that it is run again")
     if known is not None:
