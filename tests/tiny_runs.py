@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, BertConfig, GPT2Config
 
 from leff.files import sealed, unsealed
 from leff.models import model_class
+from leff.models.kinds import LANGUAGE_KINDS
 from leff.runs.toml import _toml
 from leff.tasks.sources.sample import MODEL
 
@@ -42,7 +43,7 @@ def save_tiny(folder: Path, kind: str = "generation") -> Path:
     tokenizer = AutoTokenizer.from_pretrained(str(MODEL))
     sizes: dict[str, Any] = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     config: Any
-    if kind in ("generation", "text"):
+    if kind in LANGUAGE_KINDS:
         config = GPT2Config(
             n_embd=16,
             n_layer=LAYERS,
@@ -134,6 +135,9 @@ def write_table(path: Path, kind: str, rows: int = 60) -> Path:
                 row |= {"text": text, "label": ("flat", "flat", "steep", "steep", "wet")[i % 5]}
             elif kind == "regression":
                 row |= {"text": text, "label": i / 7 + 0.5}
+            elif kind == "chat":
+                asked = {"role": "user", "content": f"Where is walk {i}?"}
+                row |= {"messages": [asked, {"role": "assistant", "content": text}]}
             else:
                 row |= {"text": text}
             file.write(json.dumps(row) + "\n")

@@ -35,7 +35,7 @@ def configured(tmp_path, kind, **changes):
 
 
 def as_values(examples):
-    return [(e.input_ids.tolist(), e.prompt_tokens, e.label, e.type_ids is None) for e in examples]
+    return [(e.input_ids.tolist(), e.learnt, e.label, e.type_ids is None) for e in examples]
 
 
 def check(tmp_path, config, share):
@@ -44,7 +44,8 @@ def check(tmp_path, config, share):
     count = federation.config.clients.count
     paths = write_shards(config, count, tmp_path / "shards")
     assert [path.name for path in paths] == [f"device-{i:03}.jsonl" for i in range(count)]
-    task, form, store = federation.task, text_form(federation.config, federation.task), {}
+    task, store = federation.task, {}
+    form = text_form(federation.config, task, federation.tokenizer)
 
     def put(tensors):
         store["tokenizer"] = pack(tensors)
@@ -63,7 +64,7 @@ def check(tmp_path, config, share):
     return paths
 
 
-@pytest.mark.parametrize("kind", ["generation", "classification", "regression", "text"])
+@pytest.mark.parametrize("kind", ["generation", "classification", "regression", "text", "chat"])
 def test_devices_have_the_local_engines_examples(tmp_path, kind):
     """With what both hold out too."""
     config = configured(tmp_path, kind, clients__validation_share=0.2)
