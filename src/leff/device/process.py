@@ -198,7 +198,10 @@ def watched(home: DeviceHome, command: Sequence[str]) -> int:
     """Run a device's process, and start it again whenever it ends; return its exit status.
 
     It is not started again if this process is asked to end, or if it ended because of wrong use
-    (exit status 2), which people must mend.  Raises NetworkError if the device runs already.
+    (exit status 2), which people must mend.  The command gets this process's id, to end with it:
+    it may be gone before a process that starts slowly looks.
+
+    Raises NetworkError if the device runs already.
     """
     child: subprocess.Popen[bytes] | None = None
     ending = threading.Event()
@@ -215,7 +218,7 @@ def watched(home: DeviceHome, command: Sequence[str]) -> int:
             wait = RETRY_SECONDS
             while True:
                 started = time.monotonic()
-                child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+                child = subprocess.Popen([*command, str(os.getpid())], stdin=subprocess.DEVNULL)
                 if ending.is_set():  # the signal came while it was started
                     child.terminate()
                 status = child.wait()
@@ -235,17 +238,17 @@ def watched(home: DeviceHome, command: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The work of the watched process: ``HOME SETTINGS json|text``, the settings as JSON."""
+    """The work of the watched process: ``HOME SETTINGS json|text PARENT``, the settings as JSON."""
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(message)s")
     for noisy in ("httpx", "httpcore", "flwr"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    _end_with_parent()
+    _end_with(int(arguments[3]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the watching process ends this
     signal.signal(signal.SIGTERM, _end)
     home = DeviceHome.open(Path(arguments[0]))
     try:
         settings = DeviceSettings.model_validate_json(arguments[1])
-        run_device(home, settings, as_json=arguments[2:] == ["json"])
+        run_device(home, settings, as_json=arguments[2] == "json")
     except LeffError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
@@ -256,9 +259,7 @@ def _end(*_: object) -> None:
     os._exit(0)  # what is done is on the disk, and the server notices that nobody is there
 
 
-def _end_with_parent() -> None:
-    parent = os.getppid()
-
+def _end_with(parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.3)
