@@ -25,8 +25,7 @@ Learning rates: each side has its own, the best of the grid in `--tune`, which t
 that is not among those reported.  Without it the rates in `RATES`, which were found so.
 
 Products are in float32, since a processor without the instructions for bfloat16 takes seven times
-as long for it.  Of more than five rounds, only the last are measured: each measurement of GLUE's
-takes longer than a round.
+as long for it.  GLUE's runs are measured in the last five rounds only: others are not reported.
 
 `--set KEY=VALUE ...` (a JSON value) sets options of all sides, over those of the task.
 

@@ -12,7 +12,7 @@ from tiny_tokenizers import bert, byte_level
 
 from leff.device.data import DataSettings, read_data
 from leff.errors import ConfigError, DataError
-from leff.tasks.chat import chat_form
+from leff.tasks.chat_form import chat_form
 from leff.tasks.encode import encode
 from leff.tasks.load import load_task
 from leff.tasks.text_form import TextForm

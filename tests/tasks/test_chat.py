@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from tiny_tokenizers import END, byte_level, sentence_piece
 
 from leff.errors import ConfigError, ModelError
-from leff.tasks.chat import chat_form, chat_ids, opened_ids, template_of
+from leff.tasks.chat import chat_ids, opened_ids
+from leff.tasks.chat_form import chat_form, template_of
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] | trim "

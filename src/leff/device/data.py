@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, get_args
 
 from leff.errors import ConfigError, DataError, nearest
 from leff.files import expanded
-from leff.tasks.chat import ChatForm
+from leff.tasks.chat_form import ChatForm
 from leff.tasks.columns import Table
 from leff.tasks.encode import Example, Kind, encode
 from leff.tasks.load import own_files

@@ -245,8 +245,8 @@ def main(arguments: Sequence[str]) -> int:
     _end_with(int(arguments[3]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the watching process ends this
     signal.signal(signal.SIGTERM, _end)
-    home = DeviceHome.open(Path(arguments[0]))
     try:
+        home = DeviceHome.open(Path(arguments[0]))
         settings = DeviceSettings.model_validate_json(arguments[1])
         run_device(home, settings, as_json=arguments[2] == "json")
     except LeffError as error:

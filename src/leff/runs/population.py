@@ -137,6 +137,6 @@ def _digest(clients: Sequence[Sequence[Example]]) -> str:
     """Return the SHA-256 of all clients' tokens and labels."""
     sha = hashlib.sha256()
     for example in itertools.chain.from_iterable(clients):
-        sha.update(example.head.encode())
+        sha.update(example.facts.encode())
         sha.update(example.input_ids.astype("<i4").tobytes())
     return sha.hexdigest()

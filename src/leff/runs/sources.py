@@ -15,7 +15,7 @@ from leff.models import freeze_head, load_model
 from leff.models.kinds import LANGUAGE_KINDS
 from leff.runs.folder import RunFolder
 from leff.runs.options import DataConfig, ProxyConfig, RunConfig
-from leff.tasks.chat import ChatForm, chat_form, end_id, is_template_of, template_of
+from leff.tasks.chat_form import ChatForm, chat_form, end_id, is_template_of, template_of
 from leff.tasks.encode import ensure_padding
 from leff.tasks.evaluator import Evaluator
 from leff.tasks.load import OWN, load_task

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from leff.errors import ConfigError
 from leff.runs.trained import read_trained, trained_form
-from leff.tasks.chat import chat_form
+from leff.tasks.chat_form import chat_form
 from leff.tasks.generation import generate
 from leff.tasks.text_form import AS_IT_IS
 
@@ -18,7 +18,7 @@ class Talk:
     """What was said so far, in the form of the model's chat template.
 
     `name` is a run's folder, a model's folder or a hub id.  A model without a template gets the
-    plain form of `tasks.chat`.  An answer is the likeliest one, of `max_new_tokens` at most.
+    plain form of `tasks.chat_form`.  An answer is the likeliest one, of `max_new_tokens` at most.
 
     Raises ConfigError for a model that classifies, ModelError as `chat_form`.
     """

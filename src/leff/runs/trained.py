@@ -19,7 +19,7 @@ from leff.runs.checkpoints import Checkpoint
 from leff.runs.folder import RunFolder
 from leff.runs.options import RunConfig
 from leff.runs.sources import evaluator_for, load_start, model_source, task_of
-from leff.tasks.chat import chat_form
+from leff.tasks.chat_form import chat_form
 from leff.tasks.load import load_task
 from leff.tasks.sources.table import load_test
 from leff.tasks.task import Task

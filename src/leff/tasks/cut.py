@@ -8,10 +8,11 @@ text is encoded whole, and the positions that stay are taken from it.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from leff.tasks.text_form import AS_IT_IS, TextForm, as_plain, special_texts
 
+T = TypeVar("T")
 _ROWS = 1000  # encoded at a time, since whole texts may be long
 
 
@@ -55,6 +56,13 @@ def encode_cut(
                 (text, *pair) = (column[row] for column in own)
                 whole = tokenizer(text, *pair, truncation=True, max_length=max_length, **options)
                 yield Cut(whole["input_ids"], whole.get("token_type_ids"), cut=True)
+
+
+def cut_left(ids: list[T], room: int, head: int = 0) -> list[T]:
+    """Return the last `room` ids; of more, behind the first `head` if these are not too many."""
+    if len(ids) <= room or head > room // 2:
+        return ids[-room:]
+    return ids[:head] + ids[len(ids) - room + head :]
 
 
 def kept(first: int, second: int, room: int) -> tuple[int, int]:

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from leff.errors import ConfigError, ModelError
-from leff.tasks.chat import Message, chat_form, chat_ids
-from leff.tasks.cut import encode_cut
+from leff.tasks.chat import chat_ids
+from leff.tasks.chat_form import Message, chat_form
+from leff.tasks.cut import cut_left, encode_cut
 from leff.tasks.text_form import (
     AS_IT_IS,
     USUAL,
@@ -66,7 +67,7 @@ class Example:
         return self.spans or ((self.prompt_tokens, len(self.input_ids)),)
 
     @property
-    def head(self) -> str:
+    def facts(self) -> str:
         """What the example is beside its tokens, in one line, for a digest."""
         spans = f" {self.spans}" if self.spans else ""
         return f"{len(self.input_ids)} {self.prompt_tokens} {self.label}{spans}\n"
@@ -85,16 +86,9 @@ def prompt_ids(
     below 4.
     """
     _check(max_length)
-    start, head = start_ids(tokenizer, form), head_ids(tokenizer, form)
-    room = max_length - len(start)
-    return [start + _cut(ids, room, head) for ids in token_ids(tokenizer, list(inputs), form)]
-
-
-def _cut(ids: list[int], room: int, head: list[int]) -> list[int]:
-    """Return the last `room` ids; of a prompt that is longer, behind `head`, its first ids."""
-    if len(ids) <= room or len(head) > room // 2:
-        return ids[-room:]
-    return head + ids[len(ids) - room + len(head) :]
+    start, head = start_ids(tokenizer, form), len(head_ids(tokenizer, form))
+    room, prompts = max_length - len(start), token_ids(tokenizer, list(inputs), form)
+    return [start + cut_left(ids, room, head) for ids in prompts]
 
 
 def encode(
@@ -109,8 +103,8 @@ def encode(
     - generation: prompt, target, end token.  A long example first loses the left of its prompt,
       down to half of `max_length`, then the right of its target, with the end token.  The target
       of rows with ``references`` is the first of them.
-    - chat: conversations in the form of a chat template (`chat`), with labels on all answers.  A
-      long one first loses whole early turns.
+    - chat: conversations in the form of a chat template, with labels on all answers.  A long one
+      first loses whole early turns.
     - text: documents joined by the end token and cut into chunks.  A last chunk of one token is
       dropped, since it predicts nothing.
     - classification, regression: the tokenizer's own encoding of pairs, cut as its truncation does.
@@ -258,7 +252,7 @@ def _generation(
     else:
         targets = [references[0] for references in columns["references"]]
     end, blank = _end(tokenizer), _blank(tokenizer, form)
-    start, head = start_ids(tokenizer, form), head_ids(tokenizer, form)
+    start, head = start_ids(tokenizer, form), len(head_ids(tokenizer, form))
     inputs: Sequence[str] = columns["input"]
     distinct = list(dict.fromkeys(inputs))  # an input may have many targets
     prompts = dict(zip(distinct, token_ids(tokenizer, distinct, form), strict=True))
@@ -270,7 +264,7 @@ def _generation(
         ids = prompts[text]
         answer = [*answer, end]
         room = max(max_length - len(answer), max_length // 2) - len(start)
-        question = start + _cut(ids, room, head)
+        question = start + cut_left(ids, room, head)
         whole = np.array((question + answer)[:max_length], dtype=np.int32)
         cut += len(whole) < len(start) + len(ids) + len(answer)
         examples.append(Example(whole, prompt_tokens=len(question)))

@@ -11,7 +11,8 @@ from torch import nn
 
 from leff.errors import ConfigError
 from leff.models import positions
-from leff.tasks.chat import Message, opened_ids
+from leff.tasks.chat import opened_ids
+from leff.tasks.chat_form import Message
 from leff.tasks.encode import Example, collate, ensure_padding, prompt_ids
 from leff.tasks.text_form import USUAL, TextForm
 

@@ -22,7 +22,7 @@ from leff.errors import ConfigError, ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from leff.tasks.chat import ChatForm
+    from leff.tasks.chat_form import ChatForm
 
 log = logging.getLogger("leff.tasks.load")
 INPUT = "{input}"

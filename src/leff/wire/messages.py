@@ -207,8 +207,8 @@ class TaskCard:
     """What a device must know of the task to make examples of its own files.
 
     `labels` are a classifier's classes, in order of their ids.  `prompt` and `special_tokens` are
-    as in `tasks.text_form.TextForm`.  `chat` is a `tasks.chat.ChatForm` in JSON, for conversations.
-    `tokenizer` is its files (`tasks.tokenizer_part`).
+    as in `tasks.text_form.TextForm`.  `chat` is a `tasks.chat_form.ChatForm` in JSON.  `tokenizer`
+    is its files (`tasks.tokenizer_part`).
     """
 
     kind: str
