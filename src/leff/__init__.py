@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from leff.api import Run, evaluate, generate, mmlu, predict, resume, run
+    from leff.api import Run, evaluate, export, generate, mmlu, predict, resume, run
     from leff.runs.config import load_config
     from leff.runs.options import RunConfig
 
@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     **dict.fromkeys(
-        ("Run", "evaluate", "generate", "mmlu", "predict", "resume", "run"), "leff.api"
+        ("Run", "evaluate", "export", "generate", "mmlu", "predict", "resume", "run"), "leff.api"
     ),
     "RunConfig": "leff.runs.options",
     "load_config": "leff.runs.config",
@@ -28,6 +28,7 @@ __all__ = [
     "Run",
     "RunConfig",
     "evaluate",
+    "export",
     "generate",
     "load_config",
     "mmlu",

@@ -217,6 +217,43 @@ def generate(
     )
 
 
+def export(
+    folder: str | Path,
+    *,
+    merged: str | Path | None = None,
+    adapter: str | Path | None = None,
+    difference: str | Path | None = None,
+    gguf: str | Path | None = None,
+    hub: str | None = None,
+    dtype: str = "float32",
+    private: bool = True,
+) -> dict[str, Any]:
+    """Write a finished run's model in another form, and return what was written.
+
+    Give one of: `merged`, a folder for the whole model; `adapter`, a folder that peft loads (for
+    runs of adapters); `difference`, a file for what changed, in the safetensors format; `gguf`, a
+    file for llama.cpp; `hub`, a repository to upload the whole model to.  `dtype` is that of the
+    weights: float32, float16, bfloat16, and q8_0 for `gguf`.
+
+    The keys are ``form``, ``place`` and ``bytes``, for an adapter also ``rank``, for a difference
+    ``tensors``.
+
+    Raises ConfigError before anything is loaded: for no form or several, for a place that is taken,
+    for a dtype that the form has not, and for a run that is not finished.  Raises ConfigError for a
+    model that the form cannot hold, RunError if what was written is not the run's model.
+    """
+    from leff.exports.forms import write
+
+    given = {
+        "merged": merged,
+        "adapter": adapter,
+        "difference": difference,
+        "gguf": gguf,
+        "hub": hub,
+    }
+    return write(expanded(folder), given, dtype, private)
+
+
 def mmlu(
     model: str | Path,
     *,

@@ -153,11 +153,18 @@ def is_locked(path: Path) -> bool:
 
 @contextmanager
 def whole_folder(path: Path) -> Generator[Path]:
-    """Give the body a new folder to fill, and put it in the place of `path` when it is full."""
+    """Give the body a new folder to fill, and put it in the place of `path` when it is full.
+
+    It is removed if the body raises.
+    """
     unfinished = path.with_name(f".{path.name}.new")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
-    yield unfinished
+    try:
+        yield unfinished
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     for inner in [*unfinished.rglob("*"), unfinished]:
         (sync_folder if inner.is_dir() else sync_file)(inner)
     shutil.rmtree(path, ignore_errors=True)

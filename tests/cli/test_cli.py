@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import leff
 from leff.cli import app
-from leff.runs.config import RunConfig, parse_config
+from leff.runs.config import RunConfig, load_config, parse_config
 
 TABLE_5 = {
     ("deberta-v3-base", "fedavg"): 85_648_130,
@@ -66,6 +66,7 @@ def test_run_as_json(cli, settings, tmp_path):
     assert status == 0
     assert value["folder"] == str(tmp_path / "run") and value["metric"] == "BLEU"
     assert value["after"]["metrics"].keys() == value["before"]["metrics"].keys()
+    assert "texts" not in value["after"] and "texts" not in value["before"]
     assert "round 1" in said  # progress
 
 
@@ -82,16 +83,33 @@ def test_named_flags(cli, settings, tmp_path):
 
 def test_resume(cli, finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "run")
-    status, printed, _ = cli("resume", folder, "--json")
+    status, printed, _ = cli("resume", folder, "--json", "--texts")
     result = json.loads(printed)
     assert (
         status == 0 and result["after"] == json.loads((folder / "result.json").read_text())["after"]
     )
     (folder / "result.json").unlink()
-    status, printed, said = cli("resume", folder, "--json")
+    status, printed, said = cli("resume", folder, "--json", "--texts")
     assert status == 0 and json.loads(printed) == result and "round 2" in said
     status, printed, _ = cli("resume", folder)
     assert status == 0 and "before" in printed
+
+
+@pytest.mark.usefixtures("quick_runs")
+def test_a_run_goes_on_from_a_finished_one(cli, finished, tmp_path):
+    more = ["--rounds", "1", "--set", "training.learning_rate=0.001"]
+    status, printed, _ = cli("run", "--from", finished, "--out", tmp_path / "b", "--json", *more)
+    value, before = json.loads(printed), leff.Run(finished, {}).records()
+    assert (status, value["rounds"]) == (0, 1)
+    assert value["before"]["loss"] == pytest.approx(before[-1].loss, abs=1e-4)
+    given = load_config(tmp_path / "b" / "config.toml")
+    assert given.model.name == str(finished)
+    assert given.clients == load_config(finished / "config.toml").clients
+    for wrong in (["a.toml"], ["--model", "gpt2"]):
+        status, _, said = cli("run", "--from", finished, *wrong)
+        assert status == 2 and "leave CONFIG and --model" in said
+    status, _, said = cli("run", "--from", tmp_path)
+    assert status == 2 and "is no run folder" in said
 
 
 def test_run_refuses_a_folder_that_has_a_run(cli, settings, finished):

@@ -5,6 +5,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -22,3 +23,8 @@ def print_json(value: Any) -> None:
     from leff.files import finite
 
     typer.echo(json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a mapping without one of its keys."""
+    return {key: value for key, value in values.items() if key != name}

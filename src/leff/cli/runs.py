@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leff.cli.console import Json, errors, out, print_json
+from leff.cli.console import Json, errors, out, print_json, without
 from leff.errors import ConfigError, RunError, shown
 from leff.toml import parse_toml
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from leff.api import Run
     from leff.report.live import LiveTable
 
+Texts = Annotated[bool, typer.Option("--texts", help="With --json: the generated texts too.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 
 
@@ -24,11 +25,18 @@ def run(
     config: Annotated[
         Path | None, typer.Argument(help="A TOML file; without one, the built-in run.")
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="RUN", help="Go on from a finished run: its options, and its model."
+        ),
+    ] = None,
     method: Annotated[
         str | None, typer.Option(help="method.name, such as leff or fedlora.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="model.name: a hub id, a model's folder, or a run's.")
+        str | None,
+        typer.Option(help="model.name: a hub id, a model's folder, a run's, or a GGUF file."),
     ] = None,
     engine: Annotated[
         str | None,
@@ -46,11 +54,13 @@ def run(
     folder: Annotated[
         Path | None, typer.Option("--out", help="The run's folder; by default a new one in runs/.")
     ] = None,
+    texts: Texts = False,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a model with a federation of clients."""
     from leff import api
     from leff.runs.config import load_config
+    from leff.runs.folder import continued
 
     named = {
         "method.name": method,
@@ -63,22 +73,26 @@ def run(
     }
     overrides = {key: value for key, value in named.items() if value is not None}
     overrides |= dict(map(option, options or []))
+    if start is not None:
+        if config is not None or model is not None:
+            raise ConfigError("--from says which options and which model; leave CONFIG and --model")
+        config, overrides = continued(start, overrides)
     checked = load_config(config, overrides)
 
     def work(progress: "LiveTable") -> "Run":
         return api.run(checked, out=folder, progress=progress)
 
-    _show(work, as_json)
+    _show(work, as_json, texts)
 
 
-def resume(run: RunPath, as_json: Json = False) -> None:
+def resume(run: RunPath, texts: Texts = False, as_json: Json = False) -> None:
     """Continue an interrupted run, to the result it would have had."""
     from leff import api
 
     def work(progress: "LiveTable") -> "Run":
         return api.resume(run, progress=progress)
 
-    _show(work, as_json)
+    _show(work, as_json, texts)
 
 
 def list_runs(
@@ -116,8 +130,11 @@ def config(
     return None
 
 
-def _show(work: "Callable[[LiveTable], Run]", as_json: bool) -> None:
-    """Call `work(progress)`, show its progress, and print the run's result."""
+def _show(work: "Callable[[LiveTable], Run]", as_json: bool, texts: bool) -> None:
+    """Call `work(progress)`, show its progress, and print the run's result.
+
+    As JSON it has the generated texts only with `texts`: there may be thousands.
+    """
     from leff.engines.processes import terminable
     from leff.report.live import LiveTable, print_result
 
@@ -135,7 +152,10 @@ def _show(work: "Callable[[LiveTable], Run]", as_json: bool) -> None:
             ) from None
     places = {name: str(getattr(finished, name)) for name in ("folder", "model", "picture")}
     if as_json:
-        return print_json({**places, **finished.result})
+        result = dict(finished.result)
+        if not texts:
+            result |= {when: without(result[when], "texts") for when in ("before", "after")}
+        return print_json({**places, **result})
     return print_result(console, finished.result, places)
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from leff.cli.console import Json, out, print_json
+from leff.cli.console import Json, out, print_json, without
 from leff.errors import ConfigError
 
 Beams = Annotated[int, typer.Option(min=1, help="Beam width; 1 is greedy.")]
@@ -38,7 +38,7 @@ def evaluate(
 
     measured = api.evaluate(run, examples=examples, beams=beams, data=data)
     if as_json:
-        return print_json({key: value for key, value in measured.items() if key != "texts"})
+        return print_json(without(measured, "texts"))
     metrics = {"loss": measured["loss"], **measured["metrics"]}
     print_rows(out, [{measured["split"]: name, "value": value} for name, value in metrics.items()])
     for name, note in measured["notes"].items():

@@ -2,6 +2,7 @@
 
 check_config(values, name)        # of config.json, as read
 check_files(folder)
+place, more = place_of("walks.gguf")      # ".", {"gguf_file": "walks.gguf"}
 
 Anybody can give a model away.  None of its code is run, no file outside its folder is read, and no
 size is taken from it that nothing could hold.
@@ -9,6 +10,7 @@ size is taken from it that nothing could hold.
 
 import json
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +30,26 @@ SIZES = {  # the largest that is believed, by the library's common names
     "num_labels": 10**6,
 }
 CODE = ("attn_implementation", "experts_implementation")  # may name a program on the hub
+
+
+MOST_PER_BYTE = 8  # values in a byte of a GGUF file, whatever its blocks
+
+
+def is_gguf(name: str | Path) -> bool:
+    """Return whether a model's name is that of a GGUF file, which holds weights and tokenizer."""
+    return Path(name).suffix == ".gguf"
+
+
+def place_of(name: str | Path) -> tuple[str, dict[str, str]]:
+    """Return what the library's `from_pretrained` takes for a model: a place, and more options.
+
+    Raises ModelError for a GGUF file if the package that reads those is not installed.
+    """
+    if not is_gguf(name):
+        return str(name), {}
+    if find_spec("gguf") is None:
+        raise ModelError(f"{name} is a GGUF file; pip install 'leff[gguf]' reads those")
+    return str(Path(name).parent), {"gguf_file": Path(name).name}
 
 
 def check_config(values: object, name: str | Path) -> None:
@@ -100,16 +122,17 @@ def _indexed(index: Path) -> list[object]:
         raise ModelError(f"{index} is no index of weights; take a complete checkpoint") from None
 
 
-def check_room(folder: Path, values: int) -> None:
+def check_room(path: Path, values: int) -> None:
     """Raise ModelError if a model of so many values is larger than the files of its weights.
 
-    The library fills in what is missing, so an absurd size would take all memory.  A value takes
-    a byte at least.
+    The library fills in what is missing, so an absurd size would take all memory.  In a folder a
+    value takes a byte at least, in a GGUF file an eighth of one.
     """
     suffixes = {".safetensors", ".bin"}
-    held = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in suffixes)
-    if values > held:
+    files = [path] if is_gguf(path) else [f for f in path.iterdir() if f.suffix in suffixes]
+    held = sum(file.stat().st_size for file in files)
+    if values > held * (MOST_PER_BYTE if is_gguf(path) else 1):
         raise ModelError(
-            f"cannot read the model at {folder}: its config.json describes {values:,} values, and "
+            f"cannot read the model at {path}: its configuration describes {values:,} values, and "
             f"its weights have only {held:,} bytes; take a complete checkpoint"
         )

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from leff.errors import LeffError, ModelError, shown
-from leff.models.folders import check_config, check_files
+from leff.models.folders import check_config, check_files, is_gguf, place_of
 from leff.models.kinds import KINDS, fits
 from leff.models.quiet import quiet
 
@@ -118,15 +118,18 @@ def read_config(name: str | Path) -> PretrainedConfig:
     """Return the configuration in a folder, a file or on the hub; ModelError if there is none."""
     path = Path(name)
     if not path.exists() and looks_like_a_path(name):
-        raise ModelError(f"there is no model at {name}; give a folder or a hub id")
+        raise ModelError(f"there is no model at {name}; give a folder, a GGUF file or a hub id")
+    if path.is_file() and path.suffix not in (".json", ".gguf"):
+        raise ModelError(f"{name} is no model; give a folder, a GGUF file or a hub id")
     if path.is_dir() and not (path / "config.json").is_file():
         raise ModelError(f"the folder {name} has no config.json, so it holds no model")
     if path.is_dir():
         check_files(path)
     with reading(name):
-        values, _ = PretrainedConfig.get_config_dict(str(name))  # pyright: ignore[reportUnknownMemberType]  # untyped
+        place, more = place_of(name)
+        values, _ = PretrainedConfig.get_config_dict(place, **more)  # pyright: ignore[reportUnknownMemberType]  # untyped
         check_config(values, name)
-        return AutoConfig.from_pretrained(str(name), trust_remote_code=False)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped
+        return AutoConfig.from_pretrained(place, trust_remote_code=False, **more)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped
 
 
 @contextmanager
@@ -147,7 +150,8 @@ def reading(name: str | Path) -> Generator[None]:
 def looks_like_a_path(name: str | Path) -> bool:
     """Return whether a name can only be a path, since a hub id is `name` or `owner/name`."""
     text = str(name)
-    return isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1
+    starts = text.startswith((".", "/", "~"))
+    return isinstance(name, Path) or starts or text.count("/") > 1 or is_gguf(name)
 
 
 def cannot_read(name: str | Path, error: Exception) -> str:

@@ -7,6 +7,7 @@ model, tokenizer = load_model(folder, "classification", ("no", "yes"), seed=7)
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,11 +19,11 @@ from leff.errors import ModelError
 from leff.models.activations import fuse
 from leff.models.class_names import class_names, fit_head, has_classes, set_names
 from leff.models.detect import family_of
-from leff.models.folders import check_room
+from leff.models.folders import check_room, place_of
 from leff.models.kinds import LANGUAGE_KINDS, model_class, name_loss
 from leff.models.known import cannot_read, read_config, reading
 from leff.models.meta import empty_model
-from leff.models.quiet import quiet
+from leff.models.quiet import quiet, without_bar
 from leff.seeds import forked
 
 log = logging.getLogger("leff.models")
@@ -59,17 +60,20 @@ def load_model(
         config.problem_type = "regression"
     tokenizer = _load_tokenizer(name, config)
     with reading(name), forked(seed):
-        if Path(name).is_dir():
+        if Path(name).exists():
             empty = empty_model(config, kind)
             check_room(Path(name), sum(parameter.numel() for parameter in empty.parameters()))
-        model, loading = auto.from_pretrained(
-            str(name),
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=kind not in LANGUAGE_KINDS,
-            trust_remote_code=False,
-        )
+        place, more = place_of(name)
+        with without_bar() if more else nullcontext():
+            model, loading = auto.from_pretrained(
+                place,
+                **more,
+                config=config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=kind not in LANGUAGE_KINDS,
+                trust_remote_code=False,
+            )
     _check_new_weights(name, kind, model, loading)
     if kind == "classification" and labels and has_classes(config):
         fit_head(model, labels, own, by_row=by_row, seed=seed)
@@ -90,7 +94,8 @@ def _load_tokenizer(name: str | Path, config: PretrainedConfig) -> PreTrainedTok
     remedy = "put the tokenizer's files (tokenizer.json and tokenizer_config.json) beside it"
     try:
         with quiet():
-            loaded = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped
+            place, more = place_of(name)
+            loaded = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **more)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped
     except Exception as error:  # damaged files make the library raise errors of any type
         if "trust_remote_code" in str(error):
             raise ModelError(cannot_read(name, error)) from error

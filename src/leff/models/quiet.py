@@ -5,7 +5,8 @@ with quiet(): model = AutoModelForCausalLM.from_pretrained(name)
 
 import logging
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 
 from transformers.utils import logging as library_logging
 
@@ -26,3 +27,8 @@ def quiet() -> Generator[None]:
         hub.setLevel(hub_level)
         if bars:
             library_logging.enable_progress_bar()
+
+
+def without_bar() -> redirect_stderr[StringIO]:
+    """Return a context without the bar of reading a GGUF file, which no option turns off."""
+    return redirect_stderr(StringIO())

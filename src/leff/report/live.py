@@ -20,8 +20,6 @@ from leff.wire.messages import Update
 if TYPE_CHECKING:
     from leff.methods.method import Plan
     from leff.runs.federation import Federation
-    from leff.runs.options import RunConfig
-    from leff.wire.messages import Device
 
 MOST_CLASSES = 12  # of a table of what was taken for what
 LISTED_REFERENCES = 2  # most references printed for a text
@@ -117,6 +115,8 @@ class LiveTable:
 
 
 def _heading(federation: "Federation") -> str:
+    from leff.runs.who import who
+
     config = federation.config
     what = config.method.name
     if what == "leff":
@@ -124,31 +124,9 @@ def _heading(federation: "Federation") -> str:
     model, folder = escape(config.model.name), escape(str(federation.folder.path))
     return (
         f"[bold]{federation.task.name}[/bold] with {model}: {what}\n"
-        f"{_who(federation)}\n"
+        f"{who(config, federation.clients)}\n"
         f"{_limits(federation)}\n"
         f"run folder {folder}"
-    )
-
-
-def _who(federation: "Federation") -> str:
-    """Return how many clients there are, what each has, and what it can."""
-    config, clients = federation.config, federation.clients
-    if clients.split is None:
-        return (
-            f"devices on the network; a round needs {config.engine.quorum} clients and ends after "
-            f"{config.engine.deadline} at the latest"
-        )
-    sizes, split = [len(rows) for rows in clients.split.indices], config.clients.partition
-    if split == "files":
-        split = "a file each"
-    elif split != "iid":
-        split += f" by {clients.split.by}"
-    if config.clients.partition == "dirichlet":
-        split += f" (alpha {config.clients.alpha})"
-    moved = f", {clients.split.moved} moved so that none is empty" if clients.split.moved else ""
-    return (
-        f"{len(clients.layers)} clients, {min(sizes)} to {max(sizes)} examples each, {split}{moved}"
-        f"; {_what_they_can(config, clients.layers, clients.devices)}"
     )
 
 
@@ -173,33 +151,6 @@ def _limits(federation: "Federation") -> str:
         f"{drawn}measured on {min(held, settings.examples):,} of {held:,} validation rows, "
         f"at the end on {last:,} of {final:,}{also}"
     )
-
-
-def _what_they_can(config: "RunConfig", layers: Sequence[int], devices: Sequence["Device"]) -> str:
-    """Return how the clients differ, as far as it matters to the method."""
-    from leff.methods.registry import spec_of
-
-    spec, clients = spec_of(config.method.name), config.clients
-    if devices:
-        counts = ", ".join(f"{n} {name}" for name, n in Counter(d.name for d in devices).items())
-        return counts + (f", deadline {clients.deadline}" if clients.deadline else "")
-    memory = f"memory {' '.join(clients.memory)}" if clients.memory else ""
-    if spec.trains_blocks and config.context.name == "auto":
-        flops = f"a step's operations {' '.join(clients.flops)}" if clients.flops else ""
-        return ", ".join(filter(None, (memory, flops)))
-    if spec.trains_blocks:
-        return ", ".join(filter(None, (f"capacities {_capacities(layers)} layers", memory)))
-    if spec.ranks_by_client:
-        ranks = " ".join(map(str, clients.ranks or [config.method.rank]))
-        by_memory = clients.memory and not clients.ranks
-        return f"adapters of rank {ranks}{' at most, by memory' if by_memory else ''}"
-    return spec.clients
-
-
-def _capacities(layers: Sequence[int]) -> str:
-    if len(layers) <= LISTED_CLIENTS:
-        return " ".join(map(str, layers))
-    return ", ".join(f"{n} x {layer}" for layer, n in sorted(Counter(layers).items()))
 
 
 def _row(record: RoundRecord) -> tuple[str, ...]:

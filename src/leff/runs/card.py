@@ -4,29 +4,63 @@
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard, try_to_load_from_cache
+
 from leff.models.kinds import LANGUAGE_KINDS
 from leff.runs.options import RunConfig
+from leff.runs.sources import model_source
 from leff.tasks.task import Task
 from leff.tasks.text_form import TextForm
 
 
 def model_card(config: RunConfig, task: Task, form: TextForm, result: Mapping[str, Any]) -> str:
     """Return a model's card in Markdown; `result` is the run's."""
-    writes, base = task.kind in LANGUAGE_KINDS, config.model.name
-    pipeline = "text-generation" if writes else "text-classification"
-    is_path = Path(base).is_absolute()
-    head = ["---", "library_name: transformers", f"pipeline_tag: {pipeline}"]
-    head += [] if is_path or base == "sample" else [f"base_model: {base}"]
+    pipeline = "text-generation" if task.kind in LANGUAGE_KINDS else "text-classification"
+    head = ["library_name: transformers", f"pipeline_tag: {pipeline}"]
+    return _card(config, result, head, "A model", _use(task, form, pipeline))
+
+
+def adapter_card(config: RunConfig, kind: str, result: Mapping[str, Any], rank: int) -> str:
+    """Return the card of a run's adapter of this rank, in Markdown."""
+    auto, labels = "AutoModelForCausalLM", result.get("labels", ())
+    if kind not in LANGUAGE_KINDS:
+        auto = "AutoModelForSequenceClassification"
+    more = "" if kind in LANGUAGE_KINDS else f", num_labels={len(labels) or 1}"
+    use = [
+        *(
+            "## Use",
+            "",
+            f"Its rank is {rank}. It belongs to the base model below, and to no other.",
+        ),
+        *([f"Its classes are: {', '.join(labels)}."] if labels else []),
+        *("", "```python", "from peft import PeftModel", f"from transformers import {auto}", ""),
+        f'base = {auto}.from_pretrained("{base_name(config)[0]}"{more})',
+        'model = PeftModel.from_pretrained(base, ".")  # the folder of this file',
+        "```",
+    ]
+    return _card(config, result, ["library_name: peft"], "An adapter", use)
+
+
+def _card(
+    config: RunConfig, result: Mapping[str, Any], head: list[str], what: str, use: list[str]
+) -> str:
+    base, on_hub = base_name(config)
+    licence = licence_of(model_source(config.model.name))
+    head += [f"base_model: {base}"] if on_hub else []
+    head += [f"license: {licence}"] if licence else []
     training = config.training
     facts = {
-        "base model": Path(base).name if is_path else base,
-        "task": task.name,
+        "base model": base,
+        "licence of the base model": licence
+        or "not said in its files; look it up before you pass this on",
+        "task": result["task"],
         "method": config.method.name,
-        "clients": config.clients.count,
+        "clients": result["clients"],
         "rounds": training.rounds,
         "learning rate": training.learning_rate,
         "seed": config.seed,
@@ -34,7 +68,7 @@ def model_card(config: RunConfig, task: Task, form: TextForm, result: Mapping[st
         "bytes up, all rounds": f"{result['upload_bytes']:,}",
     }
     after, before = result["after"], result["before"]
-    lines = [*head, "---", "", "# A model fine-tuned with LEFF", "", *_use(task, form, pipeline)]
+    lines = ["---", *head, "---", "", f"# {what} fine-tuned with LEFF", "", *use]
     lines += ["", "## How it was made", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     own = after["split"] == "devices"
@@ -46,6 +80,30 @@ def model_card(config: RunConfig, task: Task, form: TextForm, result: Mapping[st
         for name, value in after["metrics"].items()
     ]
     return "\n".join(lines) + "\n"
+
+
+def base_name(config: RunConfig) -> tuple[str, bool]:
+    """Return a name for the base model that tells nothing of this machine; is it on the hub?"""
+    name = config.model.name
+    local = Path(name).is_absolute()
+    return (Path(name).name if local else name), not (local or name == "sample")
+
+
+def licence_of(source: str) -> str | None:
+    """Return the licence in the card of a model, in a folder or in the hub's cache, if it says.
+
+    `source` is as from `model_source`.  Nothing is fetched.
+    """
+    card: Any = Path(source) / "README.md"
+    try:
+        if not Path(source).is_dir():
+            card = try_to_load_from_cache(source, "README.md")  # None if it is not there
+        stated: Any = (
+            ModelCard.load(card, ignore_metadata_errors=True).data.to_dict().get("license")
+        )
+    except Exception:  # a damaged card makes the library raise errors of any type
+        return None
+    return stated if isinstance(stated, str) and re.fullmatch(r"[\w.+-]{1,64}", stated) else None
 
 
 def _use(task: Task, form: TextForm, pipeline: str) -> list[str]:

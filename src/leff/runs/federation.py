@@ -32,6 +32,7 @@ from leff.runs.options import RunConfig
 from leff.runs.population import Population
 from leff.runs.sources import text_form
 from leff.runs.trained import restore, save_model
+from leff.runs.who import who
 from leff.seeds import numpy_rng
 from leff.server import Server
 from leff.tasks.evaluator import Evaluator
@@ -263,6 +264,7 @@ class Federation:
             "metric": self.metric,
             "before": before,
             "after": after,
+            "clients": who(self.config, self.clients),
             "failures": len(failures),
             "download_bytes": sum(client.download_bytes for client in clients)
             + sum(record.level.download_bytes for record in records if record.level),

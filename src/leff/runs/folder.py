@@ -139,6 +139,23 @@ class RunFolder:
         run.check_config()
         return run, config
 
+    @classmethod
+    def open_finished(cls, path: Path) -> "tuple[RunFolder, RunConfig, dict[str, Any]]":
+        """Return a run folder, its configuration and its result; its `model/` is whole.
+
+        Raises ConfigError as `open`, and if the run is not finished; CheckpointError if it is
+        damaged.
+        """
+        run, config = cls.open(path)
+        result = run.result()
+        if result is None:
+            raise ConfigError(
+                f"{path} is a run that has no model yet, as it is not finished; "
+                f"`leff resume {path}` finishes it"
+            )
+        run.check_model()
+        return run, config, result
+
     def check_config(self) -> None:
         """Raise ConfigError if `config.toml` is not what the run was started with."""
         written = (self.path / "config.toml").read_text(encoding="utf-8")
@@ -317,6 +334,15 @@ def _same(stored: RunConfig, config: RunConfig) -> bool:
 
 def _digest_values(toml: str) -> str:
     return _sha256(json.dumps(tomllib.loads(toml), sort_keys=True).encode())
+
+
+def continued(run: Path, overrides: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Return the configuration file of a finished run, and what to set to go on with its model.
+
+    Raises as `RunFolder.open_finished`.
+    """
+    folder = RunFolder.open_finished(run)[0]
+    return folder.path / "config.toml", {"model.name": str(folder.path), **overrides}
 
 
 def list_runs(root: Path) -> list[dict[str, Any]]:

@@ -50,7 +50,7 @@ class ModelConfig(Section):
 
     name: Annotated[str, Field(min_length=1)] = Field(
         default="sample",
-        description="hub id, folder, a run's folder, or 'sample' (the built-in decoder)",
+        description="hub id, folder, GGUF file, a run's folder, or 'sample' (the built-in decoder)",
     )
     end_token: str | None = Field(
         default=None, description="token that ends a text; without it, the tokenizer's own"
@@ -73,7 +73,8 @@ class ModelConfig(Section):
             folder = expanded(name)
             with suppress(OSError):  # `_name` says what is wrong with it
                 files = (folder / "config.json", folder / "config.toml")
-                name = folder.absolute() if any(file.exists() for file in files) else name
+                known = any(file.exists() for file in files) or folder.suffix == ".gguf"
+                name = folder.absolute() if known else name
             given["name"] = str(name)
         return given
 

@@ -6,7 +6,6 @@ federation.run(progress)
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -38,6 +37,7 @@ from leff.tasks.task import Task
 from leff.tasks.text_form import TextForm
 from leff.wire.parts import PartStore
 from leff.wire.spool import Spool
+from leff.wire.tensors import tensors_digest
 
 log = logging.getLogger("leff")
 
@@ -80,12 +80,12 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     digests = {
         **clients.digests,
         "evaluation_digest": _digest_rows(task),
-        "model_digest": _digest_tensors([full_state(model)]),
+        "model_digest": tensors_digest([full_state(model)]),
     }
     proxy = []
     if spec.trains_blocks or (config.training.levelled and needs_proxy(model, task.kind)):
         proxy = _proxy(config, tokenizer, task, device, form)
-        digests["proxy_digest"] = _digest_tensors(proxy)
+        digests["proxy_digest"] = tensors_digest(proxy)
     model = model.to(device)
     method = build_method(config, writer, proxy, model)
     guard = make_guard(config, method, clients.layers, len(blocks(model)))
@@ -121,16 +121,6 @@ def _check_positions(config: RunConfig, model: Any, kind: str) -> None:
                 f"{key} must be at most {limit}, as {config.model.name} has {most} positions, "
                 f"got {value}"
             )
-
-
-def _digest_tensors(states: Iterable[Mapping[str, torch.Tensor]]) -> str:
-    """Return the SHA-256 of tensors with their names and shapes."""
-    sha = hashlib.sha256()
-    for state in states:
-        for name, tensor in sorted(state.items()):
-            sha.update(f"{name} {tuple(tensor.shape)}\n".encode())
-            sha.update(tensor.cpu().contiguous().numpy().tobytes())
-    return sha.hexdigest()
 
 
 def _digest_rows(task: Task) -> str:

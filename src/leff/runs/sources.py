@@ -73,10 +73,7 @@ def load_start(config: RunConfig, task: Task) -> tuple[Any, Any]:
     Raises ModelError, and ConfigError if the tokenizer lacks the end token, or if the head is to
     be frozen and cannot be.
     """
-    source, by_row = model_source(config.model.name), task.name not in OWN
-    model, tokenizer = load_model(
-        source, task.kind, task.labels, seed=config.seed, by_row=by_row or _numbers(task.labels)
-    )
+    model, tokenizer = start_model(config, task.kind, task.labels)
     if not config.model.train_head:
         freeze_head(model)
     if task.kind in LANGUAGE_KINDS:
@@ -96,6 +93,14 @@ def load_start(config: RunConfig, task: Task) -> tuple[Any, Any]:
     else:
         _set_chat(model, tokenizer, form.chat)
     return model, tokenizer
+
+
+def start_model(config: RunConfig, kind: str, labels: Sequence[str]) -> tuple[Any, Any]:
+    """Return the weights that a run starts from, and the tokenizer as it is stored."""
+    by_row = config.data.task not in OWN or _numbers(labels)
+    return load_model(
+        model_source(config.model.name), kind, labels, seed=config.seed, by_row=by_row
+    )
 
 
 def _set_chat(model: Any, tokenizer: Any, form: ChatForm) -> None:
@@ -173,24 +178,12 @@ def model_source(name: str) -> str:
 
         return str(MODEL)
     if (Path(name) / "config.toml").exists():
-        return str(_model_of(Path(name)))
+        return str(RunFolder.open_finished(Path(name))[0].path / "model")
     root = os.environ.get("LEFF_MODELS")
     if not root or Path(name).exists():
         return name
     places = (Path(root) / name, Path(root) / name.rpartition("/")[2])
     return next((str(place) for place in places if (place / "config.json").exists()), name)
-
-
-def _model_of(run: Path) -> Path:
-    """Return the folder of a finished run's model; ConfigError if the run is not finished."""
-    folder = RunFolder.open(run)[0]
-    if folder.result() is None:
-        raise ConfigError(
-            f"{run} is a run that has no model yet, as it is not finished; `leff resume {run}` "
-            "finishes it"
-        )
-    folder.check_model()
-    return run / "model"
 
 
 def evaluator_for(config: RunConfig, task: Task, tokenizer: Any) -> Evaluator:

@@ -8,7 +8,7 @@ A payload is bytes, or the path of a file that holds them.
 """
 
 import hashlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +54,16 @@ def unpack_file(path: Path) -> "dict[str, torch.Tensor]":
     Beside them at most `READ_BYTES` or one row is in memory.
     """
     return {name: _whole(path, name) for name in _names(path)}
+
+
+def tensors_digest(states: "Iterable[Mapping[str, torch.Tensor]]") -> str:
+    """Return the SHA-256 of tensors with their names and shapes."""
+    sha = hashlib.sha256()
+    for state in states:
+        for name, tensor in sorted(state.items()):
+            sha.update(f"{name} {tuple(tensor.shape)}\n".encode())
+            sha.update(tensor.cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
 
 
 def one_by_one(payload: Payload) -> Callable[[str], "torch.Tensor"]:
