@@ -10,17 +10,18 @@ its folder.  JSON is sealed: its key ``sha256`` is the digest of all other keys.
     with locked(folder / ".lock"):                               # no other process is in here
 """
 
-import fcntl
 import hashlib
 import json
 import math
 import os
 import shutil
-import time
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
+
+from filelock import FileLock, Timeout
 
 from leff.errors import CheckpointError
 
@@ -129,17 +130,15 @@ def locked(path: Path, seconds: float = LOOK_SECONDS) -> Generator[None]:
 
     Raises BlockingIOError if another has it for `seconds`; a look of `is_locked` is shorter.
     """
-    until = time.monotonic() + seconds
-    with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    raise
-                time.sleep(0.05)
+    lock = FileLock(path, timeout=-1 if seconds == math.inf else seconds)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BlockingIOError(f"another process has {path}") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def is_locked(path: Path) -> bool:
@@ -179,7 +178,9 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the folder's list of names is on the disk."""
+    """Wait until the folder's list of names is on the disk; Windows has no call for that."""
+    if sys.platform == "win32":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

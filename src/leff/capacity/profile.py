@@ -29,7 +29,7 @@ from leff.methods.jobs import JobWriter, layout_job
 from leff.methods.setup import block_layout
 from leff.methods.stand_ins import make_context
 from leff.models import model_class
-from leff.models.hardware import pinned_threads, torch_device
+from leff.models.hardware import pinned_threads, synchronise, torch_device
 from leff.models.losses import mean_loss
 from leff.models.optimizer import make_optimizer
 from leff.seeds import forked
@@ -135,12 +135,10 @@ def calibration_steps(device: torch.device, repeats: int) -> tuple[int, list[flo
 
 
 def _timed(step: Callable[[], None], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronise(device)
     started = time.perf_counter()
     step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronise(device)
     return time.perf_counter() - started
 
 

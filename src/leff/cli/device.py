@@ -29,7 +29,7 @@ def join(
     home: Home = None,
     name: Annotated[str, typer.Option(help="A name for people.")] = "device",
     threads: Annotated[int, typer.Option(min=1, help="Torch threads of a step.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Make this device's key, measure what it can do, and print how the owner admits it."""

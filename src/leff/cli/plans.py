@@ -143,7 +143,7 @@ def profile(
         str | None,
         typer.Option(help="http(s) address to download from and post to, to time the link."),
     ] = None,
-    device: Annotated[str, typer.Option(help="As engine.device: auto, cpu, cuda, ...")] = "auto",
+    device: Annotated[str, typer.Option(help="As engine.device: auto, cpu, cuda, mps")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="As engine.threads.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Calibration steps to time.")] = 5,
     as_json: Json = False,

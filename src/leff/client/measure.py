@@ -25,6 +25,7 @@ from leff.client.memory import is_out_of_memory
 from leff.client.model import Fetch, client_model
 from leff.errors import LeffError
 from leff.models import blocks
+from leff.models.hardware import give_back, wide
 from leff.models.kinds import LABEL_KINDS
 from leff.seeds import numpy_rng
 from leff.tasks.encode import Example
@@ -63,7 +64,7 @@ def measure(
         sums = _class_sums if job.kind == "classification" else _score_sums
         done = replace(done, weight=len(examples))
         if torch.isfinite(logits).all():
-            done = sums(done, logits.double(), labels)
+            done = sums(done, wide(logits), labels)
     else:
         loss, weight = held_out_sum(model, examples, batch_size=job.batch_size, pad_id=job.pad_id)
         done = replace(done, loss=loss if math.isfinite(loss) else None, weight=weight)
@@ -84,7 +85,7 @@ def _answers(
     """Add what the model answers to some of the examples, and what their labels are."""
     rows = numpy_rng(job.seed, "probe").permutation(len(examples))[: job.probe]
     chosen = [examples[int(row)] for row in rows]
-    logits = held_out_logits(model, chosen, batch_size=job.batch_size, pad_id=job.pad_id).double()
+    logits = wide(held_out_logits(model, chosen, batch_size=job.batch_size, pad_id=job.pad_id))
     done = replace(done, weight=len(chosen))
     if not torch.isfinite(logits).all():
         return done
@@ -163,6 +164,5 @@ def measure_or_fail(
         if is_out_of_memory(error):
             failure = "out of memory while it measured"
     gc.collect()  # the error is gone now, so its tensors can be freed
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    give_back(device)
     return Measure(job.round, job.client, len(examples), failure=failure)

@@ -23,8 +23,13 @@ def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     return sum(keyed.values())
 
 
-# Torch's CPU allocator raises a plain RuntimeError with one of these texts.
-MESSAGES = ("not enough memory", "can't allocate memory", "cannot allocate memory")
+# Torch's allocators of the CPU and of mps raise a plain RuntimeError with one of these texts.
+MESSAGES = (
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "mps backend out of memory",
+)
 UNITS = {"": 1, "bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -48,6 +53,8 @@ def resident_bytes(device: torch.device) -> int:
     """Return the bytes in use now: tensors on a GPU, otherwise this process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.current_allocated_memory()
     import psutil
 
     return psutil.Process().memory_info().rss

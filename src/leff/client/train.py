@@ -22,6 +22,7 @@ from leff.client.residuals import Residuals
 from leff.client.steps import local_steps
 from leff.client.upload import packed
 from leff.errors import LeffError
+from leff.models.hardware import give_back
 from leff.seeds import forked
 from leff.tasks.encode import Example
 from leff.wire.messages import Job, Update
@@ -96,8 +97,7 @@ def train_or_fail(
         held = max(1, resident_bytes(device) - before + asked_bytes(error))
         log.warning("client %d in round %d ran out of memory: %s", job.client, job.round + 1, error)
     gc.collect()  # the error is gone now, so its tensors can be freed
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    give_back(device)
     failure = f"out of memory: {held:,} bytes held and asked for"
     return replace(failed, failure=failure, out_of_memory_bytes=held)
 

@@ -15,7 +15,7 @@ def settings_text(profile: Profile, name: str, device: str) -> str:
     return f"""# This device.  `leff device start --set KEY=VALUE` overrides a line.
 name = {json.dumps(name)}
 threads = {profile.threads}
-device = {json.dumps(device)}         # auto, cpu, cuda, cuda:1, ...
+device = {json.dumps(device)}         # auto, cpu, cuda, cuda:1, mps
 
 [data]
 # train = "train.jsonl"    # or --data; of several files (a list, or a pattern) each is a client

@@ -36,7 +36,7 @@ from leff.device.home import DeviceHome
 from leff.device.settings import DeviceSettings
 from leff.errors import DataError, LeffError, NetworkError, RefusedError, RunError
 from leff.files import file_digest, make_folder, write_atomically, write_json
-from leff.models.hardware import check_precision, pinned_threads, torch_device
+from leff.models.hardware import check_step, pinned_threads, torch_device
 from leff.tasks.tokenizer_part import read_tokenizer
 from leff.units import BYTES, parse_amount, parse_seconds
 from leff.wire.asks import Answer, Ask, DeviceReport, ShareReport
@@ -175,7 +175,7 @@ class Worker:
         return Answer("train", report, update=to_json(update), digest=digest)
 
     def _trained(self, ask: Ask, job: Job, until: float) -> Update:
-        check_precision(job.training.step.precision, self._device)
+        check_step(job.training.step, self._device)
         fetch = self._fetch(ask, [ask.task.tokenizer, *job.parts], until)
         examples = self._examples(ask, until)[0].clients[ask.share].train
         residuals = Residuals(self._residuals / ask.run, KEPT_ROUNDS).of(job.client)

@@ -22,6 +22,7 @@ from torch import nn
 
 from leff.models import blocks
 from leff.models.forward import undisturbed
+from leff.models.hardware import wide
 from leff.models.losses import mean_loss
 from leff.seeds import forked
 
@@ -54,7 +55,7 @@ def layer_scores(
 
 
 def _importance(parameter: torch.Tensor, gradient: torch.Tensor) -> float:
-    return float((gradient.double() * parameter.detach().double()).square().sum())  # Σ I_m
+    return float((wide(gradient) * wide(parameter.detach())).square().sum())  # Σ I_m
 
 
 def _proxy_loss(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

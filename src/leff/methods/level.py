@@ -129,7 +129,7 @@ def mean_input(model: Any, head: nn.Linear, batches: Sequence[Batch]) -> torch.T
             for batch in batches:
                 logits = model(**batch).logits
                 (own,) = torch.autograd.grad(logits[:, 0].sum(), head.weight)
-                total, count = total + own[0].double().cpu(), count + len(logits)
+                total, count = total + own[0].cpu().double(), count + len(logits)
     finally:
         model.train(was_training)
         head.weight.requires_grad_(trained)

@@ -16,6 +16,7 @@ from leff.methods.method import Plan, RoundContext
 from leff.methods.sums import Means
 from leff.methods.whole import WholeModel, own_parameters, put_parameters, shapes_of
 from leff.models import lora, sparse
+from leff.models.hardware import wide
 from leff.wire.messages import Capacity, Tuned
 
 
@@ -70,7 +71,7 @@ class SLora:
         products: dict[str, lora.Product] = {}
         for module, values in sparse.modules_of(self._trained).items():
             update = sparse.dense(model, module, values, self._seed)
-            u, s, vt = lora.svd(update.double())
+            u, s, vt = lora.svd(wide(update))
             root = (s[: self._rank] / self._scale).sqrt()
             b, a = u[:, : self._rank] * root, root[:, None] * vt[: self._rank]
             a = torch.where(root[:, None] > 0, a, fresh[module][1])  # two zeros cannot learn

@@ -13,11 +13,12 @@ from functools import cache
 import torch
 
 from leff.errors import ConfigError, shown
+from leff.wire.messages import Step
 
 log = logging.getLogger("leff.models")
 
 SLOW = 1.5  # times float32's time for a product, from which a processor is said to be slow
-KNOWN = r"cpu|cuda(:\d{1,3})?"
+KNOWN = r"cpu|mps|cuda(:\d{1,3})?"
 
 
 def product_dtype(inputs: torch.Tensor) -> torch.dtype:
@@ -26,15 +27,21 @@ def product_dtype(inputs: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
 
 
-def check_precision(precision: str, device: torch.device) -> None:
-    """Raise ConfigError if a device does not compute matrix products in this precision.
+def check_step(step: Step, device: torch.device) -> None:
+    """Raise ConfigError if a device cannot do steps like this one.
 
     A GPU older than Ampere only emulates bfloat16, which is slower than float32.  A CPU computes
-    both; one without instructions for bfloat16 is slow, and a warning says so.
+    both; one without instructions for bfloat16 is slow, and a warning says so.  bitsandbytes has
+    no 8-bit optimizer for Apple's GPU.
     """
-    if precision != "bfloat16":
+    if step.optimizer == "adamw8bit" and device.type == "mps":
+        raise ConfigError(
+            "training.optimizer = 'adamw8bit' cannot run on 'mps'; use 'adamw', or engine.device = "
+            "'cpu'"
+        )
+    if step.precision != "bfloat16" or device.type == "mps":
         return
-    if device.type != "cuda":
+    if device.type == "cpu":
         warn_of_slow_bfloat16()
         return
     with torch.cuda.device(device):
@@ -69,16 +76,18 @@ def _product_seconds(dtype: torch.dtype) -> float:
 
 
 def torch_device(name: str) -> torch.device:
-    """Return the device of that name; "auto" is the first GPU, or the CPU if there is none.
+    """Return the device of that name; "auto" is the first GPU, Apple's (mps), or else the CPU.
 
     Names are those of `KNOWN`: draws are seeded on no other device.  ConfigError for another name,
     and for a device that cannot be used.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        apple = "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else apple)
     if not re.fullmatch(KNOWN, name, re.ASCII):
         raise ConfigError(
-            f"engine.device = {shown(name)} cannot be used; use 'auto', 'cpu', 'cuda' or 'cuda:1'"
+            f"engine.device = {shown(name)} cannot be used; use 'auto', 'cpu', 'cuda', 'cuda:1' or "
+            "'mps'"
         )
     try:
         device = torch.device(name)
@@ -89,6 +98,27 @@ def torch_device(name: str) -> torch.device:
             f"engine.device = {name!r} cannot be used ({reason}); use 'auto' or 'cpu'"
         ) from None
     return device
+
+
+def wide(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in float64, on the CPU if its device has no such numbers (mps)."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def give_back(device: torch.device) -> None:
+    """Give a GPU's memory that is free, but kept for later, back to the system."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from leff.errors import ConfigError
 from leff.models import linear_shape, lora_modules
+from leff.models.hardware import wide
 from leff.models.quantised import QuantisedLinear
 from leff.seeds import derive_seed
 
@@ -152,8 +153,8 @@ def factored(product: Product) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     rank k (Eckart and Young).
     """
     b, a = product
-    qb, rb = linalg.qr(b.double())
-    qa, ra = linalg.qr(a.t().double())
+    qb, rb = linalg.qr(wide(b))
+    qa, ra = linalg.qr(wide(a.t()))
     u, s, vt = svd(rb @ ra.t())
     return qb @ u, s, vt @ qa.t()
 

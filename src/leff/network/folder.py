@@ -15,7 +15,6 @@ Keys and secrets are readable by their owner alone.
 
 import json
 import math
-import os
 import secrets
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,6 +23,8 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from leff.errors import ConfigError, NetworkError
 from leff.files import LOOK_SECONDS, is_locked, locked, make_folder, read_json, write_json
@@ -148,8 +149,8 @@ class ServerFolder:
         """Return what `state.json` says of the processes that run, or None if none do."""
         with suppress(OSError, ValueError):
             state = json.loads(self.state_file.read_text())
-            os.kill(int(state["pid"]), 0)
-            return state if is_locked(self.path / ".server.lock") else None
+            alive = psutil.pid_exists(int(state["pid"]))
+            return state if alive and is_locked(self.path / ".server.lock") else None
         return None
 
 

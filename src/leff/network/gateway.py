@@ -10,7 +10,6 @@ goes to the log, never out.
 
 import asyncio
 import logging
-import resource
 import socket
 import ssl
 import sys
@@ -172,8 +171,11 @@ def listening(host: str, port: int) -> socket.socket:
 def serve(settings: GatewaySettings) -> None:
     """Serve until SIGTERM or SIGINT.  ConfigError for a port or certificates that cannot be had."""
     server, sock = uvicorn_server(settings), listening(settings.host, settings.port)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if sys.platform != "win32":
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if settings.log is not None:
         handler = RotatingFileHandler(settings.log, maxBytes=10**7, backupCount=1)
         logging.basicConfig(

@@ -4,10 +4,11 @@ server_status(folder, settings)["devices"][0]["state"]      # "online"
 """
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from leff.network.folder import ServerFolder, ServerSettings
 from leff.network.registry import AdmittedDevice, Registry
@@ -104,16 +105,6 @@ def _runs(folder: ServerFolder) -> list[dict[str, Any]]:
         with suppress(OSError, ValueError, KeyError, TypeError):
             values: dict[str, Any] = json.loads(path.read_text())
             finished = (Path(values["folder"]) / "result.json").exists()
-            state = "running" if _alive(values["pid"]) else "interrupted"
+            state = "running" if psutil.pid_exists(values["pid"]) else "interrupted"
             runs.append({**values, "state": "finished" if finished else state})
     return sorted(runs, key=lambda run: -run["since"])
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

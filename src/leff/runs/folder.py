@@ -20,14 +20,12 @@ and goes on with the updates and the residuals, each of which has its digest bes
 removed when the run is finished.  `rounds.png` needs no check: nothing reads it again.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 import tomllib
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,7 @@ from leff.errors import CheckpointError, ConfigError, LeffError, RunError
 from leff.files import (
     append_synced,
     file_digest,
+    locked,
     make_folder,
     read_json,
     sealed,
@@ -101,19 +100,15 @@ class RunFolder:
         for this.  Raises RunError if another process has the run.
         """
         path, made = self.path / ".lock", made or not self.path.exists()
-        try:
-            make_folder(self.path)
-            file = path.open("a")
-        except OSError as error:
-            raise ConfigError(f"{self.path} cannot be written ({error}); see --out") from None
-        with file:
+        with ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                here = os.path.samestat(os.fstat(file.fileno()), path.stat())
-            except (BlockingIOError, FileNotFoundError):
-                here = False
-            if not here:  # another has it, or had it and removed its file
-                raise RunError(f"{self.path} is being run by another process; wait for it")
+                make_folder(self.path)
+                held.enter_context(locked(path, 0.0))
+            except BlockingIOError:
+                busy = f"{self.path} is being run by another process; wait for it"
+                raise RunError(busy) from None
+            except OSError as error:
+                raise ConfigError(f"{self.path} cannot be written ({error}); see --out") from None
             try:
                 yield
             finally:

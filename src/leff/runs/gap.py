@@ -185,4 +185,4 @@ def mean_gradients(
             count += weight
     if not count:
         raise ValueError("there is nothing to learn from")
-    return {name: total.double().cpu() / count for name, total in sums.items()}
+    return {name: total.cpu().double() / count for name, total in sums.items()}

@@ -494,7 +494,7 @@ class EngineConfig(Section):
         description="local: clients are simulated on this machine; flower: they are devices on a "
         "network (docs/network.md); flower-simulation: they are simulated on a Ray cluster",
     )
-    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
         default=1, description="torch threads of each process; changes the last bits of results"
     )

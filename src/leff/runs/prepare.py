@@ -16,7 +16,7 @@ from leff.methods.level import needs_proxy
 from leff.methods.registry import spec_of
 from leff.methods.stand_ins import Batch
 from leff.models import blocks, full_state, positions
-from leff.models.hardware import check_precision, torch_device
+from leff.models.hardware import check_step, torch_device
 from leff.runs.budgets import make_limits, with_file_clients, with_fleet_count
 from leff.runs.build_method import build_method
 from leff.runs.federation import Federation
@@ -50,7 +50,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     spec, simulated = spec_of(config.method.name), config.engine.name != "flower"
     config = with_file_clients(with_fleet_count(config)) if simulated else config
     device = torch_device(config.engine.device)
-    check_precision(config.training.precision, device)
+    check_step(config.training.step, device)
     task = task_of(config)
     measured_here = config.evaluation.where != "devices"
     if measured_here and not len(task.validation):

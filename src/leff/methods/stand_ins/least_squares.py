@@ -27,6 +27,7 @@ from leff.methods.stand_ins.error import relative_square
 from leff.methods.stand_ins.stand_in import Batch, Span, attention_mask
 from leff.models import Trace, blocks, capture, run_blocks
 from leff.models.detect import linears
+from leff.models.hardware import wide
 
 TOKENS = 4  # of the proxy data that the sums are over, for each input of the widest module
 RIDGE = 1e-3
@@ -147,7 +148,7 @@ class _Sums:
         z, change = inputs[real].float(), (wanted - output)[real].float()
         if module.bias is not None:
             z = torch.cat([z, z.new_ones(len(z), 1)], dim=1)
-        inner, outer = (z.T @ z).double(), (z.T @ change).double()
+        inner, outer = wide(z.T @ z), wide(z.T @ change)
         self._inner = inner if self._inner is None else self._inner.add_(inner)
         self._outer = outer if self._outer is None else self._outer.add_(outer)
 
@@ -160,7 +161,7 @@ class _Sums:
             ridge = RIDGE * self._inner.diagonal().mean().clamp(min=1e-30)
             self._inner.diagonal().add_(ridge)
             solution = torch.linalg.solve(self._inner, self._outer)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped
-            self._found = cast("torch.Tensor", solution).to(module.weight.dtype)
+            self._found = cast("torch.Tensor", solution).to(module.weight)
         weight = self._found if module.bias is None else self._found[:-1]
         module.weight += sign * (weight if isinstance(module, Conv1D) else weight.T)
         if module.bias is not None:
