@@ -47,10 +47,10 @@ from scipy.stats import t
 
 import leff
 from leff.files import read_json, write_json
-from leff.paper.keys import run_key
 from leff.runs.config import load_config
 from leff.runs.options import RunConfig
 from leff.runs.plans import planned
+from leff.sweeps.keys import run_key
 
 PLAIN = {"training.calibrated": False}
 """What the other methods' papers have."""

@@ -36,11 +36,11 @@ from benchmarks.fidelity import PLAIN, setting
 from leff.capacity.clock import Needs, round_seconds
 from leff.files import read_json, write_json
 from leff.methods.registry import spec_of
-from leff.paper.keys import run_key
 from leff.runs.budgets import setup_of
 from leff.runs.config import RunConfig, load_config
 from leff.runs.plans import planned, shape_of
 from leff.runs.sources import load_start, task_of, text_form
+from leff.sweeps.keys import run_key
 from leff.tasks.encode import encode
 from leff.wire.messages import Device
 

@@ -18,9 +18,9 @@ from leff.paper.experiment import (
     read_common,
     read_experiment,
 )
-from leff.paper.keys import run_key
 from leff.paper.published import TABLES, TRAINABLE
 from leff.runs.config import parse_config
+from leff.sweeps.keys import run_key
 from leff.wire.messages import Step
 
 FOLDER = experiments_folder()

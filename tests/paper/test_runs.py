@@ -13,7 +13,6 @@ from rich.console import Console
 from tiny_runs import Killed, raises
 
 from leff.errors import ConfigError, DataError, ModelError
-from leff.paper import sweep
 from leff.paper.cells import Selection
 from leff.paper.predict import Forecast
 from leff.paper.results import ResultStore
@@ -21,6 +20,7 @@ from leff.paper.study import Places, Study
 from leff.paper.tables import print_table
 from leff.runs.config import load_config
 from leff.runs.folder import RunFolder
+from leff.sweeps import workshop
 
 from made_up import write_experiments  # isort: skip
 
@@ -84,7 +84,7 @@ def test_what_is_heavy_is_removed_and_the_rest_of_the_run_kept(copied):
 
 
 def test_nothing_is_run_twice_and_figures_share_the_runs(copied, monkeypatch):
-    monkeypatch.setattr(sweep, "in_this_process", raises)
+    monkeypatch.setattr(workshop, "in_this_process", raises)
     study = Study.open("table1", ONE, copied)
     assert study.missing == [] and study.fill() == {}
     losses = Study.open("figure8", ONE, copied).values()
@@ -94,7 +94,7 @@ def test_nothing_is_run_twice_and_figures_share_the_runs(copied, monkeypatch):
 
 
 def test_a_run_that_another_process_has_made_meanwhile_is_not_run_again(copied, monkeypatch):
-    monkeypatch.setattr(sweep, "in_this_process", raises)
+    monkeypatch.setattr(workshop, "in_this_process", raises)
     study, said = Study.open("table1", ONE, copied), []
     path = study.store.path(study.runs[0].key)
     made, study.results = path.read_bytes(), {}  # as if it had not been there at first
@@ -150,14 +150,14 @@ NAMES = ("experiments", "results", "runs")
 
 
 def test_a_failing_run_does_not_stop_the_others(places, cli, monkeypatch):
-    real = sweep.in_this_process
+    real = workshop.in_this_process
 
     def some(run, folder):
         if run.row == "FedAvg":
             raise RuntimeError("it broke")
         real(run, folder)
 
-    monkeypatch.setattr(sweep, "in_this_process", some)
+    monkeypatch.setattr(workshop, "in_this_process", some)
     status, printed, said = cli("table", 1, "--seed", 0, "--json", *flags(places))
     cells = {(cell["row"], cell["column"]): cell for cell in json.loads(printed)}
     assert status == 1 and "1 run failed (it broke); the same command tries it again" in said
@@ -170,7 +170,7 @@ def test_a_method_that_the_model_does_not_allow_is_said_and_not_run(places, cli,
         raise ConfigError("no biases")
 
     monkeypatch.setattr("leff.paper.predict.planned", planned)
-    monkeypatch.setattr(sweep, "in_this_process", raises)
+    monkeypatch.setattr(workshop, "in_this_process", raises)
     status, printed, _ = cli("table", 1, "--json", *flags(places))
     assert status == 0
     reasons = {cell["missing"] for cell in json.loads(printed) if cell["metric"] != "mean"}
@@ -185,7 +185,7 @@ def test_an_interrupt_says_how_to_go_on(places, cli, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep, "in_this_process", interrupt)
+    monkeypatch.setattr(workshop, "in_this_process", interrupt)
     status, printed, said = cli("table", 1, *flags(places))
     assert (status, printed) == (1, "") and "interrupted; the same command goes on" in said
 
@@ -243,7 +243,7 @@ def test_a_run_folder_with_other_options_is_refused(places, monkeypatch):
 
 
 def test_data_that_is_missing_is_named_before_any_run(places, cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "in_this_process", raises)
+    monkeypatch.setattr(workshop, "in_this_process", raises)
     write_experiments(places.experiments, proxy__task="webnlg")
     (tmp_path / "empty").mkdir()
     arguments = ["--data-dir", tmp_path / "empty", *flags(places)]
@@ -328,7 +328,7 @@ def test_dry_run_without_results_has_no_seconds(places, cli):
 
 
 def test_no_run_prints_what_is_there_and_what_is_missing(copied, cli, monkeypatch):
-    monkeypatch.setattr(sweep, "in_this_process", raises)
+    monkeypatch.setattr(workshop, "in_this_process", raises)
     status, printed, _ = cli("table", 1, "--no-run", *flags(copied))
     assert status == 0 and "(1)" in printed and "not run (seed 1)" in printed
     status, printed, _ = cli("table", 1, "--no-run", "--json", *flags(copied))

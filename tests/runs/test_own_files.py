@@ -7,12 +7,12 @@ from tiny_runs import Killed, options, outcome, raises, save_tiny, write_table
 
 import leff
 from leff.errors import ConfigError, DataError
-from leff.paper.keys import run_key
 from leff.report.live import _heading
 from leff.runs.config import load_config
 from leff.runs.federation import Federation
 from leff.runs.folder import RunFolder
 from leff.runs.prepare import prepare
+from leff.sweeps.keys import run_key
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
 SITES = {"berlin": 30, "paris": 20, "rome": 6}

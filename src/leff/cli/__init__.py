@@ -22,6 +22,7 @@ from leff.cli.paper import figure, table
 from leff.cli.plans import plan, profile
 from leff.cli.runs import config, list_runs, resume, run
 from leff.cli.scores import mmlu, score
+from leff.cli.sweep import sweep
 from leff.cli.trained import evaluate, generate, predict
 from leff.errors import ConfigError, LeffError, RunError, one_line, shown
 
@@ -40,6 +41,7 @@ app.command()(generate)
 app.command()(export)
 app.command("list")(list_runs)
 app.command()(config)
+app.command()(sweep)
 app.command()(plan)
 app.command()(profile)
 app.command()(score)

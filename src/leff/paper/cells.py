@@ -14,9 +14,9 @@ from pathlib import Path
 
 from leff.errors import ConfigError, DataError, nearest
 from leff.paper.experiment import SIZES, Common, Experiment, Options
-from leff.paper.keys import run_key
 from leff.runs.config import load_config
 from leff.runs.options import RunConfig
+from leff.sweeps.keys import run_key
 from leff.tasks.sources.files import DATA_VARIABLE
 
 

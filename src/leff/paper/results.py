@@ -18,8 +18,7 @@ from typing import Any, cast
 from leff.errors import DataError
 from leff.files import unsealed, write_json
 from leff.paper.cells import PaperRun
-from leff.paper.keys import portable
-from leff.runs.options import RunConfig
+from leff.sweeps.keys import options_of
 
 Result = dict[str, Any]
 
@@ -79,11 +78,6 @@ class ResultStore:
             except DataError:
                 continue  # the table that it belongs to refuses it
         return results
-
-
-def options_of(config: RunConfig) -> dict[str, Any]:
-    """Return every option that a run's results depend on, by section."""
-    return portable(config.model_dump(mode="json"))
 
 
 def _checked(path: Path) -> Result:

@@ -22,9 +22,9 @@ from leff.paper.experiment import (
 )
 from leff.paper.predict import Forecast, Prediction
 from leff.paper.results import Result, ResultStore, collect
-from leff.paper.sweep import Workshop, sweep
 from leff.paper.values import Value, metric_values, round_values
 from leff.runs.sources import SOURCE, load_source
+from leff.sweeps.workshop import Workshop, sweep
 
 
 @dataclass(frozen=True)

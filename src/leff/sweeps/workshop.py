@@ -18,23 +18,34 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from leff.engines.processes import terminable
 from leff.errors import ConfigError, LeffError, RunError
 from leff.files import write_atomically
-from leff.paper.cells import PaperRun
-from leff.paper.results import options_of
 from leff.runs.config import load_config
 from leff.runs.folder import RunFolder
 from leff.runs.options import RunConfig
 from leff.runs.toml import commented_toml
+from leff.sweeps.keys import options_of
 
-log = logging.getLogger("leff.paper")
+log = logging.getLogger("leff.sweeps")
 HEAVY = ("checkpoints", "model", "parts", "updates")  # deleted when a run is finished
 
-Start = Callable[[PaperRun, Path], None]
-Finish = Callable[[PaperRun, Path, float | None], None]  # run, folder, and seconds if it ran alone
-Done = Callable[[PaperRun], bool]
+
+class PlannedRun(Protocol):
+    """A run that is to be done: its options, its folder's name, and what people call it."""
+
+    @property
+    def config(self) -> RunConfig: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+
+
+Planned = TypeVar("Planned", bound=PlannedRun)
+Start = Callable[[PlannedRun, Path], None]
 
 
 @dataclass(frozen=True)
@@ -44,28 +55,30 @@ class Workshop:
     folder: Path
     jobs: int = 0  # 0: one for each GPU, or one
     keep: bool = False
+    heavy: tuple[str, ...] = HEAVY  # what is deleted of a finished run, unless all is kept
 
-    def run_folder(self, run: PaperRun) -> Path:
+    def run_folder(self, run: PlannedRun) -> Path:
         return self.folder / run.key
 
 
 def sweep(
-    runs: Sequence[PaperRun],
+    runs: Sequence[Planned],
     workshop: Workshop,
-    finish: Finish,
+    finish: Callable[[Planned, Path, float | None], None],
     say: Callable[[str], None],
-    done: Done = lambda run: False,
+    done: Callable[[Planned], bool] = lambda run: False,
 ) -> dict[str, str]:
     """Start or resume every run, and call `finish` for each when it ends.
 
-    A run is skipped if `done` returns True for it: another process may have done it meanwhile.
-    Return error messages by the key of the run.
+    `finish` gets the run, its folder, and the seconds that it took if it ran alone.  A run is
+    skipped if `done` returns True for it: another process may have done it meanwhile.  Return error
+    messages by the key of the run.
     """
     gpus = _gpus()
     jobs = min(workshop.jobs or max(1, len(gpus)), max(1, len(runs)))
     timed = jobs == 1 or jobs <= len(gpus)  # no two runs share a GPU or the cores
 
-    def one(run: PaperRun, start: Start) -> str:
+    def one(run: Planned, start: Start) -> str:
         if done(run):
             return "done by another process"
         return _to_its_end(run, workshop, start, finish, say, timed)
@@ -87,7 +100,7 @@ def sweep(
 
 
 def _failures(
-    work: Iterable[tuple[PaperRun, Callable[[], str]]], count: int, say: Callable[[str], None]
+    work: Iterable[tuple[Planned, Callable[[], str]]], count: int, say: Callable[[str], None]
 ) -> dict[str, str]:
     """Do all of the work and print each outcome; return error messages by the run's key."""
     failures: dict[str, str] = {}
@@ -104,10 +117,10 @@ def _failures(
 
 
 def _to_its_end(
-    run: PaperRun,
+    run: Planned,
     workshop: Workshop,
     start: Start,
-    finish: Finish,
+    finish: Callable[[Planned, Path, float | None], None],
     say: Callable[[str], None],
     timed: bool,
 ) -> str:
@@ -128,12 +141,12 @@ def _to_its_end(
     seconds = time.perf_counter() - started
     finish(run, folder, seconds if fresh and timed else None)
     if not workshop.keep:
-        for name in HEAVY:
+        for name in workshop.heavy:
             shutil.rmtree(folder / name, ignore_errors=True)
     return f"{seconds:.0f} s"
 
 
-def in_this_process(run: PaperRun, folder: Path) -> None:
+def in_this_process(run: PlannedRun, folder: Path) -> None:
     """Run or resume `run` in `folder`."""
     from leff import api
 
@@ -163,7 +176,7 @@ class Processes:
         self._at_work: set[subprocess.Popen[bytes]] = set()
         self._ended = False
 
-    def start(self, run: PaperRun, folder: Path) -> None:
+    def start(self, run: PlannedRun, folder: Path) -> None:
         """Run or resume `run` in `folder`.  Raises RunError with the process's last line."""
         command = ["resume", str(folder)]
         if not (folder / "config.toml").exists():

@@ -39,6 +39,11 @@ def run_key(config: RunConfig) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def options_of(config: RunConfig) -> dict[str, Any]:
+    """Return every option that a run's results depend on, by section."""
+    return portable(config.model_dump(mode="json"))
+
+
 def portable(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration's values without the engine and this machine's folders."""
     kept = {name: value for name, value in values.items() if name != "engine"}
