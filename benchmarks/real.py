@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.real --model smollm2 --task e2e --keep runs/real      # hours
     .venv/bin/python -m benchmarks.real --model mpnet --task sst2 --sides leff fedlora-nf4 --json
 
-A run of each side and seed has the options of `experiments/small.toml`, of the task (`TASKS`) and
+A run of each side and seed has the options of `leff/examples/small.toml`, of the task (`TASKS`) and
 of the side (`SIDES`).  A run's figures are kept in a file of `--results`, and what is there is not
 run again.  With `--keep FOLDER` runs that were interrupted go on.
 
@@ -44,7 +44,7 @@ from leff.sweeps.keys import run_key
 from leff.tasks.encode import encode
 from leff.wire.messages import Device
 
-BASE = Path(__file__).parents[1] / "experiments" / "small.toml"
+BASE = Path(leff.__file__).parent / "examples" / "small.toml"
 SIDES: dict[str, dict[str, Any]] = {
     "fedavg": {"method.name": "fedavg", **PLAIN},
     "fedlora": {"method.name": "fedlora", **PLAIN},

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 LEFF = Path(sys.executable).with_name("leff")
-CONFIG = Path("examples/network/demo.toml")
+CONFIG = Path("src/leff/examples/network/demo.toml")
 DEVICES = 3
 
 

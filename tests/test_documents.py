@@ -47,6 +47,7 @@ from leff.paper.study import Study
 from leff.runs.config import load_config, parse_config
 from leff.tasks.load import known_tasks
 
+EXAMPLES = Path(leff.__file__).parent / "examples"
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
@@ -210,10 +211,10 @@ def try_command(words: list[str], monkeypatch) -> None:
         monkeypatch.setattr(sys, "argv", rest)
         monkeypatch.syspath_prepend(ROOT / "scripts")
         parse(import_module(Path(rest[0]).stem).main)
-    elif program == "python" and rest[0].startswith("examples/"):
+    elif program == "python" and (EXAMPLES / rest[0]).exists():
         monkeypatch.setattr(leff.methods.registry, "_METHODS", dict(_METHODS))
         with patch.object(leff, "run", lambda **given: RUN(**given, **SIZES)):
-            runpy.run_path(str(ROOT / rest[0]), run_name="__main__")
+            runpy.run_path(str(EXAMPLES / rest[0]), run_name="__main__")
     else:
         raise AssertionError(f"no rule tries {program}; add one, or <!-- not run: the reason -->")
 
@@ -223,8 +224,8 @@ def folder(tmp_path, monkeypatch, tiny_gpt2):
     """A working directory with what the documents' commands read."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")  # without Java, which takes seconds
-    for name in ("experiments", "results"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    for path in EXAMPLES.glob("*.toml"):
+        (tmp_path / path.name).symlink_to(path)
     (tmp_path / "tiny-gpt2").symlink_to(tiny_gpt2)
     (tmp_path / "my.toml").touch()
     rows = (f"length: {i} km,A walk of {i} km.,{'north' if i % 3 else 'south'}" for i in range(60))
@@ -315,9 +316,7 @@ def test_a_mark_needs_a_reason_and_the_place_before_the_block():
     assert not blocks(text.format("needs the hub").replace("\n", "\n\nWords.\n\n", 1))[0].marked
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "experiments").glob("*.toml")), ids=lambda p: p.name
-)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda p: p.name)
 def test_an_experiment_is_a_valid_configuration(path):
     config = load_config(path)
     assert config.data.task in known_tasks() and config.proxy.task in known_tasks()

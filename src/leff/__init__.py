@@ -1,7 +1,7 @@
 """LEFF: federated fine-tuning in which every device trains only as many layers as it can afford.
 
     import leff
-    run = leff.run("experiments/e2e.toml")
+    run = leff.run("e2e.toml")
     print(run.before, run.after)
 
 Modules are imported when they are first used, so `import leff` is quick.

@@ -1,7 +1,7 @@
 """Functions for scripts and notebooks; the command line is a thin layer over them.
 
 import leff
-run = leff.run(rounds=3)          # or leff.run("experiments/e2e.toml", out="runs/e2e")
+run = leff.run(rounds=3)          # or leff.run("e2e.toml", out="runs/e2e")
 run.after["BLEU"], run.folder
 model = run.load_model()
 """

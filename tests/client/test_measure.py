@@ -12,9 +12,10 @@ from torch import nn
 
 from leff.client import measure as client
 from leff.client.deadline import Deadline
-from leff.client.measure import examples_of, measure, measure_or_fail
+from leff.client.measure import examples_of, measure, measure_or_fail, sharpness
 from leff.errors import RunError
 from leff.methods.jobs import JobWriter, measure_jobs
+from leff.methods.level import head_step
 from leff.tasks.held_out import held_out_logits, held_out_loss
 from leff.wire.messages import FEWEST_HELD_OUT, OFFSETS, Measure
 
@@ -142,15 +143,35 @@ def test_a_probe_says_what_the_model_answers_on_average(name, kind, store):
     if kind == "classification":
         wanted, shares = [], [1 - labels.mean(), labels.mean()]
         for label in (0, 1):
-            moved = [logits.clone() for _ in OFFSETS]
-            for own, offset in zip(moved, OFFSETS, strict=True):
-                own[:, label] += offset
-            wanted.append([float(own.softmax(-1)[:, label].mean()) for own in moved])
+            odds = logits[:, label] - logits[:, 1 - label]
+            spread = min(1.0, max(0.01, float(odds.std(correction=0)) / 2))
+            wanted.append([float(((odds + by) / spread).sigmoid().mean()) for by in OFFSETS])
     for row, own in zip(found.answers, wanted, strict=True):
         assert row == pytest.approx(own, abs=1e-6)
     assert found.labels == pytest.approx(shares)
     assert (found.examples, found.weight, found.loss) == (9, 9, None)
     assert found.confusion == () == found.moments
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.5, 5.0])
+@pytest.mark.parametrize("share", [0.5, 0.6])
+def test_after_a_step_texts_are_divided_as_labels_are_however_sure_the_model_is(spread, share):
+    """By plain mean answers, a share of .6 puts all texts of an unsure model into one class."""
+    generator = torch.Generator().manual_seed(0)
+    margins = spread * torch.randn(2000, generator=generator, dtype=torch.float64) + 3 * spread
+    curves = [
+        [float(((own + by) / sharpness(own)).sigmoid().mean()) for by in OFFSETS]
+        for own in (-margins, margins)
+    ]
+    said = Measure(1, 0, 2000, answers=tuple(map(tuple, curves)), labels=(1 - share, share))
+    first, second = head_step([said], {0: 2000}, 2).tolist()
+    found = float((margins + second - first > 0).double().mean())
+    assert found == pytest.approx(share, abs=0.04 if spread < 2 else 0.08)
+
+
+def test_answers_that_are_all_alike_are_sharpened_only_so_far():
+    assert float(sharpness(torch.zeros(5))) == pytest.approx(0.01)
+    assert float(sharpness(torch.tensor([-9.0, 9.0]))) == 1.0
 
 
 def test_of_many_examples_a_probe_takes_a_few_others_for_another_seed(store):

@@ -9,7 +9,7 @@ from small_rounds import PAD, proxy, random_examples, recipe, run_rounds, same, 
 from small_rounds import fleet_of as make_fleet
 from tiny_models import CASES, tiny
 
-from leff.client.measure import log_odds
+from leff.client.measure import log_odds, sharpness
 from leff.methods.jobs import JobWriter
 from leff.methods.level import (
     LEAST,
@@ -162,7 +162,8 @@ def test_levelled_rounds_keep_the_answers_at_the_labels_shares(method, tmp_path)
         assert levelled == ("level" in records[0])
         rows = [row for own in clients for row in own]
         logits = held_out_logits(model, rows, batch_size=32, pad_id=PAD)
-        return float(logits.softmax(-1).mean(0)[0])
+        odds = log_odds(logits.double(), 0)
+        return float((odds / sharpness(odds)).sigmoid().mean())
 
     assert abs(answers(True) - 0.75) < abs(answers(False) - 0.75)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import leff
 from leff.errors import ConfigError
 from leff.runs.budgets import layers_in_turn
 from leff.runs.config import RunConfig, full_key, load_config, parse_config
@@ -207,12 +208,13 @@ def test_an_ambiguous_bare_name_lists_the_full_ones():
         full_key("learning_rate")
 
 
-EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
+EXAMPLES = Path(leff.__file__).parent / "examples"
+CONFIGS = ("e2e.toml", "sst2.toml", "small.toml", "network/demo.toml", "new/config.toml")
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_experiments_load(path):
-    load_config(path)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_examples_load(name):
+    load_config(EXAMPLES / name)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from leff.wire.messages import OFFSETS, Measure
 COUNTED = ExpectedMeasure(3, 7, "classification", examples=5, classes=2, labels=160)
 SCORED = ExpectedMeasure(3, 7, "regression", examples=2, classes=0, labels=64)
 WRITTEN = ExpectedMeasure(3, 7, "text", examples=2, classes=0, labels=64)
-CURVE = tuple((1 + k) / 30 for k in range(len(OFFSETS)))
+CURVE = tuple((1 + k) / (1 + len(OFFSETS)) for k in range(len(OFFSETS)))
 GOOD = {
     "classification": (COUNTED, Measure(3, 7, 5, 2.5, 5, ((2, 1), (0, 2)), seconds=0.1)),
     "regression": (SCORED, Measure(3, 7, 2, 0.5, 2, (), (2.0, 3.0, 4.0, 5.0, 10.0, 7.0))),

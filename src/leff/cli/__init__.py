@@ -1,6 +1,6 @@
 """The command line: a thin layer over `leff.api`, a file for each group of commands.
 
-    leff run experiments/e2e.toml --set training.rounds=5
+    leff run e2e.toml --set training.rounds=5
 
 Exit status: 0 on success, 2 on wrong use, 1 on failure.  Errors go to standard error.  With
 ``--json`` standard output is one JSON value, and progress goes to standard error.
@@ -22,6 +22,7 @@ from leff.cli.paper import figure, table
 from leff.cli.plans import plan, profile
 from leff.cli.runs import config, list_runs, resume, run
 from leff.cli.scores import mmlu, score
+from leff.cli.start import examples, new
 from leff.cli.sweep import sweep
 from leff.cli.trained import evaluate, generate, predict
 from leff.errors import ConfigError, LeffError, RunError, one_line, shown
@@ -29,10 +30,11 @@ from leff.errors import ConfigError, LeffError, RunError, one_line, shown
 app = typer.Typer(
     help="Federated fine-tuning of language models: each device trains the layers it can afford.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: rich takes a tenth of a second to import
 )
+app.command()(new)
+app.command()(examples)
 app.command()(run)
 app.command()(resume)
 app.command()(evaluate)

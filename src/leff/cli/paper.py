@@ -25,7 +25,7 @@ Keep = Annotated[bool, typer.Option("--keep", help="Keep checkpoints and models 
 DataDir = Annotated[Path | None, typer.Option(help="Folder of data; else LEFF_DATA, else hub.")]
 ModelName = Annotated[str | None, typer.Option("--model", help="Replaces the size's model.")]
 Experiments = Annotated[Path | None, typer.Option(help="Folder of the tables' and figures' files.")]
-Results = Annotated[Path | None, typer.Option(help="Folder of results; else beside experiments.")]
+Results = Annotated[Path, typer.Option(help="Folder of results, beside those of LEFF's own.")]
 Runs = Annotated[Path, typer.Option(help="Folder of unfinished runs.")]
 
 
@@ -42,7 +42,7 @@ def table(
     jobs: Jobs = 0,
     keep: Keep = False,
     experiments: Experiments = None,
-    results: Results = None,
+    results: Results = Path("results"),
     runs: Runs = Path("runs/paper"),
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
     memory: Annotated[
@@ -72,7 +72,7 @@ def figure(
     jobs: Jobs = 0,
     keep: Keep = False,
     experiments: Experiments = None,
-    results: Results = None,
+    results: Results = Path("results"),
     runs: Runs = Path("runs/paper"),
     picture: Annotated[
         Path | None, typer.Option("--out", help="The PNG file; by default in this folder.")

@@ -34,6 +34,8 @@ from leff.wire.messages import FEWEST_HELD_OUT, OFFSETS, Measure, MeasureJob
 
 log = logging.getLogger("leff.client")
 
+LEAST_SPREAD = 0.01  # of log odds: answers that are all alike are sharpened no further
+
 
 def measure(
     job: MeasureJob,
@@ -97,11 +99,24 @@ def _answers(
     return replace(
         done,
         answers=tuple(
-            tuple(float((margin + offset).sigmoid().mean()) for offset in OFFSETS)
+            tuple(
+                float(((margin + offset) / sharpness(margin)).sigmoid().mean())
+                for offset in OFFSETS
+            )
             for margin in margins
         ),
         labels=tuple((counts / len(chosen)).tolist()),
     )
+
+
+def sharpness(margins: torch.Tensor) -> torch.Tensor:
+    """Return by what log odds (n,) are divided before their answers' mean is taken, at most 1.
+
+    It is half their deviation.  If the labels' share is .55, a model that is unsure answers about
+    .55 to each text: its mean answer is right, and its class is the same for every text.  With
+    divided log odds it is the share of texts with that class which becomes .55.
+    """
+    return (margins.std(correction=0) / 2).clamp(LEAST_SPREAD, 1.0)
 
 
 def log_odds(logits: torch.Tensor, label: int) -> torch.Tensor:

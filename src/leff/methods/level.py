@@ -9,9 +9,11 @@ the merged model answers on average to `PROBE` of their examples, and what the l
 is the one after which both agree, in the means over clients weighted by D_i.
 
 For a classifier the mean of softmax(z + b) shall be the labels' shares q.  That bias has the least
-cross-entropy.  Clients send, for each label, the mean answer as a function of an offset of its own
-logit (`OFFSETS`).  Between two offsets the log odds are taken as linear.  The offset at which label
-k has its share is o_k, and
+cross-entropy.  But where the model is unsure, near q for every text, all texts would get the larger
+class.  So answers are sharpened there (`leff.client.measure.sharpness`), and it is the share of
+texts with a class that becomes q.  Clients send, for each label, the mean answer as a function of
+an offset of its own logit (`OFFSETS`).  Between two offsets the log odds are taken as linear.  The
+offset at which label k has its share is o_k, and
 
     b_k <- b_k + (K - 1) / K o_k ,   less the mean over k
 

@@ -1,4 +1,4 @@
-"""A table or figure, as its file in experiments/paper describes it.
+"""A table or figure, as its file in `experiments` beside this one describes it.
 
     folder = experiments_folder()
     common, experiment = read_common(folder), read_experiment(folder, "table1")
@@ -15,7 +15,6 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-import leff
 from leff.errors import ConfigError, key_part, shown
 from leff.toml import read_toml
 
@@ -136,16 +135,13 @@ class Experiment(Strict):
 
 
 def experiments_folder(folder: Path | None = None) -> Path:
-    """Return the folder of experiments: the given one, or the one in the checkout of LEFF.
+    """Return the folder of experiments: the given one, or the one that comes with LEFF.
 
-    Raises ConfigError if it is not there.
+    Raises ConfigError if there are none in it.
     """
-    path = folder or Path(leff.__file__).resolve().parents[2] / "experiments" / "paper"
+    path = folder or Path(__file__).parent / "experiments"
     if not (path / COMMON).is_file():
-        raise ConfigError(
-            f"there are no experiments in {path} (no {COMMON}); run from a checkout of LEFF, or "
-            "name its folder with --experiments"
-        )
+        raise ConfigError(f"there are no experiments in {path} (no {COMMON}); see --experiments")
     return path
 
 

@@ -1,6 +1,6 @@
 """Result files: small enough to commit, and checked when they are read.
 
-    store = ResultStore(Path("results/mini"))
+    store = ResultStore(Path("results/mini"), PUBLISHED / "mini")
     store.write(run, collect(folder, ...)); store.read(run)["after"]["metrics"]
 
 A file is named by its run's key.  It holds a digest of its content, so an edited file is refused.
@@ -21,16 +21,23 @@ from leff.paper.cells import PaperRun
 from leff.sweeps.keys import options_of
 
 Result = dict[str, Any]
+PUBLISHED = Path(__file__).parent / "results"  # a folder for each size
 
 
 @dataclass(frozen=True)
 class ResultStore:
-    """The results of one size."""
+    """The results of one size: the user's own, and those that come with LEFF."""
 
     folder: Path
+    published: Path | None = None
 
     def path(self, key: str) -> Path:
-        return self.folder / f"{key}.json"
+        """Return the file of a run's result: the user's own, or else the one that is published."""
+        own = self.folder / f"{key}.json"
+        if own.exists() or self.published is None:
+            return own
+        came = self.published / own.name
+        return came if came.exists() else own
 
     def read(self, run: PaperRun) -> Result | None:
         """Return a run's result, or None if there is none yet.
@@ -67,12 +74,14 @@ class ResultStore:
         """Write a run's result, with its options, its command and its digest."""
         head = {"key": run.key, "command": run.command, "options": options_of(run.config)}
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.path(run.key), head | dict(values))
+        write_json(self.folder / f"{run.key}.json", head | dict(values))
 
     def all(self) -> list[Result]:
         """Return every undamaged result, of any table."""
         results: list[Result] = []
-        for path in sorted(self.folder.glob("*.json")):
+        folders = [folder for folder in (self.published, self.folder) if folder is not None]
+        paths = {path.name: path for folder in folders for path in folder.glob("*.json")}
+        for _, path in sorted(paths.items()):
             try:
                 results.append(_checked(path))
             except DataError:

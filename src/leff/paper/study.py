@@ -21,7 +21,7 @@ from leff.paper.experiment import (
     read_experiment,
 )
 from leff.paper.predict import Forecast, Prediction
-from leff.paper.results import Result, ResultStore, collect
+from leff.paper.results import PUBLISHED, Result, ResultStore, collect
 from leff.paper.values import Value, metric_values, round_values
 from leff.runs.sources import SOURCE, load_source
 from leff.sweeps.workshop import Workshop, sweep
@@ -29,10 +29,10 @@ from leff.sweeps.workshop import Workshop, sweep
 
 @dataclass(frozen=True)
 class Places:
-    """Folders; None means those of the checkout."""
+    """Folders; without one of experiments, LEFF's own and its published results are taken."""
 
     experiments: Path | None = None
-    results: Path | None = None
+    results: Path = Path("results")
     runs: Path = Path("runs") / "paper"
 
 
@@ -58,11 +58,9 @@ class Study:
         common, experiment = read_common(folder), read_experiment(folder, name)
         counts = experiment.kind == "counts"
         own_cells = [] if counts else cells(experiment, common, selection)
-        beside = folder if places.experiments else folder.parent
-        root = places.results or beside.resolve().parent / "results"
-        study = cls(
-            experiment, common, selection, places, own_cells, ResultStore(root / selection.size)
-        )
+        published = None if places.experiments else PUBLISHED / selection.size
+        store = ResultStore(places.results / selection.size, published)
+        study = cls(experiment, common, selection, places, own_cells, store)
         study.results = study.store.read_all(study.runs)
         return study
 

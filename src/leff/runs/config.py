@@ -1,6 +1,6 @@
 """Reads and checks configurations.  The options themselves are in `options.py`.
 
-config = load_config(Path("experiments/e2e.toml"), {"training.rounds": 5})
+config = load_config(Path("e2e.toml"), {"training.rounds": 5})
 """
 
 import copy

@@ -221,7 +221,10 @@ class TaskCard:
     chat: str = ""
 
 
-SIZES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 15.0, 20.0)
+SIZES = (
+    *(0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0),
+    *(10.0, 12.0, 15.0, 20.0),
+)
 FEWEST_HELD_OUT = 8  # validation examples that a probe is of; with fewer it is of training examples
 OFFSETS = (*(-size for size in reversed(SIZES)), 0.0, *SIZES)  # of a logit, in `Measure.answers`
 
@@ -263,9 +266,10 @@ class Measure:
     `failure` says why nothing was measured.  The server sets `download_bytes`.
 
     A probe has none of these sums but the number of its examples, `weight`.  `answers[k][j]` is a
-    classifier's mean answer for label k if that label's logit were larger by `OFFSETS[j]`, and
-    `labels` are the shares of its labels, (K,).  A regression has the mean answer, (1, 1), and the
-    mean label, (1,).  If the model is not finite there are no `answers`.
+    classifier's mean answer for label k if that label's logit were larger by `OFFSETS[j]`,
+    sharpened where the model is unsure (`leff.client.measure.sharpness`).  `labels` are the shares
+    of its labels, (K,).  A regression has the mean answer, (1, 1), and the mean label, (1,).  If
+    the model is not finite there are no `answers`.
     """
 
     round: int

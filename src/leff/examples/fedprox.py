@@ -1,6 +1,6 @@
 """A method of one's own: FedProx (Li et al. 2020), a sibling of FedAvg.
 
-    python examples/fedprox.py
+    python fedprox.py
 
 Every client trains all layers.  The term μ/2 |θ - θ_start|² pulls them back to where the round
 started.  In a package of yours, this line in pyproject.toml makes `leff run --method fedprox` work:
