@@ -51,6 +51,17 @@ CONFIGS = {
 NOT_READ = ("gpt2", "qwen3")  # transformers takes positions and width of heads for the usual ones
 
 
+def pairs() -> PreTrainedTokenizerFast:
+    """As GPT-2's: bytes, and merges of them."""
+    merges = [("t", "h"), ("th", "e"), ("a", "n"), ("an", "d"), ("Ġ", "the")]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = [END, *alphabet, *("".join(pair) for pair in merges)]
+    inner = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(names)}, merges=merges))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=END, bos_token=END)
+
+
 def pieces() -> PreTrainedTokenizerFast:
     """As Llama 2's: pieces with merges, bytes for what is in none."""
     small = ["▁", "t", "h", "e", "a", "n", "d", "▁t", "he", "▁the", "an", "and"]
@@ -95,7 +106,7 @@ def opened(folder, config, tokenizer):
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("dtype", CLOSE)
 def test_transformers_reads_the_same_model(name, dtype, tmp_path):
-    run, file = opened(tmp_path / "model", CONFIGS[name], byte_level()), tmp_path / "x.gguf"
+    run, file = opened(tmp_path / "model", CONFIGS[name], pairs()), tmp_path / "x.gguf"
     write_gguf(run, file, dtype)
     own = {"config": CONFIGS[name]} if name in NOT_READ else {}
     read = AutoModelForCausalLM.from_pretrained(
@@ -107,7 +118,7 @@ def test_transformers_reads_the_same_model(name, dtype, tmp_path):
 
 
 def test_smaller_types_make_smaller_files(tmp_path):
-    run = opened(tmp_path / "model", CONFIGS["llama"], byte_level())
+    run = opened(tmp_path / "model", CONFIGS["llama"], pairs())
     sizes = {}
     for dtype in ("float32", "float16", "q8_0"):
         write_gguf(run, tmp_path / f"{dtype}.gguf", dtype)
@@ -116,7 +127,7 @@ def test_smaller_types_make_smaller_files(tmp_path):
 
 
 def test_a_file_with_other_logits_is_not_written(tmp_path, monkeypatch):
-    run = opened(tmp_path / "model", CONFIGS["llama"], byte_level())
+    run = opened(tmp_path / "model", CONFIGS["llama"], pairs())
     monkeypatch.setattr(gguf, "_arranged", lambda name, tensor, config: tensor)
     with pytest.raises(RunError, match="logits differ"):
         write_gguf(run, tmp_path / "x.gguf")
@@ -133,7 +144,7 @@ def test_positions_stretched_as_in_llama_3(tmp_path):
         "original_max_position_embeddings": 32,
     }
     config = LlamaConfig(**SIZES, rope_parameters=rope)
-    write_gguf(opened(tmp_path / "model", config, byte_level()), tmp_path / "x.gguf")
+    write_gguf(opened(tmp_path / "model", config, pairs()), tmp_path / "x.gguf")
     tensors = {t.name: t.data for t in GGUFReader(tmp_path / "x.gguf").tensors}
     factors = tensors["rope_freqs.weight"]
     waves = 2 * torch.pi * 10000.0 ** (torch.arange(0, 8, 2) / 8)
@@ -152,7 +163,7 @@ def test_pieces_of_sentencepiece_are_the_tokens_that_transformers_reads(tmp_path
 
 
 def test_byte_level_pairs_have_merges_and_the_way_that_texts_are_split(tmp_path):
-    found = vocabulary_of(byte_level(), 300)
+    found = vocabulary_of(pairs(), 300)
     assert (found.model, found.split, found.special) == ("gpt2", "gpt-2", {"bos": 0, "eos": 0})
     assert len(found.tokens) == 300
     assert found.tokens[-1] == "[PAD299]"  # the model has more rows than the tokenizer tokens
@@ -183,17 +194,19 @@ def test_byte_level_pairs_have_merges_and_the_way_that_texts_are_split(tmp_path)
     ],
 )
 def test_known_ways_to_split_texts(steps, name):
-    tokenizer = byte_level()
+    tokenizer = pairs()
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    assert vocabulary_of(tokenizer, 257).split == name
+    assert vocabulary_of(tokenizer, 262).split == name
 
 
 def test_unknown_tokenizers_are_refused(tmp_path):
-    tokenizer = byte_level()
+    with pytest.raises(ConfigError, match="it merges no pairs"):
+        vocabulary_of(byte_level(), 300)
+    tokenizer = pairs()
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     with pytest.raises(ConfigError, match="rules of its own; use --merged"):
         vocabulary_of(tokenizer, 300)
-    tokenizer = byte_level()
+    tokenizer = pairs()
     tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
     with pytest.raises(ConfigError, match="changes texts before it splits them"):
         vocabulary_of(tokenizer, 300)
@@ -230,7 +243,7 @@ def test_unknown_tokenizers_are_refused(tmp_path):
 )
 def test_unknown_models_are_refused(config, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
-        write_gguf(opened(tmp_path / "model", config, byte_level()), tmp_path / "x.gguf")
+        write_gguf(opened(tmp_path / "model", config, pairs()), tmp_path / "x.gguf")
 
 
 def test_a_classifier_is_refused(finished, tmp_path):
@@ -245,3 +258,22 @@ def test_a_gguf_file_is_a_model_to_start_from(tmp_path):
     model, tokenizer = load_model(tmp_path / "base.gguf", "text")
     assert difference(run.trained()[0], model) < 1e-5
     assert tokenizer("the").input_ids == pieces()("the").input_ids
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen2"])
+def test_llama_cpp_gives_the_same_tokens_and_logits(name, tmp_path):
+    """Its package is built from source, which takes an hour on two cores."""
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    tokenizer = pieces() if name == "llama" else pairs()
+    run, file = opened(tmp_path / "model", CONFIGS[name], tokenizer), tmp_path / "x.gguf"
+    write_gguf(run, file)
+    model, _ = run.trained()
+    read = llama_cpp.Llama(str(file), n_ctx=64, logits_all=True, verbose=False, n_threads=1)
+    text = "the hand and then"
+    ids = read.tokenize(text.encode(), special=False)
+    assert ids == tokenizer(text).input_ids
+    read.eval(ids)
+    with torch.no_grad():
+        wanted = model(input_ids=torch.tensor([ids])).logits[0]
+    found = torch.tensor(read.scores[: len(ids)])
+    assert float((found - wanted).abs().max()) < 1e-3 * float(wanted.abs().max())

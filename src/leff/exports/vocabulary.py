@@ -85,6 +85,8 @@ def vocabulary_of(tokenizer: Any, size: int) -> Vocabulary:
     types = tuple(_type_of(number, names, added, pieces, special) for number in numbers)
     if not pieces:
         split = _split_of(values)
+        if not merges:
+            raise _unknown("it merges no pairs, and llama.cpp reads no such file")
         return Vocabulary("gpt2", tokens, types, special, begins, split, tuple(merges))
     scores = _scores(merges)
     return Vocabulary(
