@@ -5,9 +5,9 @@ leff figure 4 --no-run                         # draws what is there
 
 published.py     the paper's own numbers          experiment.py   reads the TOML files
 cells.py         a cell's runs                    results.py      result files, checked
-predict.py       a run's seconds and bytes        sweep.py        runs what is missing
+predict.py       a run's seconds and bytes        study.py        one table or figure as a whole
 values.py        mean, deviation, averages        counts.py       Table 5, which has no runs
-keys.py          a run's key                      study.py        one table or figure as a whole
 tables.py, figures.py, captions.py                what people see
 command.py       the commands `leff table` and `leff figure`
+experiments/     one TOML file each               results/        the published results
 """
