@@ -168,6 +168,24 @@ def test_list(cli, finished, tmp_path):
     assert status == 0 and "damaged" in printed
 
 
+def test_runs_are_compared(cli, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "a")
+    more = ["--rounds", "1", "--set", "training.learning_rate=0.001", "--out", tmp_path / "b"]
+    assert cli("run", "--from", finished, *more)[0] == 0
+    both = [tmp_path / "a", tmp_path / "b"]
+    found = json.loads(cli("list", "--compare", *both, "--json")[1])
+    assert found["training.rounds"] == [2, 1] == found["rounds"]
+    assert found["training.learning_rate"][1] == 0.001
+    assert "training.batch_size" not in found  # the same in both
+    after = [json.loads((run / "result.json").read_text())["after"] for run in both]
+    assert found["test BLEU"] == [each["metrics"]["BLEU"] for each in after]
+    status, printed, _ = cli("list", *both, "--compare")
+    assert status == 0 and "training.learning_rate" in printed
+    assert "two runs or more, got 1" in cli("list", "--compare", finished)[2]
+    assert "--compare takes several runs" in cli("list", *both)[2]
+    assert "is no run folder" in cli("list", "--compare", finished, tmp_path)[2]
+
+
 def test_config(cli, finished):
     import tomllib
 

@@ -96,13 +96,24 @@ def resume(run: RunPath, texts: Texts = False, as_json: Json = False) -> None:
 
 
 def list_runs(
-    root: Annotated[Path, typer.Argument(help="The folder that holds run folders.")] = Path("runs"),
+    places: Annotated[
+        list[Path] | None,
+        typer.Argument(help="A folder that holds run folders, runs/ by default; or runs."),
+    ] = None,
+    compared: Annotated[
+        bool, typer.Option("--compare", help="Set the named runs beside each other.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the runs in a folder."""
+    """List the runs in a folder, or compare some."""
     from leff.report.live import print_rows
     from leff.runs import folder as runs
 
+    if compared:
+        return _compare(places or [], as_json)
+    if places and len(places) > 1:
+        raise ConfigError("give one folder that holds runs; --compare takes several runs")
+    root = places[0] if places else Path("runs")
     if not root.is_dir() and root != Path("runs"):
         raise ConfigError(
             f"there is no folder {root}; runs go to runs/ unless --out says otherwise"
@@ -114,6 +125,18 @@ def list_runs(
         out.print(f"no run in {root}")
         return None
     return print_rows(out, summaries)
+
+
+def _compare(paths: list[Path], as_json: bool) -> None:
+    from leff.report.live import print_rows
+    from leff.runs.compare import compare
+
+    found = compare(paths)
+    if as_json:
+        return print_json({"runs": list(map(str, paths)), **found})
+    names = [str(path) for path in paths]
+    rows = [{"": key, **dict(zip(names, values, strict=True))} for key, values in found.items()]
+    return print_rows(out, rows)
 
 
 def config(
