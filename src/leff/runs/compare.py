@@ -3,12 +3,14 @@
 compare([Path("runs/a"), Path("runs/b")])["training.rounds"]      # [4, 8]
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from leff.errors import ConfigError
 from leff.runs.folder import RunFolder
+from leff.runs.option_types import Section
+from leff.runs.options import RunConfig
 
 FIGURES = ("loss", "metric", "train_loss")  # of the last round
 
@@ -24,7 +26,7 @@ def compare(paths: Sequence[Path]) -> dict[str, list[Any]]:
     if len(paths) < 2:
         raise ConfigError(f"--compare takes two runs or more, got {len(paths)}")
     opened = [RunFolder.open(path) for path in paths]
-    options = [dict(_flat(config.model_dump(mode="json"))) for _, config in opened]
+    options = [dict(_flat(config)) for _, config in opened]
     rows = {key: [each.get(key) for each in options] for key in options[0]}
     rows = {key: values for key, values in rows.items() if values.count(values[0]) < len(values)}
     figures = [_figures(folder) for folder, _ in opened]
@@ -32,20 +34,21 @@ def compare(paths: Sequence[Path]) -> dict[str, list[Any]]:
     return rows | {name: [each.get(name) for each in figures] for name in names}
 
 
-def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _flat(config: RunConfig) -> Iterator[tuple[str, Any]]:
     """Yield every option by its dotted key."""
-    for section, value in values.items():
-        if isinstance(value, dict):
-            for key, own in cast("dict[str, Any]", value).items():
-                yield f"{section}.{key}", own
+    for name in RunConfig.model_fields:
+        own = getattr(config, name)
+        if isinstance(own, Section):
+            values = own.model_dump(mode="json").items()
+            yield from ((f"{name}.{key}", value) for key, value in values)
         else:
-            yield section, value
+            yield name, own
 
 
 def _figures(folder: RunFolder) -> dict[str, Any]:
     records, result = folder.records(), folder.result()
     last = records[-1] if records else None
-    after = {} if result is None else result["after"]["metrics"]
+    after: dict[str, Any] = {} if result is None else result["after"]["metrics"]
     return {
         "rounds": 0 if last is None else last.round,
         **{name: getattr(last, name, None) for name in FIGURES},
