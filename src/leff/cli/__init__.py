@@ -25,7 +25,7 @@ from leff.cli.scores import mmlu, score
 from leff.cli.start import examples, new
 from leff.cli.sweep import sweep
 from leff.cli.trained import evaluate, generate, predict
-from leff.errors import ConfigError, LeffError, RunError, one_line, shown
+from leff.errors import ConfigError, LeffError, RunError, UsageError, one_line, shown
 
 app = typer.Typer(
     help="Federated fine-tuning of language models: each device trains the layers it can afford.",
@@ -74,6 +74,13 @@ def common(
     """Take the options that need no command."""
 
 
+EXTRAS = {  # by package that may be missing
+    "gguf": "gguf",
+    "ray": "simulation",
+    **dict.fromkeys(("cryptography", "flwr", "httpx", "starlette", "uvicorn"), "network"),
+}
+
+
 class _ToStandardError(logging.Handler):
     """Looks `sys.stderr` up for each record: a live table replaces it while it is shown."""
 
@@ -90,6 +97,12 @@ def main() -> None:
         app()
     except LeffError as error:
         _fail(str(error), error.exit_status)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        needed = f"pip install 'leff[{EXTRAS[package]}]'"
+        _fail(f"this needs the package {package}; {needed}", UsageError.exit_status)
     except OSError as error:  # such as a full disk: a traceback would not help
         _fail(str(error), RunError.exit_status)
     except (MemoryError, RuntimeError) as error:

@@ -22,6 +22,7 @@ from leff.errors import ConfigError, RunError
 from leff.exports.opened import FinishedRun
 from leff.exports.probe import difference
 from leff.files import whole_folder
+from leff.methods.registry import spec_of
 from leff.models import family_of, full_state, lora
 from leff.models.families import find
 from leff.models.kinds import LANGUAGE_KINDS
@@ -37,13 +38,15 @@ CLOSE = 1e-4  # largest difference of a logit, relative to the largest logit
 def write_adapter(opened: FinishedRun, out: Path) -> int:
     """Write a run's adapter, its tokenizer and a model card to the folder `out`; return its rank.
 
-    Raises ConfigError if the run trained more than linear modules and a classifier, RunError if
-    peft's model does not give the run's logits.
+    Raises ConfigError if the run trained more than linear modules and a classifier, or none of
+    these modules; RunError if peft's model does not give the run's logits.
     """
+    if "method.rank" not in spec_of(opened.config.method.name).options:
+        raise _no_adapter(opened)
     trained, tokenizer = opened.trained()
     start = opened.start()
     products = changed_products(opened, start, trained)
-    rank = max((a.shape[0] for _, a in products.values()), default=1)
+    rank = max(a.shape[0] for _, a in products.values())
     with quiet(), catch_warnings(), whole_folder(out) as unfinished:
         simplefilter("ignore", FutureWarning)  # of peft to transformers
         _save(opened, start, trained, products, rank, unfinished)
@@ -67,13 +70,20 @@ def changed_products(
     modules = [m for m in lora.target_shapes(start) if f"{m}.weight" in changed]
     heads = tuple(f"{path}." for path in family_of(start).full_tail)
     kept = {f"{module}.weight" for module in modules}
-    if others := sorted(name for name in changed - kept if not name.startswith(heads)):
-        method = opened.config.method.name
+    if any(not name.startswith(heads) for name in changed - kept):
+        raise _no_adapter(opened)
+    if not modules:
         raise ConfigError(
-            f"{opened.folder.path} is a run of {method}, which trains more than adapters "
-            f"({others[0]}, for one); --merged exports the whole model, --difference what changed"
+            f"{opened.folder.path} changed no linear module, so it has no adapter; see --difference"
         )
     return {module: _factors(start, trained, module) for module in modules}
+
+
+def _no_adapter(opened: FinishedRun) -> ConfigError:
+    return ConfigError(
+        f"{opened.folder.path} is a run of {opened.config.method.name}, which trains more than "
+        "adapters; --merged exports the whole model, --difference what changed"
+    )
 
 
 def _factors(start: nn.Module, trained: nn.Module, module: str) -> lora.Product:
