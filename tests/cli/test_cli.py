@@ -256,7 +256,7 @@ def test_an_interrupted_run_can_go_on(cli, settings, finished, tmp_path, monkeyp
     assert (status, printed) == (1, "")
     assert f"interrupted; `leff resume {folder}` goes on from the last round" in said
     assert "Traceback" not in said
-    status, printed, _ = cli("resume", folder, "--json")
+    status, printed, _ = cli("resume", folder, "--json", "--texts")
     wanted = json.loads((finished / "result.json").read_text())
     assert status == 0 and json.loads(printed)["after"] == wanted["after"]
 

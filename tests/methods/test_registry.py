@@ -18,7 +18,7 @@ from leff.runs.options import RunConfig
 from leff.runs.plans import check_used, planned
 from leff.runs.unused import unused_options
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "fedprox.py"
+EXAMPLE = Path(leff.__file__).parent / "examples" / "fedprox.py"
 
 
 @pytest.fixture

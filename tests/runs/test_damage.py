@@ -181,7 +181,7 @@ def test_a_finished_run_on_a_disk_that_cannot_be_written(finished, cli, monkeypa
     monkeypatch.setattr("leff.report.picture.draw_run", refused)
     monkeypatch.setattr("pathlib.Path.mkdir", refused)
     monkeypatch.setattr("leff.files.write_synced", refused)
-    status, printed, _ = cli("resume", finished, "--json")
+    status, printed, _ = cli("resume", finished, "--json", "--texts")
     assert status == 0 and json.loads(printed)["after"] == result["after"]
 
 
