@@ -20,6 +20,7 @@ from leff.files import (
     read_json,
     sealed,
     unsealed,
+    whole_file,
     whole_folder,
     write_atomically,
     write_json,
@@ -149,3 +150,18 @@ def test_a_lock_keeps_others_out_and_a_look_at_it_does_not(tmp_path):
     with locked(path):
         assert is_locked(path)
     assert not is_locked(path)
+
+
+def test_what_fails_half_way_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(OSError, match="full"), whole_file(tmp_path / "file") as unfinished:
+        unfinished.write_text("half")
+        raise OSError("full")
+    with pytest.raises(OSError, match="full"), whole_folder(tmp_path / "folder") as unfinished:
+        (unfinished / "a").write_text("half")
+        raise OSError("full")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+    with whole_file(tmp_path / "file") as unfinished:
+        unfinished.write_text("new")
+    assert (tmp_path / "file").read_text() == "new"

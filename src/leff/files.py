@@ -154,21 +154,36 @@ def is_locked(path: Path) -> bool:
 def whole_folder(path: Path) -> Generator[Path]:
     """Give the body a new folder to fill, and put it in the place of `path` when it is full.
 
-    It is removed if the body raises.
+    If the body raises, nothing of it is left.
     """
     unfinished = path.with_name(f".{path.name}.new")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
         yield unfinished
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    for inner in [*unfinished.rglob("*"), unfinished]:
-        (sync_folder if inner.is_dir() else sync_file)(inner)
-    shutil.rmtree(path, ignore_errors=True)
-    unfinished.replace(path)
-    sync_folder(path.parent)
+        for inner in [*unfinished.rglob("*"), unfinished]:
+            (sync_folder if inner.is_dir() else sync_file)(inner)
+        shutil.rmtree(path, ignore_errors=True)
+        unfinished.replace(path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)  # it is there only if something failed
+
+
+@contextmanager
+def whole_file(path: Path) -> Generator[Path]:
+    """Give the body the name of a file to write, and give that its name `path` when it is whole.
+
+    If the body raises, nothing of it is left.
+    """
+    unfinished = path.with_name(f".{path.name}.new")
+    try:
+        yield unfinished
+        sync_file(unfinished)
+        unfinished.replace(path)
+        sync_folder(path.parent)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def sync_file(path: Path) -> None:

@@ -40,6 +40,8 @@ def forked(seed: int) -> Generator[None]:
     apple = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     with torch.random.fork_rng(devices=devices):  # pyright: ignore[reportUnknownMemberType]  # untyped
         torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]  # untyped
-        yield
-    if apple is not None:
-        torch.mps.set_rng_state(apple)
+        try:
+            yield
+        finally:
+            if apple is not None:
+                torch.mps.set_rng_state(apple)

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from leff.exports.opened import FinishedRun
-from leff.files import sync_file, whole_folder
+from leff.files import whole_file, whole_folder
 from leff.models import full_state
 from leff.runs.trained import save_model
 from leff.wire.tensors import pack_file
@@ -38,11 +38,6 @@ def write_difference(opened: FinishedRun, out: Path) -> int:
     """
     before, after = full_state(opened.start()), full_state(opened.trained()[0])
     changed = {n: t - before[n] for n, t in after.items() if not torch.equal(t, before[n])}
-    unfinished = out.with_name(f".{out.name}.new")
-    try:
+    with whole_file(out) as unfinished:
         pack_file(changed, unfinished)
-        sync_file(unfinished)
-        unfinished.replace(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return len(changed)

@@ -28,7 +28,7 @@ from leff.errors import ConfigError, RunError
 from leff.exports.opened import FinishedRun
 from leff.exports.probe import difference
 from leff.exports.vocabulary import Vocabulary, vocabulary_of
-from leff.files import sync_file
+from leff.files import whole_file
 from leff.models import full_state
 from leff.models.kinds import LANGUAGE_KINDS
 from leff.models.quiet import quiet, without_bar
@@ -70,15 +70,9 @@ def write_gguf(opened: FinishedRun, out: Path, dtype: Dtype = "float32") -> None
     config = model.config
     _check(config)
     vocabulary = vocabulary_of(tokenizer, config.vocab_size)
-    unfinished = out.with_name(f".{out.name}.new")
-    try:
-        with quiet():
-            _write(opened, model, tokenizer, vocabulary, unfinished, dtype)
-            _compare(model, vocabulary, unfinished, dtype)
-        sync_file(unfinished)
-        unfinished.replace(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with quiet(), whole_file(out) as unfinished:
+        _write(opened, model, tokenizer, vocabulary, unfinished, dtype)
+        _compare(model, vocabulary, unfinished, dtype)
 
 
 def _check(config: PretrainedConfig) -> None:
