@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers.pytorch_utils import Conv1D
 
 from leff.errors import ModelError
@@ -68,6 +69,8 @@ def _in_16_bits(name: str, rows: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def _in_8_bits(name: str, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    if isinstance(rows, FakeTensor):  # a rehearsal's; bitsandbytes takes seconds to import
+        return {"weight": torch.empty_like(rows, dtype=torch.int8), SCALE: rows.new_empty(len(rows))}
     from bitsandbytes.functional import int8_vectorwise_quant
 
     codes, maxima, _ = int8_vectorwise_quant(rows)
