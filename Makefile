@@ -42,7 +42,7 @@ lint: install
 # torch's wheels of one version differ by index (+cpu, +cu130): the lock names the version alone
 lock: install
 	$(BIN)/pip install --quiet pip-tools
-	$(BIN)/pip-compile --quiet --extra dev --extra java --extra network --extra simulation --extra gguf --strip-extras --no-annotate \
+	$(BIN)/pip-compile --quiet --extra dev --strip-extras --no-annotate \
 	  --no-header --no-emit-find-links --no-emit-index-url --constraint constraints.txt \
 	  --output-file requirements.lock pyproject.toml
 	sed -i.bak 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock && rm requirements.lock.bak

@@ -263,7 +263,7 @@ def test_an_interrupted_run_can_go_on(cli, settings, finished, tmp_path, monkeyp
 
 @pytest.mark.parametrize(
     ("package", "extra", "arguments"),
-    [("gguf", "gguf", ["export"]), ("flwr", "network", ["run"]), ("nothing", None, ["run"])],
+    [("gguf", "gguf", ["export"]), ("flwr", "device", ["run"]), ("nothing", None, ["run"])],
 )
 def test_a_missing_extra_is_one_line(package, extra, arguments, cli, monkeypatch):
     def missing(*_, **__):

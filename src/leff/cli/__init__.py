@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+import typer.core
 
 from leff.cli import device, server
 from leff.cli.export import export
@@ -26,7 +27,9 @@ from leff.cli.start import examples, new
 from leff.cli.sweep import sweep
 from leff.cli.trained import evaluate, generate, predict
 from leff.errors import ConfigError, LeffError, RunError, UsageError, one_line, shown
+from leff.extras import advice
 
+typer.core.HAS_RICH = False  # or typer 0.20 marks the brackets of plain help for rich
 app = typer.Typer(
     help="Federated fine-tuning of language models: each device trains the layers it can afford.",
     no_args_is_help=True,
@@ -74,13 +77,6 @@ def common(
     """Take the options that need no command."""
 
 
-EXTRAS = {  # by package that may be missing
-    "gguf": "gguf",
-    "ray": "simulation",
-    **dict.fromkeys(("cryptography", "flwr", "httpx", "starlette", "uvicorn"), "network"),
-}
-
-
 class _ToStandardError(logging.Handler):
     """Looks `sys.stderr` up for each record: a live table replaces it while it is shown."""
 
@@ -99,9 +95,8 @@ def main() -> None:
         _fail(str(error), error.exit_status)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in EXTRAS:
+        if (needed := advice(package)) is None:
             raise
-        needed = f"pip install 'leff[{EXTRAS[package]}]'"
         _fail(f"this needs the package {package}; {needed}", UsageError.exit_status)
     except OSError as error:  # such as a full disk: a traceback would not help
         _fail(str(error), RunError.exit_status)

@@ -12,6 +12,7 @@ import typer
 
 from leff.cli.console import Json, out, print_json
 from leff.errors import ConfigError
+from leff.extras import need
 
 app = typer.Typer(no_args_is_help=True, help="Take part in a federation with this machine's data.")
 Home = Annotated[
@@ -33,6 +34,7 @@ def join(
     as_json: Json = False,
 ) -> None:
     """Make this device's key, measure what it can do, and print how the owner admits it."""
+    need("device", "a device")
     from leff.capacity.profile import measure_device
     from leff.device.home import DeviceHome, JoinFile
     from leff.device.settings_text import settings_text
@@ -77,6 +79,7 @@ def start(
     as_json: Json = False,
 ) -> None:
     """Connect, and train whenever the server asks; reconnects by itself until it is ended."""
+    need("device", "a device")
     from leff.device.home import DeviceHome
     from leff.device.process import watched
 

@@ -14,6 +14,7 @@ import typer
 
 from leff.cli.console import Json, out, print_json
 from leff.errors import ConfigError, RunError
+from leff.extras import need
 
 app = typer.Typer(no_args_is_help=True, help="Run a federation that devices join over a network.")
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The server's folder.")]
@@ -46,6 +47,7 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Make a server's folder: certificates, secrets, and the join file for devices."""
+    need("server", "a server")
     from leff.network.folder import LOOPBACK, ServerFolder, split_address
     from leff.network.superlink import check_version
 
@@ -77,6 +79,7 @@ def init(
 @app.command()
 def start(folder: Folder, as_json: Json = False) -> None:
     """Run the server until it is stopped; processes that end are started again."""
+    need("server", "a server")
     from leff.network.folder import ServerFolder
     from leff.network.superlink import check_version
     from leff.network.supervisor import Supervisor

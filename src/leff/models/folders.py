@@ -10,13 +10,13 @@ size is taken from it that nothing could hold.
 
 import json
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 from transformers import CONFIG_MAPPING
 
 from leff.errors import ModelError, shown
+from leff.extras import need
 
 SIZES = {  # the largest that is believed, by the library's common names
     "num_hidden_layers": 10_000,
@@ -43,12 +43,11 @@ def is_gguf(name: str | Path) -> bool:
 def place_of(name: str | Path) -> tuple[str, dict[str, str]]:
     """Return what the library's `from_pretrained` takes for a model: a place, and more options.
 
-    Raises ModelError for a GGUF file if the package that reads those is not installed.
+    Raises UsageError for a GGUF file if the package that reads those is not installed.
     """
     if not is_gguf(name):
         return str(name), {}
-    if find_spec("gguf") is None:
-        raise ModelError(f"{name} is a GGUF file; pip install 'leff[gguf]' reads those")
+    need("gguf", f"{name} is a GGUF file, and to read it")
     return str(Path(name).parent), {"gguf_file": Path(name).name}
 
 

@@ -70,7 +70,8 @@ def _in_16_bits(name: str, rows: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def _in_8_bits(name: str, rows: torch.Tensor) -> dict[str, torch.Tensor]:
     if isinstance(rows, FakeTensor):  # a rehearsal's; bitsandbytes takes seconds to import
-        return {"weight": torch.empty_like(rows, dtype=torch.int8), SCALE: rows.new_empty(len(rows))}
+        codes = torch.empty_like(rows, dtype=torch.int8)
+        return {"weight": codes, SCALE: rows.new_empty(len(rows))}
     from bitsandbytes.functional import int8_vectorwise_quant
 
     codes, maxima, _ = int8_vectorwise_quant(rows)

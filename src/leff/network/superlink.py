@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from leff.errors import NetworkError
+from leff.extras import advice
 from leff.wire.flower_texts import Arriving, record
 
 VERSION = "1.42.0"
@@ -72,7 +73,7 @@ def check_version() -> None:
         found = metadata.version("flwr")
     except metadata.PackageNotFoundError:
         raise NetworkError(
-            f"flwr is not installed; install it with pip install 'leff[network]' ({VERSION})"
+            f"flwr is not installed; install it with {advice('flwr')} ({VERSION})"
         ) from None
     if found != VERSION:
         raise NetworkError(

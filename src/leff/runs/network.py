@@ -18,13 +18,8 @@ from leff.engines.flower.fleet import FleetRules, FlowerFleet
 from leff.engines.flower.roster import Roster
 from leff.engines.flower.seam import Network
 from leff.engines.flower.server_network import ServerNetwork
-from leff.engines.flower.simulation import (
-    Resources,
-    SimulatedClients,
-    SimulationNetwork,
-    check_ray,
-    places,
-)
+from leff.engines.flower.simulation import Resources, SimulatedClients, SimulationNetwork, places
+from leff.extras import need
 from leff.methods.checks import expected_shapes
 from leff.models import blocks
 from leff.network.find import find_server
@@ -79,7 +74,7 @@ def simulated_fleet(
     missing or of another version.
     """
     check_version()
-    check_ray()
+    need("simulation", "engine.name = 'flower-simulation'")
     engine, folder = config.engine, folder.absolute()
     arrivals, roster = folder / ARRIVALS, Roster(folder / "clients.json")
     clients = SimulatedClients(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from leff.errors import ConfigError, DataError
+from leff.extras import need
 from leff.methods.jobs import JobWriter
 from leff.methods.level import needs_proxy
 from leff.methods.registry import spec_of
@@ -47,6 +48,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
 
     Raises ConfigError, DataError or ModelError for what is missing, wrong or does not fit.
     """
+    need("server", "a run")
     spec, simulated = spec_of(config.method.name), config.engine.name != "flower"
     config = with_file_clients(with_fleet_count(config)) if simulated else config
     device = torch_device(config.engine.device)

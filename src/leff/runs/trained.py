@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from leff.errors import CheckpointError, ConfigError
+from leff.extras import need
 from leff.files import whole_folder
 from leff.models import FROZEN_HEAD, freeze_head, full_state, load_model
 from leff.models.hardware import pinned_threads, torch_device
@@ -101,6 +102,7 @@ def measure(
     `data` is a table to measure on in place of the run's own test split.
     """
     folder, config = RunFolder.open(path)
+    need("server", "a measurement")
     model, tokenizer = read_trained(path)
     task = task_of(config) if data is None else _own_test(data, folder, config, model)
     if not len(task.validation if task.test is None else task.test):

@@ -22,6 +22,7 @@ from typing import Protocol, TypeVar
 
 from leff.engines.processes import terminable
 from leff.errors import ConfigError, LeffError, RunError
+from leff.extras import need
 from leff.files import write_atomically
 from leff.runs.config import load_config
 from leff.runs.folder import RunFolder
@@ -73,7 +74,11 @@ def sweep(
     `finish` gets the run, its folder, and the seconds that it took if it ran alone.  A run is
     skipped if `done` returns True for it: another process may have done it meanwhile.  Return error
     messages by the key of the run.
+
+    Raises UsageError if a package that runs need is not installed.
     """
+    if runs:
+        need("server", "a run")
     gpus = _gpus()
     jobs = min(workshop.jobs or max(1, len(gpus)), max(1, len(runs)))
     timed = jobs == 1 or jobs <= len(gpus)  # no two runs share a GPU or the cores

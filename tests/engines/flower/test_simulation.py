@@ -1,6 +1,5 @@
 """Flower's simulation as a network, without Ray: a grid that answers at once."""
 
-import importlib.util
 import logging
 from types import SimpleNamespace
 
@@ -10,11 +9,10 @@ from leff.engines.flower.simulation import (
     Resources,
     SimulatedClients,
     SimulationNetwork,
-    check_ray,
     client_app,
     places,
 )
-from leff.errors import ConfigError, RunError
+from leff.errors import RunError
 from leff.wire.flower_texts import KEY, record
 
 
@@ -155,12 +153,6 @@ def test_a_cluster_that_is_not_there_is_an_error_at_once(starts):
         Resources(address="10.0.0.1:6379").start_ray()
     assert [start["address"] for start in starts] == ["10.0.0.1:6379"]
     assert "num_cpus" not in starts[0]
-
-
-def test_without_ray_the_remedy_is_named(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs Ray; install it with .*leff\[simulation\]"):
-        check_ray()
 
 
 def test_the_app_answers_as_its_partition(clients, identity):

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leff.engines.flower.seam import Member
-from leff.errors import ConfigError, RunError, one_line
+from leff.errors import RunError, one_line
 from leff.files import locked, make_folder
 from leff.network.grants import Grant, Traffic
 from leff.network.superlink import LinkLostError
@@ -167,17 +167,6 @@ class Resources:
                 if self.address or tried == START_TRIES:
                     raise
                 log.warning("Ray did not start (%s); trying again", one_line(str(error)))
-
-
-def check_ray() -> None:
-    """Raise ConfigError unless Ray is installed."""
-    from importlib.util import find_spec
-
-    if find_spec("ray") is None:
-        raise ConfigError(
-            "engine.name = 'flower-simulation' needs Ray; install it with pip install "
-            "'leff[simulation]', or use engine.name = 'local'"
-        )
 
 
 @contextlib.contextmanager
