@@ -39,10 +39,11 @@ lint: install
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-# torch's wheels of one version differ by index (+cpu, +cu130): the lock names the version alone
+# The extras name each other through leff itself, which the lock leaves out.  torch's wheels of one
+# version differ by index (+cpu, +cu130), so the lock names the version alone.
 lock: install
 	$(BIN)/pip install --quiet pip-tools
 	$(BIN)/pip-compile --quiet --extra dev --strip-extras --no-annotate \
 	  --no-header --no-emit-find-links --no-emit-index-url --constraint constraints.txt \
 	  --output-file requirements.lock pyproject.toml
-	sed -i.bak 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock && rm requirements.lock.bak
+	sed -i.bak -e '/^leff @/d' -e 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock && rm requirements.lock.bak

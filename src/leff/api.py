@@ -74,6 +74,7 @@ def run(
     *,
     out: str | Path | None = None,
     progress: "Progress | None" = None,
+    track: str | None = None,
     **options: Any,
 ) -> Run:
     """Run a federation to its end and return it.
@@ -81,12 +82,14 @@ def run(
     `config` is a TOML file or a configuration; None is the built-in run.  `options` override a
     file: by dotted key (``**{"training.rounds": 3}``), by bare name if only one section has it
     (``rounds=3``), or by a section's name (``model="gpt2"`` is ``model.name``).  `out` is the
-    run's folder, by default a new one in ``runs/``.
+    run's folder, by default a new one in ``runs/``.  `track` sends every round to `tensorboard`,
+    `trackio`, `wandb` or `mlflow` too.
 
     Raises ConfigError, DataError or ModelError before any training, RunError if it fails later.
     """
     from leff.runs.folder import RunFolder
 
+    _check_tracker(track)
     overrides = {full_key(key, value): value for key, value in options.items()}
     if isinstance(config, RunConfig):
         if overrides:
@@ -99,31 +102,57 @@ def run(
     folder = RunFolder.new(expanded(out) if out is not None else new_folder(checked), checked)
     with folder.lock(made=out is None):
         RunFolder.new(folder.path, checked)  # another process may have begun one meanwhile
-        return _finish(folder, checked, progress)
+        return _finish(folder, checked, progress, track)
 
 
-def resume(folder: str | Path, *, progress: "Progress | None" = None) -> Run:
+def resume(
+    folder: str | Path, *, progress: "Progress | None" = None, track: str | None = None
+) -> Run:
     """Continue an interrupted run to the same result; return at once if it is finished.
 
-    A finished run is only read, and checked.  Raises ConfigError if `folder` is no run or its
-    configuration was edited, CheckpointError if it is damaged so that it cannot go on.
+    A finished run is only read, and checked.  `track` is as in `run`; the tracker gets the rounds
+    that it has not got yet, also those of a finished run.  Raises ConfigError if `folder` is no run
+    or its configuration was edited, CheckpointError if it is damaged so that it cannot go on.
     """
     from leff.runs.folder import RunFolder
 
-    opened, _ = RunFolder.open(Path(folder))
+    _check_tracker(track)
+    opened, config = RunFolder.open(Path(folder))
     if opened.result() is None:
         with opened.lock():
             opened, config = RunFolder.open(opened.path)
             if opened.result() is None:  # another process may have finished it meanwhile
-                return _finish(opened, config, progress)
+                return _finish(opened, config, progress, track)
     opened.check_model()
+    if track is not None:
+        from leff.report.tracking import send_finished
+
+        send_finished(track, opened, config)
     return _drawn(opened, opened.result() or {})
 
 
-def _finish(folder: "RunFolder", config: RunConfig, progress: "Progress | None") -> Run:
+def _check_tracker(name: str | None) -> None:
+    if name is not None:
+        from leff.report.trackers import check_tracker
+
+        check_tracker(name)
+
+
+def _finish(
+    folder: "RunFolder", config: RunConfig, progress: "Progress | None", track: str | None
+) -> Run:
     from leff.runs.prepare import prepare
 
-    return _drawn(folder, prepare(config, folder).run(progress))
+    federation = prepare(config, folder)
+    if track is None:
+        return _drawn(folder, federation.run(progress))
+    from leff.report.tracking import Together, Tracking
+
+    with Tracking(track, folder) as tracking:
+        both = Together([tracking] if progress is None else [progress, tracking])
+        result = federation.run(both)
+        tracking.finished(result)
+    return _drawn(folder, result)
 
 
 def _drawn(folder: "RunFolder", result: Mapping[str, Any]) -> Run:

@@ -18,6 +18,10 @@ EXTRAS = {  # an extra, and the packages that we import of it, as `import` names
     "simulation": ("ray",),
     "gguf": ("gguf",),
     "java": ("pycocoevalcap",),
+    "mlflow": ("mlflow",),
+    "tensorboard": ("tensorboard",),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
 }  # fmt: skip
 _EXTRA_OF = {package: extra for extra, packages in EXTRAS.items() for package in packages}
 

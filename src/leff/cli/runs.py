@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 Texts = Annotated[bool, typer.Option("--texts", help="With --json: the generated texts too.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+Track = Annotated[
+    str | None,
+    typer.Option(help="Send every round to tensorboard, trackio, wandb or mlflow too."),
+]
 
 
 def run(
@@ -54,6 +58,7 @@ def run(
     folder: Annotated[
         Path | None, typer.Option("--out", help="The run's folder; by default a new one in runs/.")
     ] = None,
+    track: Track = None,
     texts: Texts = False,
     as_json: Json = False,
 ) -> None:
@@ -80,17 +85,17 @@ def run(
     checked = load_config(config, overrides)
 
     def work(progress: "LiveTable") -> "Run":
-        return api.run(checked, out=folder, progress=progress)
+        return api.run(checked, out=folder, progress=progress, track=track)
 
     _show(work, as_json, texts)
 
 
-def resume(run: RunPath, texts: Texts = False, as_json: Json = False) -> None:
+def resume(run: RunPath, track: Track = None, texts: Texts = False, as_json: Json = False) -> None:
     """Continue an interrupted run, to the result it would have had."""
     from leff import api
 
     def work(progress: "LiveTable") -> "Run":
-        return api.resume(run, progress=progress)
+        return api.resume(run, progress=progress, track=track)
 
     _show(work, as_json, texts)
 
