@@ -59,6 +59,8 @@ def random_examples(kind: str, count: int, seed: int = 0) -> list[Example]:
         label: Any = None
         if kind == "classification":
             label = int(rng.integers(2))
+        elif kind == "multilabel":
+            label = tuple(rng.integers(0, 2, 2).astype(float).tolist())
         elif kind == "regression":
             label = float(rng.normal())
         examples.append(Example(ids, prompt_tokens=2 if kind == "generation" else 0, label=label))

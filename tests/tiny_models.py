@@ -76,7 +76,10 @@ CASES = [
 def tiny(name: str, kind: str, seed: int = 0) -> Any:
     """Return a random model in eval mode, every parameter drawn, norms and biases too."""
     config = CONFIGS[name]
-    extra = {"num_labels": 1, "problem_type": "regression"} if kind == "regression" else {}
+    extra = {
+        "regression": {"num_labels": 1, "problem_type": "regression"},
+        "multilabel": {"problem_type": "multi_label_classification"},
+    }.get(kind, {})
     config = type(config).from_dict({**config.to_dict(), **extra})
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -133,6 +133,9 @@ def write_table(path: Path, kind: str, rows: int = 60) -> Path:
                 row |= {"input": f"place: {words[i % 5]} {i}", "target": text}
             elif kind == "classification":
                 row |= {"text": text, "label": ("flat", "flat", "steep", "steep", "wet")[i % 5]}
+            elif kind == "multilabel":
+                has = [word for k, word in enumerate(("flat", "steep", "wet")) if i >> k & 1]
+                row |= {"text": text, "labels": has}
             elif kind == "regression":
                 row |= {"text": text, "label": i / 7 + 0.5}
             elif kind == "chat":

@@ -72,7 +72,7 @@ def test_loss_and_every_gradient_are_the_models_own(name):
         torch.testing.assert_close(got[each], gradient, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", ["classification", "regression"])
+@pytest.mark.parametrize("kind", ["classification", "multilabel", "regression"])
 @pytest.mark.parametrize("name", ["gpt2", "bert"])
 def test_other_kinds_keep_their_own_loss(name, kind):
     model, batch = dropping(name, kind), collate(random_examples(kind, 4), PAD)

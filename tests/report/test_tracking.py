@@ -208,7 +208,7 @@ for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         ids |= {record.run.run_id} - {""}
         config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
         items = record.history.item
-        values = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+        values = {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items}
         if "loss" in values:
             losses[values["_step"]], layers = values["loss"], values.get("layers.nrows")
         after = values.get("after/BLEU", 0)

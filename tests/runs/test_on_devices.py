@@ -41,7 +41,9 @@ def prepared(tmp_path, kind, **changes):
     return prepare(config, RunFolder.new(tmp_path / "run", config))
 
 
-@pytest.mark.parametrize("kind", ["generation", "classification", "regression", "text"])
+@pytest.mark.parametrize(
+    "kind", ["generation", "classification", "multilabel", "regression", "text"]
+)
 def test_the_devices_sums_are_the_figures_of_all_their_examples(tmp_path, kind):
     """Measured one by one and added up: what one evaluator says of all examples at once."""
     federation = prepared(tmp_path, kind)
@@ -54,7 +56,7 @@ def test_the_devices_sums_are_the_figures_of_all_their_examples(tmp_path, kind):
     pad = federation.tokenizer.pad_token_id
     wanted = held_out_loss(federation.model, held, batch_size=64, pad_id=pad)
     assert found["loss"] == pytest.approx(wanted, rel=1e-5)
-    if kind in ("classification", "regression"):
+    if kind in ("classification", "multilabel", "regression"):
         evaluator = Evaluator(federation.task, federation.tokenizer, 32)
         evaluator._seen["validation", len(held)] = held
         whole = replace(federation.task, validation=range(len(held)), name="table")
@@ -71,7 +73,7 @@ def test_the_devices_sums_are_the_figures_of_all_their_examples(tmp_path, kind):
     worst = max(losses, key=lambda client: losses[client])
     assert found["worst"]["client"] == worst and found["worst"]["loss"] == losses[worst]
     shares = [own["examples"] for own in found["clients"].values()]
-    if kind in ("classification", "regression"):
+    if kind in ("classification", "multilabel", "regression"):
         mean = np.average(list(losses.values()), weights=shares)
         assert found["loss"] == pytest.approx(mean)
 

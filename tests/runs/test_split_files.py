@@ -64,7 +64,9 @@ def check(tmp_path, config, share):
     return paths
 
 
-@pytest.mark.parametrize("kind", ["generation", "classification", "regression", "text", "chat"])
+@pytest.mark.parametrize(
+    "kind", ["generation", "classification", "multilabel", "regression", "text", "chat"]
+)
 def test_devices_have_the_local_engines_examples(tmp_path, kind):
     """With what both hold out too."""
     config = configured(tmp_path, kind, clients__validation_share=0.2)

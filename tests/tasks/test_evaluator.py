@@ -129,7 +129,7 @@ def test_rows_are_encoded_once(tmp_path, monkeypatch):
     assert evaluator.quick(model, 3) == first
 
 
-@pytest.mark.parametrize("kind", ["classification", "regression"])
+@pytest.mark.parametrize("kind", ["classification", "multilabel", "regression"])
 def test_a_diverged_model_is_measured_as_not_a_number(tmp_path, kind):
     task, model, tokenizer = load(tmp_path, kind)
     with torch.no_grad():

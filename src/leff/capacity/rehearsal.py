@@ -23,7 +23,6 @@ from leff.client.steps import local_steps
 from leff.methods.jobs import JobWriter, layout_job
 from leff.methods.setup import ClientSetup, Layout
 from leff.models import empty_model
-from leff.models.kinds import LANGUAGE_KINDS
 from leff.tasks.encode import Example
 from leff.wire.messages import LocalTraining, Part, Step
 
@@ -67,7 +66,7 @@ def rehearse(config: PretrainedConfig, kind: str, layout: Layout, setup: ClientS
 
         hook = register_optimizer_step_pre_hook(mark)
         try:
-            examples = examples_of(replace(setup, step=step), kind)
+            examples = examples_of(replace(setup, step=step), kind, labels=config.num_labels or 2)
             done = local_steps(built, list(trained.values()), job, examples, CPU)
         finally:
             hook.remove()
@@ -86,12 +85,15 @@ def training_of(step: Step) -> LocalTraining:
     )
 
 
-def examples_of(setup: ClientSetup, kind: str, steps: int = 1) -> list[Example]:
-    """Return the examples of `steps` full batches, all of the setup's length and labelled share."""
+def examples_of(setup: ClientSetup, kind: str, steps: int = 1, labels: int = 2) -> list[Example]:
+    """Return the examples of `steps` full batches, all of the setup's length and labelled share.
+
+    `labels` is the number of a classifier's classes.
+    """
     ids = np.zeros(setup.length, dtype=np.int32)
     unlabelled = setup.length - round(setup.length * setup.labelled)
-    label = None if kind in LANGUAGE_KINDS else 1 if kind == "classification" else 1.0
-    return [Example(ids, unlabelled, label)] * (setup.step.batch_size * steps)
+    own = {"classification": 1, "multilabel": (1.0,) * labels, "regression": 1.0}
+    return [Example(ids, unlabelled, own.get(kind))] * (setup.step.batch_size * steps)
 
 
 def without_values(ledger: Ledger, config: PretrainedConfig, kind: str) -> nn.Module:

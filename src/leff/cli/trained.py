@@ -7,7 +7,7 @@ import csv
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.text import Text
@@ -73,9 +73,19 @@ def predict(
     if as_json:
         return print_json(rows)
     for text, answer in zip(texts["text"], answers, strict=True):
-        cells = [f"{v:.4f}" if isinstance(v, float) else v for v in answer.values()]
+        cells = [_cell(value, 4) for value in answer.values()]
         typer.echo("\t".join([*cells, " ".join(text.split())[:80]]))
     return None
+
+
+def _cell(value: Any, digits: int | None = None) -> Any:
+    """Return a value of an answer for a table; names have bars between them, [] is none."""
+    if isinstance(value, list):
+        return "|".join(map(str, cast("list[Any]", value))) or "[]"
+    if isinstance(value, dict):
+        shares = cast("dict[str, float]", value).items()
+        return " ".join(f"{name}={_cell(share, digits)}" for name, share in shares)
+    return f"{value:.{digits}f}" if isinstance(value, float) and digits else value
 
 
 def _new_name(name: str, columns: Mapping[str, Any]) -> str:
@@ -87,7 +97,7 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
 
 
 def generate(

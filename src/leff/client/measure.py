@@ -62,11 +62,10 @@ def measure(
         done = _answers(done, job, model, examples)
     elif job.kind in LABEL_KINDS:
         logits = held_out_logits(model, examples, batch_size=job.batch_size, pad_id=job.pad_id)
-        labels = [example.label or 0 for example in examples]
-        sums = _class_sums if job.kind == "classification" else _score_sums
+        labels = [example.label for example in examples]
         done = replace(done, weight=len(examples))
         if torch.isfinite(logits).all():
-            done = sums(done, wide(logits), labels)
+            done = SUMS[job.kind](done, wide(logits), labels)
     else:
         loss, weight = held_out_sum(model, examples, batch_size=job.batch_size, pad_id=job.pad_id)
         done = replace(done, loss=loss if math.isfinite(loss) else None, weight=weight)
@@ -92,10 +91,10 @@ def _answers(
     if not torch.isfinite(logits).all():
         return done
     if job.kind == "regression":
-        labels = sum(example.label or 0 for example in chosen) / len(chosen)
+        labels = sum(example.number for example in chosen) / len(chosen)
         return replace(done, answers=((float(logits.mean()),),), labels=(float(labels),))
     margins = [log_odds(logits, label) for label in range(logits.shape[1])]
-    counts = np.bincount([int(e.label or 0) for e in chosen], minlength=logits.shape[1])
+    counts = np.bincount([int(e.number) for e in chosen], minlength=logits.shape[1])
     return replace(
         done,
         answers=tuple(
@@ -132,7 +131,7 @@ def _checking(deadline: Deadline) -> Callable[[nn.Module, Any], None]:
     return check
 
 
-def _class_sums(done: Measure, logits: torch.Tensor, labels: Sequence[float]) -> Measure:
+def _class_sums(done: Measure, logits: torch.Tensor, labels: Sequence[Any]) -> Measure:
     """Add the loss and the confusion counts of logits (n, K)."""
     wanted, count = torch.tensor(labels, dtype=torch.long), logits.shape[1]
     loss = float(functional.cross_entropy(logits, wanted, reduction="sum"))
@@ -141,7 +140,16 @@ def _class_sums(done: Measure, logits: torch.Tensor, labels: Sequence[float]) ->
     return replace(done, loss=loss, confusion=tuple(tuple(map(int, row)) for row in rows))
 
 
-def _score_sums(done: Measure, logits: torch.Tensor, labels: Sequence[float]) -> Measure:
+def _several_sums(done: Measure, logits: torch.Tensor, labels: Sequence[Any]) -> Measure:
+    """Add the loss, a mean over classes, and each class's four counts, of logits (n, K)."""
+    wanted = torch.tensor(labels, dtype=logits.dtype)  # (n, K)
+    loss = float(functional.binary_cross_entropy_with_logits(logits, wanted)) * len(labels)
+    has, got = wanted > 0, logits > 0
+    counts = torch.stack([has & got, has & ~got, ~has & got, ~has & ~got]).sum(1).T  # (K, 4)
+    return replace(done, loss=loss, confusion=tuple(tuple(map(int, row)) for row in counts.numpy()))
+
+
+def _score_sums(done: Measure, logits: torch.Tensor, labels: Sequence[Any]) -> Measure:
     """Add the squared errors and the moments of scores (n, 1)."""
     scores = list(map(float, logits[:, 0]))
     pairs = list(zip(scores, labels, strict=True))
@@ -154,6 +162,13 @@ def _score_sums(done: Measure, logits: torch.Tensor, labels: Sequence[float]) ->
         math.fsum(p * y for p, y in pairs),
     )
     return replace(done, loss=math.fsum((p - y) ** 2 for p, y in pairs), moments=moments)
+
+
+SUMS = {
+    "classification": _class_sums,
+    "multilabel": _several_sums,
+    "regression": _score_sums,
+}
 
 
 def measure_or_fail(

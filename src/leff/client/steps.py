@@ -136,7 +136,7 @@ def _log_prior(
     """
     if not job.training.calibrated or job.kind != "classification":
         return None
-    counts = np.bincount([int(e.label or 0) for e in examples], minlength=model.config.num_labels)
+    counts = np.bincount([int(e.number) for e in examples], minlength=model.config.num_labels)
     if min(counts) < job.training.calibrated_from:
         return None
     prior = (counts + 1) / (counts + 1).sum()

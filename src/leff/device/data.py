@@ -25,6 +25,7 @@ from leff.tasks.sources.attributes import file_names
 from leff.tasks.sources.rows import Rows
 from leff.tasks.sources.table import (
     CANONICAL,
+    CLASSED,
     LABELLED,
     evaluation_table,
     read_kind,
@@ -170,7 +171,7 @@ def _read(path: Path, settings: DataSettings, card: "TaskCard", kind: Kind) -> R
     """Return the checked rows of a file; in kind text a file without columns has a text a line."""
     if kind == "text" and not is_table(path) and not settings.columns:
         return read_text(path)
-    if kind == "classification" and not card.labels:
+    if kind in CLASSED and not card.labels:
         raise ConfigError("the federation names no classes; its owner sets data.labels")
-    names = card.labels if kind == "classification" else ()
+    names = card.labels if kind in CLASSED else ()
     return read_kind([path], kind, settings.columns, names, WHOSE)

@@ -14,7 +14,7 @@ measurements while they train (`RunningScores`).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,8 +37,9 @@ def layer_scores(
 
     The proxy data has no labels of the task.  A decoder's loss is its language model loss on the
     text.  A classifier's loss is the cross-entropy on labels drawn from its own prediction with
-    `seed`.  A regressor's loss is the squared error to its prediction plus unit noise.  Such
-    samples define the Fisher information.  The model is not changed.
+    `seed`; where a text may have several classes, each is drawn.  A regressor's loss is the squared
+    error to its prediction plus unit noise.  Such samples define the Fisher information.  The model
+    is not changed.
     """
     layers = [list(layer.parameters()) for layer in blocks(model)]
     parameters = [parameter for layer in layers for parameter in layer]
@@ -58,13 +59,16 @@ def _importance(parameter: torch.Tensor, gradient: torch.Tensor) -> float:
     return float((wide(gradient) * wide(parameter.detach())).square().sum())  # Σ I_m
 
 
-def _proxy_loss(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def _proxy_loss(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     if "labels" in batch:
         return mean_loss(model, batch)
     logits = model(**batch).logits
     if logits.shape[-1] == 1:
         drawn = logits.detach() + torch.randn_like(logits)
         return nn.functional.mse_loss(logits, drawn)
+    if model.config.problem_type == "multi_label_classification":
+        drawn = torch.bernoulli(logits.detach().sigmoid())
+        return nn.functional.binary_cross_entropy_with_logits(logits, drawn)
     drawn = torch.distributions.Categorical(logits=logits.detach()).sample()
     return nn.functional.cross_entropy(logits, drawn)
 

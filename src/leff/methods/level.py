@@ -34,7 +34,7 @@ from torch import nn
 
 from leff.methods.stand_ins import Batch
 from leff.models import full_tail_names
-from leff.models.kinds import LABEL_KINDS
+from leff.models.kinds import LEVELLED_KINDS
 from leff.wire.messages import OFFSETS, Measure
 
 PROBE = 32  # examples of a client that the model answers
@@ -59,7 +59,7 @@ def bias_of(head: nn.Linear) -> nn.Parameter | None:
 
 def needs_proxy(model: Any, kind: str) -> bool:
     """Return whether a model's head can be moved on proxy data only."""
-    head = classifier_head(model) if kind in LABEL_KINDS else None
+    head = classifier_head(model) if kind in LEVELLED_KINDS else None
     return head is not None and bias_of(head) is None
 
 

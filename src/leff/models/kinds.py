@@ -17,7 +17,9 @@ from transformers import (
 from leff.errors import ModelError, nearest
 
 LANGUAGE_KINDS = ("generation", "text", "chat")
-LABEL_KINDS = ("classification", "regression")
+CLASS_KINDS = ("classification", "multilabel")  # one class of several, or any number of them
+LABEL_KINDS = (*CLASS_KINDS, "regression")
+LEVELLED_KINDS = ("classification", "regression")  # whose heads `training.levelled` moves
 KINDS = LANGUAGE_KINDS + LABEL_KINDS
 
 

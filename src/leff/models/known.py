@@ -103,8 +103,9 @@ def load_config(name: str | Path) -> tuple[PretrainedConfig, str]:
     config = read_config(name)
     heads = " ".join(getattr(config, "architectures", None) or [])
     if "SequenceClassification" in heads:
-        regression = getattr(config, "problem_type", None) == "regression"
-        return config, "regression" if regression else "classification"
+        problem = getattr(config, "problem_type", None) or ""
+        kinds = {"regression": "regression", "multi_label_classification": "multilabel"}
+        return config, kinds.get(problem, "classification")
     kind = next((kind for kind in KINDS if fits(config, kind)), None)
     if kind is None:
         raise ModelError(

@@ -20,7 +20,7 @@ from leff.models.activations import fuse
 from leff.models.class_names import class_names, fit_head, has_classes, set_names
 from leff.models.detect import family_of
 from leff.models.folders import check_room, place_of
-from leff.models.kinds import LANGUAGE_KINDS, model_class, name_loss
+from leff.models.kinds import CLASS_KINDS, LANGUAGE_KINDS, model_class, name_loss
 from leff.models.known import cannot_read, read_config, reading
 from leff.models.meta import empty_model
 from leff.models.quiet import quiet, without_bar
@@ -51,10 +51,11 @@ def load_model(
             f"{name} is quantised, and what trains must be fp32; take the model that it was made of"
         )
     own = class_names(config)
-    if kind == "classification":
+    if kind in CLASS_KINDS:
         if labels and not has_classes(config):
             set_names(config, labels)
-        config.problem_type = "single_label_classification"
+        one = kind == "classification"
+        config.problem_type = "single_label_classification" if one else "multi_label_classification"
     elif kind == "regression":
         set_names(config, ("score",))
         config.problem_type = "regression"
@@ -75,7 +76,7 @@ def load_model(
                 trust_remote_code=False,
             )
     _check_new_weights(name, kind, model, loading)
-    if kind == "classification" and labels and has_classes(config):
+    if kind in CLASS_KINDS and labels and has_classes(config):
         fit_head(model, labels, own, by_row=by_row, seed=seed)
     name_loss(model, kind)
     for tensor in itertools.chain(model.parameters(), model.buffers()):

@@ -36,7 +36,7 @@ def mean_loss(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tens
     itself otherwise.  Inside autocast the products have its type.  A language model's loss is NaN
     if the batch has no label.
     """
-    parts = body_and_head(model) if batch["labels"].dim() == 2 else None
+    parts = body_and_head(model) if _are_tokens(batch["labels"]) else None
     if parts is None:
         return model(**batch, **uncached(model)).loss.float()
     body, weight = parts
@@ -49,9 +49,13 @@ def label_count(labels: torch.Tensor) -> int:
     """Return the number of labels that a batch's mean loss is over.
 
     A language model's labels are (B, T), and no position predicts the first token.  Other labels
-    are (B,).
+    are (B,), or (B, K) if an example may have several of K classes: then a label is a row.
     """
-    return int((labels[:, 1:] != IGNORED).sum()) if labels.dim() == 2 else len(labels)
+    return int((labels[:, 1:] != IGNORED).sum()) if _are_tokens(labels) else len(labels)
+
+
+def _are_tokens(labels: torch.Tensor) -> bool:
+    return labels.dim() == 2 and not labels.is_floating_point()
 
 
 def chunked_loss(

@@ -257,16 +257,23 @@ def print_result(
 
 
 def print_confusion(console: Console, confusion: Mapping[str, Mapping[str, int]]) -> None:
-    """Print a row for each class: what its examples were taken for; nothing for many classes."""
+    """Print a row for each class: what its examples were taken for; nothing for many classes.
+
+    If an example may have several classes, it is how many were right, missed or wrong.
+    """
     if not 1 < len(confusion) <= MOST_CLASSES:
         return
     console.print()
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("class, and what it was taken for", overflow="fold")
-    for name in confusion:
+    columns = list(next(iter(confusion.values())))
+    table.add_column(
+        "class, and what it was taken for" if columns == list(confusion) else "class",
+        overflow="fold",
+    )
+    for name in columns:
         table.add_column(Text(name), justify="right", overflow="fold")
     for name, counts in confusion.items():
-        table.add_row(Text(name), *(str(counts[other]) for other in confusion))
+        table.add_row(Text(name), *(str(counts[other]) for other in columns))
     console.print(table)
 
 

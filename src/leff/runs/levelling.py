@@ -13,7 +13,7 @@ from leff.methods.jobs import JobWriter, measure_jobs
 from leff.methods.level import PROBE, head_step, move_head
 from leff.methods.method import RoundContext
 from leff.methods.stand_ins import Batch
-from leff.models.kinds import LABEL_KINDS
+from leff.models.kinds import LEVELLED_KINDS
 from leff.record import Levelling
 from leff.round import Fleet
 from leff.runs.options import RunConfig
@@ -98,7 +98,7 @@ def leveller_of(
     config: RunConfig, task: Task, writer: JobWriter, proxy: Sequence[Batch]
 ) -> Leveller | None:
     """Return the leveller of a run, or None if nothing is levelled."""
-    if not config.training.levelled or task.kind not in LABEL_KINDS:
+    if not config.training.levelled or task.kind not in LEVELLED_KINDS:
         return None
     return Leveller(
         writer=writer,

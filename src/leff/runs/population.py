@@ -18,7 +18,7 @@ from leff.errors import DataError
 from leff.methods.registry import spec_of
 from leff.models import blocks
 from leff.models.hardware import torch_device
-from leff.models.kinds import LABEL_KINDS
+from leff.models.kinds import LEVELLED_KINDS
 from leff.round import Fleet
 from leff.runs.budgets import check_deadline, client_devices, client_layers, client_reports
 from leff.runs.options import RunConfig
@@ -70,7 +70,7 @@ def simulated_population(
         return encode(some, tokenizer, task.kind, config.data.max_length, form)
 
     measuring = config.evaluation.where != "server"
-    levelled = config.training.levelled and task.kind in LABEL_KINDS
+    levelled = config.training.levelled and task.kind in LEVELLED_KINDS
     share = config.clients.validation_share if measuring or levelled else 0.0
     examples, held = client_examples(train, split, task.kind, share, encoded)
     _check_examples(examples, held, measuring)

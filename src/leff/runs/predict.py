@@ -31,6 +31,7 @@ def predict(
 ) -> list[dict[str, Any]]:
     """Return ``label`` and ``probability`` of each text, or its ``score`` for a regression.
 
+    If a text may have several classes, it is ``labels``, a list, and ``probabilities`` by name.
     `name` is a run's or a model's folder; `texts` has the columns ``text`` and, for pairs,
     ``text_pair``.  Raises ConfigError for a model that was not trained as a classifier.
     """
@@ -52,12 +53,21 @@ def predict(
     logits = held_out_logits(model, examples, batch_size=batch_size, pad_id=pad_id)
     if model.config.problem_type == "regression":
         return [{"score": float(score)} for score in logits[:, 0]]
-    likeliest = logits.softmax(-1).max(-1)
     names = model.config.id2label
+    if model.config.problem_type == "multi_label_classification":
+        return [_several(names, list(map(float, row))) for row in logits.sigmoid()]
+    likeliest = logits.softmax(-1).max(-1)
     return [
         {"label": names[int(row)], "probability": float(value)}
         for value, row in zip(likeliest.values, likeliest.indices, strict=True)
     ]
+
+
+def _several(names: Mapping[int, str], probabilities: Sequence[float]) -> dict[str, Any]:
+    """Return the classes that are more likely than not, and the probability of every class."""
+    own = [names[k] for k, probability in enumerate(probabilities) if probability > 0.5]
+    by_name = {names[k]: probability for k, probability in enumerate(probabilities)}
+    return {"labels": own, "probabilities": by_name}
 
 
 def check_classifier(name: str | Path) -> RunConfig | None:

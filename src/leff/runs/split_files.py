@@ -70,7 +70,13 @@ def _clear(out: Path) -> None:
 
 def _named(rows: Table, task: Task) -> Iterable[Mapping[str, Any]]:
     """Return the rows with our columns only, and classes by name."""
+    several = task.kind == "multilabel"
     kept = [name for name in rows.columns if name in CANONICAL]
     for row in rows:
         own = {name: row[name] for name in kept}
-        yield own | {"label": task.labels[row["label"]]} if task.labels else own
+        if several:
+            has = own.pop("label")
+            own["labels"] = [name for name, one in zip(task.labels, has, strict=True) if one]
+        elif task.labels:
+            own["label"] = task.labels[own["label"]]
+        yield own

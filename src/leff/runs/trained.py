@@ -14,6 +14,7 @@ from leff.extras import need
 from leff.files import whole_folder
 from leff.models import FROZEN_HEAD, freeze_head, full_state, load_model
 from leff.models.hardware import pinned_threads, torch_device
+from leff.models.kinds import CLASS_KINDS
 from leff.models.known import load_config
 from leff.models.quiet import quiet
 from leff.runs.checkpoints import Checkpoint
@@ -121,7 +122,7 @@ def _own_test(data: Path, folder: RunFolder, config: RunConfig, model: Any) -> T
     if config.data.task == "text":
         return load_task("text", train=data, validation=data, test=data)
     kind = folder.environment()["kind"]
-    names = tuple(model.config.id2label.values()) if kind == "classification" else ()
+    names = tuple(model.config.id2label.values()) if kind in CLASS_KINDS else ()
     own = config.data
     return load_test(data, kind, columns=own.columns, names=names, group=own.group)
 

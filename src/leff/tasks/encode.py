@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("leff.tasks.load")
 
-Kind = Literal["generation", "classification", "regression", "text", "chat"]
+Kind = Literal["generation", "classification", "multilabel", "regression", "text", "chat"]
 Columns = Mapping[str, Sequence[Any]]
 
 
@@ -50,16 +50,21 @@ class Sliced(Protocol):
 class Example:
     """One training example: `input_ids` (T,) int32, and its label.
 
-    `label` is a class id or a score.  If it is None, the labels are the tokens from position
-    `prompt_tokens` on, or those of `spans`, if there are any.  `type_ids` (T,) int8 tells the two
-    sentences apart, for BERT and its kin.
+    `label` is a class id, a score, or for several classes a 1.0 or 0.0 for each, (K,).  If it is
+    None, the labels are the tokens from position `prompt_tokens` on, or those of `spans`, if there
+    are any.  `type_ids` (T,) int8 tells the two sentences apart, for BERT and its kin.
     """
 
     input_ids: "np.ndarray"
     prompt_tokens: int = 0
-    label: int | float | None = None
+    label: int | float | tuple[float, ...] | None = None
     type_ids: "np.ndarray | None" = None
     spans: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def number(self) -> float:
+        """The class id or the score; 0 if the label is neither."""
+        return self.label if isinstance(self.label, int | float) else 0
 
     @property
     def learnt(self) -> tuple[tuple[int, int], ...]:
@@ -107,7 +112,8 @@ def encode(
       first loses whole early turns.
     - text: documents joined by the end token and cut into chunks.  A last chunk of one token is
       dropped, since it predicts nothing.
-    - classification, regression: the tokenizer's own encoding of pairs, cut as its truncation does.
+    - classification, multilabel, regression: the tokenizer's own encoding of pairs, cut as its
+      truncation does.
 
     The number of cut examples is logged, but for chunks, which lose nothing.
     Raises ConfigError for a `max_length` below 4, ModelError for a tokenizer without an end token.
@@ -154,8 +160,8 @@ def collate(
     """Pad examples to their longest and stack them.
 
     Returns ``input_ids`` and ``attention_mask`` (B, T), and ``token_type_ids`` (B, T) if the
-    examples have them.  ``labels`` are (B, T) with -100 on prompt and padding, or (B,) for class
-    ids (long) and scores (float32).
+    examples have them.  ``labels`` are (B, T) with -100 on prompt and padding, (B,) for class ids
+    (long) and scores (float32), or (B, K) for several classes (float32).
     """
     import numpy as np
     import torch
@@ -183,7 +189,7 @@ def collate(
     values = [example.label for example in examples if example.label is not None]
     if not values:
         return batch | {"labels": torch.as_tensor(token_labels)}
-    kind = torch.float32 if isinstance(values[0], float) else torch.long
+    kind = torch.long if isinstance(values[0], int) else torch.float32
     return batch | {"labels": torch.tensor(values, dtype=kind)}
 
 

@@ -59,8 +59,7 @@ class Evaluator:
             return "BLEU"
         if self.task.kind in ("text", "chat"):
             return "perplexity"
-        default = "accuracy" if self.task.kind == "classification" else "pearson"
-        return glue.PRIMARY.get(self.task.name, default)
+        return glue.PRIMARY.get(self.task.name, DEFAULT_METRICS[self.task.kind])
 
     def quick(self, model: nn.Module, examples: int) -> dict[str, float]:
         """Return ``loss`` (nats) and ``metric`` on that many examples of `validation`, greedily."""
@@ -80,7 +79,8 @@ class Evaluator:
         ``texts`` holds input, output and references of every example, for generation only.
         ``notes`` says why a metric is missing, how it differs from the official one, or how many
         prompts were shortened.  A classifier has ``confusion`` too: for each class, by name, how
-        many of its examples were taken for each class.
+        many of its examples were taken for each class.  If an example may have several classes, it
+        is how many examples got the class rightly, missed it, or got it wrongly.
         """
         split = "test" if self.task.test is not None else "validation"
         rows = self._rows(split, examples)
@@ -179,22 +179,34 @@ class Evaluator:
         labels = [example.label for example in examples if example.label is not None]
         if not torch.isfinite(logits).all():  # a diverged model is recorded, not an error
             return _Figures(math.nan, {self.metric: math.nan}, {})
-        if self.task.kind == "regression":
+        kind = cast(glue.Kind, self.task.kind)
+        if kind == "regression":
             predictions, wanted = logits[:, 0], torch.tensor(labels, dtype=torch.float32)
-            loss = float(nn.functional.mse_loss(predictions, wanted))
+            loss = nn.functional.mse_loss(predictions, wanted)
+        elif kind == "multilabel":
+            predictions, wanted = (logits > 0).int(), torch.tensor(labels, dtype=torch.float32)
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, wanted)
         else:
             predictions, wanted = logits.argmax(-1), torch.tensor(labels, dtype=torch.long)
-            loss = float(nn.functional.cross_entropy(logits, wanted))
-        values = cast(list[float], predictions.tolist())  # pyright: ignore[reportUnknownMemberType]
-        kind = "regression" if self.task.kind == "regression" else "classification"
-        known = self.task.name in glue.PRIMARY
-        metrics = (
-            glue.score(self.task.name, values, labels)
-            if known
-            else (glue.score_labels(kind, values, labels))
-        )
-        confusion = _confusion(self.task.labels, labels, values) if kind == "classification" else {}
-        return _Figures(loss, metrics, {}, confusion)
+            loss = nn.functional.cross_entropy(logits, wanted)
+        values = cast(list[Any], predictions.tolist())  # pyright: ignore[reportUnknownMemberType]
+        if self.task.name in glue.PRIMARY:
+            metrics = glue.score(self.task.name, values, wanted.numpy())
+        else:
+            metrics = glue.score_labels(kind, values, wanted.numpy())
+        counts: Mapping[str, Mapping[str, int]] = {}
+        if kind == "classification":
+            counts = _confusion(self.task.labels, list(map(int, wanted)), values)
+        elif kind == "multilabel":
+            counts = _counts_by_class(self.task.labels, wanted > 0, predictions > 0)
+        return _Figures(float(loss), metrics, {}, counts)
+
+
+DEFAULT_METRICS = {
+    "classification": "accuracy",
+    "multilabel": "micro_f1",
+    "regression": "pearson",
+}
 
 
 class _Figures(NamedTuple):
@@ -211,6 +223,17 @@ def _confusion(
     pairs = Counter((int(y), int(p)) for y, p in zip(labels, predictions, strict=True))
     return {
         name: {other: pairs[y, p] for p, other in enumerate(names)} for y, name in enumerate(names)
+    }
+
+
+def _counts_by_class(
+    names: Sequence[str], has: torch.Tensor, got: torch.Tensor
+) -> dict[str, dict[str, int]]:
+    """Return of each class, by name, how many examples have it, and were right or wrong; (n, K)."""
+    counts = {"right": has & got, "missed": has & ~got, "wrong": ~has & got}
+    return {
+        name: {what: int(cells[:, k].sum()) for what, cells in counts.items()}
+        for k, name in enumerate(names)
     }
 
 

@@ -21,6 +21,7 @@ class Task:
     - chat: ``messages``, a conversation a row, whose last turn is an answer (`chat`).
     - classification, regression: ``text``, ``text_pair`` (two-sentence tasks only), and ``label``,
       an int that indexes `labels`, or a float.
+    - multilabel: the same, with a ``label`` of a 1.0 or 0.0 for each of `labels`.
     - text: ``text``, one document a row; and ``text_pair`` of proxy data that has one.
 
     `attributes` are the columns of `train` by which clients can be split.  `unusable` says of the

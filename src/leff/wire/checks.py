@@ -208,7 +208,7 @@ def _measure_fault(measure: Measure, expected: ExpectedMeasure) -> str | None:
         return _probe_fault(measure, expected)
     if measure.answers != () or measure.labels != ():
         return "answers are of a probe only"
-    counted = expected.kind in ("classification", "regression")
+    counted = expected.kind in ("classification", "multilabel", "regression")
     least, most = (expected.examples,) * 2 if counted else (1, expected.labels)
     if not _is_whole(measure.weight, least, most):
         return _wrong("weight", measure.weight, least, most)
@@ -245,12 +245,15 @@ def _probe_fault(measure: Measure, expected: ExpectedMeasure) -> str | None:
 def _sums_fault(measure: Measure, expected: ExpectedMeasure) -> str | None:
     """Return what is wrong with a measurement's counts or moments, or None."""
     rows, classes = measure.confusion, expected.classes
+    several = expected.kind == "multilabel"
+    width = 4 if several else classes
     if type(rows) is not tuple or len(rows) != classes:
         return f"confusion must have {classes} rows"
-    if any(not _are_wholes(row, classes, expected.examples) for row in rows):
-        return f"confusion must have {classes} counts in each row"
-    if classes and sum(map(sum, rows)) != expected.examples:
-        return f"confusion counts {sum(map(sum, rows)):,} examples, not {expected.examples:,}"
+    if any(not _are_wholes(row, width, expected.examples) for row in rows):
+        return f"confusion must have {width} counts in each row"
+    for counted in rows if several else (sum(rows, ()),):
+        if classes and sum(counted) != expected.examples:
+            return f"confusion counts {sum(counted):,} examples, not {expected.examples:,}"
     moments = measure.moments
     if expected.kind != "regression":
         return None if moments == () else "moments are of a regression only"

@@ -262,6 +262,8 @@ class Measure:
 
     `loss` is a sum over `weight` labels (nats) or scores (squared errors); it is None if the model
     is not finite.  `confusion[y][p]` counts a classifier's examples of label y that it took for p.
+    If an example may have several classes, `confusion[k]` has four counts of class k: of examples
+    that have it and got it, have it and did not, got it without having it, and neither.
     `moments` of a regression's predictions p and labels y are n, Σp, Σy, Σp², Σy² and Σpy.
     `failure` says why nothing was measured.  The server sets `download_bytes`.
 

@@ -71,7 +71,7 @@ MANY = [f"id{i}" for i in range(90)] + ["id0"] * 10
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        (["a", ["a", "b"]], "line 2: label .* is a list; several labels a row are not supported"),
+        (["a", ["a", "b"]], "line 2: label .* is a list; for several classes a row, map"),
         (["a", "['a', 'b']"], "line 2: label .* is a list"),
         (["a", "b", "a;b"], "line 3: label 'a;b' is several labels in one"),
         (["a", "b", "a , b"], "line 3: label 'a , b' is several labels in one"),

@@ -5,7 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 def f1_score(
-    y_true: Sequence[float] | np.ndarray, y_pred: Sequence[float] | np.ndarray, *, average: str
+    y_true: Sequence[float] | np.ndarray,
+    y_pred: Sequence[float] | np.ndarray,
+    *,
+    average: str,
+    zero_division: float = ...,
 ) -> float: ...
 def matthews_corrcoef(
     y_true: Sequence[float] | np.ndarray, y_pred: Sequence[float] | np.ndarray

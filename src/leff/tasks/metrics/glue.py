@@ -12,13 +12,13 @@ A correlation is not defined if all predictions, or all labels, are the same.  I
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from leff.errors import ConfigError, DataError, nearest
 
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "multilabel", "regression"]
 Numbers = Sequence[int] | Sequence[float] | np.ndarray
 
 # The one figure of a task that tables and logs show.  Of two official figures, it is the first.
@@ -57,11 +57,14 @@ def score(task: str, predictions: Numbers, labels: Numbers) -> dict[str, float]:
     return scores
 
 
-def score_labels(kind: Kind, predictions: Numbers, labels: Numbers) -> dict[str, float]:
+def score_labels(kind: Kind, predictions: Any, labels: Any) -> dict[str, float]:
     """Return the metrics of a task that is not part of GLUE.
 
-    ``classification``: accuracy, and macro_f1 (the mean F1 of all classes that occur among the
-    predictions or labels).  ``regression``: pearson, spearman, and mse (in squared label units).
+    - ``classification``: accuracy, and macro_f1 (the mean F1 of all classes that occur among the
+      predictions or labels).
+    - ``multilabel``, with tables (n, K) of 0 and 1: micro_f1, macro_f1, exact_match (the share of
+      rows that are all right), and label_accuracy (the share of cells that are).
+    - ``regression``: pearson, spearman, and mse (in squared label units).
 
     Raises as `score` does.
     """
@@ -71,12 +74,30 @@ def score_labels(kind: Kind, predictions: Numbers, labels: Numbers) -> dict[str,
         _check(predictions, labels, whole=True)
         macro = f1_score(labels, predictions, average="macro")
         return {"accuracy": _accuracy(predictions, labels), "macro_f1": float(macro)}
+    if kind == "multilabel":
+        cells: list[np.ndarray] = [np.array(predictions), np.array(labels)]
+        return _score_several(*cells)
     if kind == "regression":
         _check(predictions, labels, whole=False)
         errors = ((p - label) ** 2 for p, label in zip(predictions, labels, strict=True))
         return {**_correlations(predictions, labels), "mse": math.fsum(errors) / len(labels)}
-    kinds = ("classification", "regression")
-    raise ConfigError(f"labels cannot be of the kind {kind!r}{nearest(kind, kinds)}")
+    raise ConfigError(f"labels cannot be of the kind {kind!r}{nearest(kind, get_args(Kind))}")
+
+
+def _score_several(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    from sklearn.metrics import f1_score
+
+    if predictions.shape != labels.shape or not labels.size:
+        raise DataError(
+            f"{predictions.shape} predictions and {labels.shape} labels; give as many of each"
+        )
+    macro = float(f1_score(labels, predictions, average="macro", zero_division=np.nan))
+    return {
+        "micro_f1": float(f1_score(labels, predictions, average="micro", zero_division=0)),
+        "macro_f1": 0.0 if math.isnan(macro) else macro,
+        "exact_match": float((predictions == labels).all(axis=1).mean()),
+        "label_accuracy": float((predictions == labels).mean()),
+    }
 
 
 def _accuracy(predictions: Numbers, labels: Numbers) -> float:

@@ -16,6 +16,7 @@ from leff.wire.messages import Measure
 
 METRICS: dict[str, tuple[str, ...]] = {  # by kind; the first is the default
     "classification": ("accuracy", "matthews", "f1", "macro_f1"),
+    "multilabel": ("micro_f1", "macro_f1", "label_accuracy"),
     "regression": ("pearson", "mse"),
     "generation": ("perplexity",),
     "text": ("perplexity",),
@@ -83,6 +84,8 @@ def figures(kind: str, measured: Measure, classes: int = 0) -> dict[str, float]:
     loss = measured.loss / measured.weight
     if kind == "classification":
         values = _class_metrics(measured.confusion)
+    elif kind == "multilabel":
+        values = _several_metrics(measured.confusion)
     elif kind == "regression":
         values = {"pearson": _pearson(measured.moments), "mse": loss}
     else:
@@ -105,6 +108,21 @@ def _class_metrics(confusion: Sequence[Sequence[int]]) -> dict[str, float]:
         "matthews": _matthews(total, right, labels, predictions),
         "f1": (f1[1] if len(f1) > 1 else None) or 0.0,
         "macro_f1": sum(seen) / len(seen),
+    }
+
+
+def _several_metrics(counts: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Return the metrics of counts (K, 4), as `metrics.glue.score_several` defines them."""
+
+    def f1(right: int, missed: int, wrong: int) -> float | None:
+        return 2 * right / (2 * right + missed + wrong) if right + missed + wrong else None
+
+    right, missed, wrong, neither = map(sum, zip(*counts, strict=True))
+    seen = [value for row in counts if (value := f1(*row[:3])) is not None]
+    return {
+        "micro_f1": f1(right, missed, wrong) or 0.0,
+        "macro_f1": sum(seen) / len(seen) if seen else 0.0,
+        "label_accuracy": (right + neither) / sum(map(sum, counts)),
     }
 
 

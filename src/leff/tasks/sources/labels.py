@@ -6,6 +6,7 @@ A label is text without outer blanks, in Unicode's composed form (NFC).  Labels 
 numbers count by their value: 1, "1" and 1.0 are one class.  docs/data.md has all rules.
 """
 
+import ast
 import logging
 import math
 import re
@@ -114,12 +115,70 @@ def class_ids(rows: Rows, names: Sequence[str], whose: str = "the classes") -> l
     for i, value in enumerate(rows.column("label")):
         label = _class(rows, i, value, numeric)
         if label not in ids:
-            raise DataError(
-                f"{rows.where(i)}: label {shown(label)} is none of {whose}: {listed(names)}; leave "
-                "its rows out, or have the class added to the run's data.labels"
-            )
+            raise _unknown(rows, i, label, names, whose)
         found.append(ids[label])
     return found
+
+
+def several_names(rows: Rows) -> tuple[str, ...]:
+    """Return the classes of a train file whose rows may have several, in order of spelling.
+
+    Raises DataError for a cell that is no list of names, and for fewer than two classes.
+    """
+    counts = Counter(name for i in range(len(rows)) for name in _several(rows, i))
+    if len(counts) < 2:
+        found = f"only the class {shown(next(iter(counts)))}" if counts else "no class"
+        raise DataError(f"{rows.path}: column 'labels' has {found}; a classifier needs two classes")
+    _say_doubtful(rows, counts)
+    return tuple(sorted(counts))
+
+
+def several_ids(
+    rows: Rows, names: Sequence[str], whose: str = "the classes"
+) -> list[tuple[float, ...]]:
+    """Return for each row a 1.0 for each of the classes that it has, else a 0.0, (K,).
+
+    Raises DataError for a cell that is no list of names, or a name that is none of the classes.
+    """
+    found: list[tuple[float, ...]] = []
+    for i in range(len(rows)):
+        own = _several(rows, i)
+        for name in own:
+            if name not in names:
+                raise _unknown(rows, i, name, names, whose)
+        found.append(tuple(float(name in own) for name in names))
+    return found
+
+
+def rarest(several: Sequence[tuple[float, ...]], names: Sequence[str]) -> list[str]:
+    """Return for each row the name of its class that the fewest rows have, or "none"."""
+    counts = [sum(column) for column in zip(*several, strict=True)]
+    order = sorted(range(len(names)), key=lambda k: (counts[k], k))
+    return [next((names[k] for k in order if row[k]), "none") for row in several]
+
+
+def _several(rows: Rows, i: int) -> list[str]:
+    """Return the names in row i's column ``labels``: a list, or text with bars or semicolons."""
+    value: Any = rows.column("labels")[i]
+    if isinstance(value, str) and value.strip().startswith("["):
+        try:
+            value = ast.literal_eval(value.strip())  # as JSON and pandas write a list of names
+        except (ValueError, SyntaxError):
+            raise DataError(f"{rows.where(i)}: labels {shown(value)} is no list") from None
+    if isinstance(value, str) and not value.strip():
+        raise rows.blank("labels", i)
+    cells = cast("list[Any]", value if isinstance(value, list) else re.split("[|;]", str(value)))
+    names = [plain(cell) for cell in cells if isinstance(cell, str | int | float)]
+    if len(names) < len(cells) or "" in names:
+        raise DataError(f"{rows.where(i)}: labels {shown(cells)} must be names of classes")
+    return list(dict.fromkeys(names))
+
+
+def _unknown(rows: Rows, i: int, label: str, names: Sequence[str], whose: str) -> DataError:
+    return DataError(
+        f"{rows.where(i)}: label {shown(label)} is none of {whose}: {listed(names)}; leave "
+        "its rows out, or have the class added to the run's data.labels"
+    )
 
 
 def _number(value: object) -> float | None:
@@ -143,8 +202,8 @@ def _class(rows: Rows, i: int, value: Any, numeric: bool) -> str:
     """Return the class that row i's label names."""
     if isinstance(value, list | dict) or (isinstance(value, str) and WRITTEN_LIST.match(value)):
         raise DataError(
-            f"{rows.where(i)}: label {shown(cast(Any, value))} is a list; several labels a row are "
-            "not supported, keep one"
+            f"{rows.where(i)}: label {shown(cast(Any, value))} is a list; for several "
+            "classes a row, map the column to labels"
         )
     if numeric and WHOLE.fullmatch(str(value).strip()):
         return str(int(value))  # exact, which a float is not
@@ -165,8 +224,8 @@ def _check_separated(rows: Rows, labels: Sequence[str], counts: Counter[str]) ->
             if len(parts) > 1 and all(part in counts for part in parts):
                 raise DataError(
                     f"{rows.where(labels.index(label))}: label {shown(label)} is several labels in "
-                    "one, which is not supported; keep one a row, or rename it if it is a class "
-                    "of its own"
+                    "one; for several classes a row, map the column to labels; rename it if it "
+                    "is a class of its own"
                 )
 
 

@@ -48,8 +48,13 @@ class Rows:
             raise DataError(f"{self.path} has no column {name!r} (columns: {present}){remedy}")
         values = self.columns[name]
         if None in values:
-            raise DataError(f"{self.where(values.index(None))}: no value in column {name!r}")
+            raise self.blank(name, values.index(None))
         return values
+
+    def blank(self, name: str, i: int) -> DataError:
+        """Return the error for row i without a value in a column."""
+        remedy = "; write [] if the row has no class" if name == "labels" else ""
+        return DataError(f"{self.where(i)}: no value in column {name!r}{remedy}")
 
     def text(self, name: str) -> list[str]:
         """Return the column's values; DataError also if one of them is not a string."""

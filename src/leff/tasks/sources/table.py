@@ -4,9 +4,9 @@
 
 The kind follows from the columns.  ``input`` and ``target`` make generation.  Those of
 conversations (`conversations.FORMS`) make chat.  ``text`` and ``label`` (and ``text_pair``) make
-classification, or regression if a label has a fraction.  ``text`` alone makes plain text.  Classes
-are the distinct labels of the train file in sorted order.  Other columns of the train file are kept
-for partitioning.
+classification, or regression if a label has a fraction.  With ``labels`` a row may have several
+classes.  ``text`` alone makes plain text.  Classes are the distinct labels of the train file in
+sorted order.  Other columns of the train file are kept for partitioning.
 """
 
 import logging
@@ -27,17 +27,20 @@ from leff.tasks.task import Task, asked, group_references
 
 log = logging.getLogger("leff.tasks.load")
 
-CANONICAL = ("input", "target", "references", "text", "text_pair", "label", *COLUMNS)
+CANONICAL = ("input", "target", "references", "text", "text_pair", "label", "labels", *COLUMNS)
 NEEDED: dict[str, tuple[str, ...]] = {
     "generation": ("input", "target"),
     "classification": ("text", "label"),
+    "multilabel": ("text", "labels"),
     "regression": ("text", "label"),
     "text": ("text",),
     "chat": (),  # any of `conversations.FORMS`
 }
-LABELLED = ("classification", "regression")
+CLASSED = ("classification", "multilabel")
+LABELLED = (*CLASSED, "regression")
 UNPAIRED = ("generation", "chat")
-BIN = "label_bin"
+BIN = "label_bin"  # of a regression, by which examples can be divided
+RAREST = "rarest_label"  # the same if a row may have several classes
 
 
 def load(
@@ -64,21 +67,22 @@ def load(
     column, row or label that cannot be used.
     """
     names = labels.given_names(classes)
-    kind = kind or ("classification" if names else None)
     _check(files, columns, kind, names)
     if "train" not in files:
-        return _without_train(files, columns, _known_kind(kind), names)
+        return _without_train(files, columns, _known_kind(kind or "classification"), names)
     rows = {split: _read(paths, columns) for split, paths in files.items()}
     train = rows["train"]
     if not len(train):
         raise DataError(f"{train.path} has no rows")
-    task_kind = _kind(train, columns, kind, labelled)
+    task_kind = _kind(train, columns, kind, labelled, names)
     for name in NEEDED[task_kind]:
         train.column(name)
     if task_kind == "classification" and not names:
         names = labels.class_names(train, kind is not None)
+    if task_kind == "multilabel" and not names:
+        names = labels.several_names(train)
     if task_kind in LABELLED:
-        rows = {split: _with_labels(part, names) for split, part in rows.items()}
+        rows = {split: _with_labels(part, task_kind, names) for split, part in rows.items()}
     pairs = "text_pair" in train.columns and not (task_kind == "text" and labelled)
     if not hold_out:
         rows = {"validation": rows["train"].select([False] * len(train)), **rows}
@@ -116,7 +120,8 @@ def read_kind(
 ) -> Rows:
     """Return the rows of tables whose kind and classes are known, with their labels checked.
 
-    Labels are class ids, places in `names`, or scores.  `whose` says in a message whose classes
+    Labels are class ids, places in `names`, for several classes a 1.0 or 0.0 for each of the
+    names, or scores.  `whose` says in a message whose classes
     they are.  Raises DataError for a file, column, row or label that cannot be used.
     """
     rows = _read(paths, columns)
@@ -127,7 +132,7 @@ def read_kind(
     for name in NEEDED[kind]:
         if name != "target" or "references" not in rows.columns:
             rows.column(name)
-    return _with_labels(rows, names, whose) if kind in LABELLED else rows
+    return _with_labels(rows, kind, names, whose) if kind in LABELLED else rows
 
 
 def with_messages(rows: Rows) -> Rows:
@@ -190,7 +195,7 @@ def _check(
     kind: str | None,
     names: Sequence[str],
 ) -> None:
-    if "train" not in files and kind is None:
+    if "train" not in files and kind is None and not names:
         raise ConfigError(
             "a table needs a train file; name one, or the kind (data.kind) if devices have the rows"
         )
@@ -199,7 +204,7 @@ def _check(
             raise ConfigError(f"no column is called {name!r} here{nearest(name, CANONICAL)}")
     if kind is not None and kind not in get_args(Kind):
         raise ConfigError(f"no kind of task is called {kind!r}{nearest(kind, get_args(Kind))}")
-    if names and kind != "classification":
+    if names and kind is not None and kind not in CLASSED:
         raise ConfigError(f"data.labels name classes, and the kind is {kind!r}; leave them out")
 
 
@@ -210,7 +215,7 @@ def _without_train(
     names: tuple[str, ...],
 ) -> Task:
     """Return a task whose training rows are on devices; a validation file need not be there."""
-    if kind == "classification" and not names:
+    if kind in CLASSED and not names:
         raise ConfigError("without a train file nobody knows the classes; name them in data.labels")
     read = {split: read_kind(paths, kind, columns, names) for split, paths in files.items()}
     pairs = kind in LABELLED and any("text_pair" in part.columns for part in read.values())
@@ -245,23 +250,34 @@ def _renamed(rows: Rows, columns: Mapping[str, str]) -> Rows:
     return Rows(rows.path, renamed, rows.lines, rows.unit)
 
 
-def _kind(rows: Rows, columns: Mapping[str, str], kind: str | None, labelled: bool) -> Kind:
+def _kind(
+    rows: Rows,
+    columns: Mapping[str, str],
+    kind: str | None,
+    labelled: bool,
+    classes: Sequence[str],
+) -> Kind:
     """Return the kind that is given, or that the mapped columns make, or that all columns make."""
     for names in () if kind else (set(columns), set(rows.columns)):
-        if {"input", "target"} <= names:
+        if {"input", "target"} <= names and not classes:
             kind = "generation"
-        elif chat_columns(names):
+        elif chat_columns(names) and not classes:
             kind = "chat"
         elif {"text", "label"} <= names and labelled:
-            kind = "regression" if labels.are_scores(rows) else "classification"
+            scored = not classes and labels.are_scores(rows)
+            kind = "regression" if scored else "classification"
+        elif {"text", "labels"} <= names and labelled:
+            kind = "multilabel"
         if kind:
             break
+    if kind is None and classes:
+        kind = "classification"
     if kind is None and "text" in rows.columns:
         kind = "text"
     if kind is None:
         raise ConfigError(
             f"{rows.path}: the columns {listed(rows.columns)} make no task; map columns to "
-            "input and target, to text and label, to messages, or to text"
+            "input and target, to text and label (or labels), to messages, or to text"
         )
     return _known_kind(kind)
 
@@ -270,9 +286,15 @@ def _known_kind(kind: str | None) -> Kind:
     return next(known for known in get_args(Kind) if known == kind)
 
 
-def _with_labels(rows: Rows, names: Sequence[str], whose: str = "the classes") -> Rows:
-    """Return the rows with class ids as labels, or with scores if there are no `names`."""
-    values = labels.class_ids(rows, names, whose) if names else labels.scores(rows)
+def _with_labels(rows: Rows, kind: Kind, names: Sequence[str], whose: str = "the classes") -> Rows:
+    """Return the rows with a column ``label``, as `read_kind` describes it."""
+    values: Sequence[Any]
+    if kind == "multilabel":
+        values = labels.several_ids(rows, names, whose)
+    elif kind == "classification":
+        values = labels.class_ids(rows, names, whose)
+    else:
+        values = labels.scores(rows)
     return Rows(rows.path, {**rows.columns, "label": values}, rows.lines, rows.unit, rows.origins)
 
 
@@ -315,8 +337,11 @@ def _task(
     train = rows["train"]
     if kind == "regression":
         train = with_own(train, BIN, labels.bins(train.column("label")))
+    if kind == "multilabel":
+        train = with_own(train, RAREST, labels.rarest(train.column("label"), names))
     attributes, unusable = attributes_of(train, CANONICAL)
-    split_by = {"classification": ["label"], "regression": [BIN]}.get(kind, [])
+    own = {"classification": ["label"], "multilabel": [RAREST], "regression": [BIN]}
+    split_by = own.get(kind, [])
     split_by += [name for name in attributes if name not in split_by]
     columns = {**training_table(train, kind, pairs).columns, **attributes}
     measured = {
