@@ -135,7 +135,7 @@ def test_names_at_the_top():
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
     """Return the configuration that `leff.run` would start with."""
-    monkeypatch.setattr("leff.api._finish", lambda folder, config, progress: config)
+    monkeypatch.setattr("leff.api._finish", lambda folder, config, *_: config)
     return lambda **options: leff.run(out=tmp_path / "asked", **options)
 
 
