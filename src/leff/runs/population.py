@@ -90,7 +90,7 @@ def simulated_population(
             held,
         )
     else:
-        from leff.runs.network import simulated_fleet  # needs the extras `network`, `simulation`
+        from leff.runs.network import simulated_fleet
 
         fleet = simulated_fleet(config, task, rows, reports, model, tokenizer, store, folder, share)
     digests = {"split_digest": split.digest, "examples_digest": _digest([*examples, *held])}

@@ -75,7 +75,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     if rows is not None:
         clients = simulated_population(config, task, rows, model, tokenizer, store, folder.path)
     else:
-        from leff.runs.network import network_population  # needs the extra `network`
+        from leff.runs.network import network_population
 
         clients = network_population(config, task, model, tokenizer, store, folder.path)
     writer = JobWriter(store, task.kind, tokenizer.pad_token_id, upload=config.engine.upload)

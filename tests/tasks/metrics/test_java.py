@@ -32,7 +32,7 @@ def package(tmp_path, monkeypatch):
 
 def test_find_needs_the_package(monkeypatch):
     monkeypatch.setattr(java, "find_spec", lambda name: None)
-    assert "pip install leff[java]" in java.find()
+    assert "pip install 'leff[java]'" in java.find()
 
 
 def test_find_needs_both_programs(package):

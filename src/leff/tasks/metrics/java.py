@@ -20,6 +20,7 @@ from threading import Timer
 from typing import IO, cast
 
 from leff.errors import MetricError
+from leff.extras import advice
 
 _UTF8 = ("-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-Dsun.stdout.encoding=UTF-8")
 _TOKENIZER = "tokenizer/stanford-corenlp-3.4.1.jar"
@@ -95,7 +96,7 @@ def find() -> Programs | str:
     spec = find_spec("pycocoevalcap")
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
-        return "the package pycocoevalcap is not installed (pip install leff[java])"
+        return f"the package pycocoevalcap is not installed ({advice('pycocoevalcap')})"
     tokenizer_jar, meteor_jar = Path(folders[0], _TOKENIZER), Path(folders[0], _METEOR)
     for jar in (tokenizer_jar, meteor_jar):
         if not jar.is_file():
