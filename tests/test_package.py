@@ -1,8 +1,9 @@
-"""The wheel alone: built, installed outside the repository, and used there."""
+"""The distributions: built, and the wheel installed outside the repository and used there."""
 
 import os
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -10,24 +11,39 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-KEPT = ("src/", "pyproject.toml", "docs/package.md", "LICENSE")
+BUILD = "from setuptools import build_meta; build_meta.build_sdist({!r})"
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The wheel of this tree.  A copy is built, so that the tree stays as it is."""
-    folder = tmp_path_factory.mktemp("wheel")
-    tree = folder / "tree"
+def files():
+    """The files of this tree that are no product of others, by their names in it."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and name.startswith(KEPT):
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            (tree / name).write_bytes((ROOT / name).read_bytes())
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-    command += ["--no-build-isolation", "--wheel-dir", str(folder), str(tree)]
+    return [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def source(files, tmp_path_factory):
+    """The source distribution.  It is built from a copy, so that the tree stays as it is."""
+    folder = tmp_path_factory.mktemp("source")
+    tree = folder / "tree"
+    for name in files:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-c", BUILD.format(str(folder))]
+    subprocess.run(command, cwd=tree, check=True, capture_output=True)
+    (made,) = folder.glob("*.tar.gz")
+    return made
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
+    """The wheel, built from the source distribution."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"]
+    command += ["--no-build-isolation", "--wheel-dir", str(folder), str(source)]
     subprocess.run(command, check=True, capture_output=True)
     (made,) = folder.glob("*.whl")
     return made
@@ -53,6 +69,14 @@ def installed(wheel, tmp_path_factory):
         return done.stdout
 
     return leff
+
+
+@pytest.mark.slow
+def test_the_source_distribution_has_every_file(source, files):
+    with tarfile.open(source) as inside:
+        names = {name.partition("/")[2] for name in inside.getnames()}
+    assert set(files) <= names
+    assert {name for name in names if "__pycache__" in name} == set()
 
 
 @pytest.mark.slow
