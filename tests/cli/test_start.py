@@ -7,6 +7,7 @@ import pytest
 import leff
 from leff.cli.start import EXAMPLES
 from leff.runs.config import load_config
+from leff.runs.folder import RunFolder
 
 SMALL = {"training.rounds": 1, "evaluation.final_examples": 2, "evaluation.examples": 2}
 
@@ -25,6 +26,20 @@ def test_what_is_new_runs_at_once(cli, tmp_path, monkeypatch):
     trained = {len(client.layers) for client in last.clients}
     assert len(last.clients) == 8 and len(trained) > 1  # the classes of devices differ
     assert cli("plan", "sample", "--fleet", "fleet.toml")[0] == 0
+
+
+@pytest.mark.usefixtures("quick_runs")
+def test_the_chat_example_runs(cli, tmp_path, monkeypatch, tiny_gpt2):
+    monkeypatch.chdir(tmp_path)
+    assert cli("examples", "chat")[0] == 0
+    monkeypatch.chdir(tmp_path / "chat")
+    tiny = {"data.max_length": 48, "evaluation.max_new_tokens": 4, "clients.layers": [2]}
+    tiny |= {"data.train_examples": 40, "proxy.examples": 8}
+    run = leff.run("chat.toml", out="runs/a", model=str(tiny_gpt2), **SMALL, **tiny)
+    assert run.result["metric"] == "perplexity" and len(run.records()[1].clients) == 4
+    values = [next(iter(client["values"])) for client in RunFolder(run.folder).split()]
+    assert sorted(values) == ["Fern & Pot", "Harbour Bikes", "Northlight Lamps", "Paper Lane"]
+    assert all("type: " in text["references"][0] for text in run.result["after"]["texts"])
 
 
 def test_a_place_that_is_taken_is_refused(cli, tmp_path, monkeypatch):
