@@ -62,6 +62,7 @@ class ClientRecord:
     failure: str | None
     out_of_memory_bytes: int | None = None
     norm: float | None = None  # L2, of what training changed, before it was clipped
+    norms: tuple[float, ...] | None = None  # the same, of each of `layers`
     clipped: bool | None = None
     device: str | None = None
     seconds_simulated: SimulatedSeconds | None = None
@@ -70,7 +71,8 @@ class ClientRecord:
     def from_dict(cls, values: Mapping[str, Any]) -> "ClientRecord":
         """Return the record of JSON values.  Raises TypeError for unknown keys."""
         own: dict[str, Any] = dict(values)
-        for name in ("layers", "layer_scores", "losses"):
+        own.setdefault("norms", None)
+        for name in ("layers", "layer_scores", "losses", "norms"):
             own[name] = None if own[name] is None else tuple(own[name])
         if own.get("seconds_simulated") is not None:
             own["seconds_simulated"] = SimulatedSeconds(**own["seconds_simulated"])
@@ -210,6 +212,7 @@ def _client_record(
         accumulation=step.accumulation,
         checkpointing=step.checkpointing,
         out_of_memory_bytes=update.out_of_memory_bytes or None,
+        norms=update.norms or None,
         clipped=update.clipped or None,
         device=None if timed is None else timed.device.name,
         seconds_simulated=simulated,

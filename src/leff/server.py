@@ -31,7 +31,7 @@ from leff.capacity.setbacks import Setbacks
 from leff.client.model import tuned_values
 from leff.methods.checks import expected_shapes
 from leff.methods.guard import NO_GUARD, Guard, clipped
-from leff.models import trainable_names
+from leff.models import layer_prefix, trainable_names
 from leff.wire.checks import (
     Expected,
     ExpectedMeasure,
@@ -151,10 +151,12 @@ class Server:
         downloaded = self._downloads[expected.client]
         if self.counted:
             downloaded = update.download_bytes
-        update = replace(update, download_bytes=downloaded, norm=None, clipped=False)
+        update = replace(update, download_bytes=downloaded, norm=None, norms=(), clipped=False)
         if update.failure is None:
-            path = self.spool.folder / "clipped"
-            update = clipped(update, self._start(expected.client), self.guard.clip_norm, path)
+            path, start = self.spool.folder / "clipped", self._start(expected.client)
+            assert self._model is not None, "open() comes first"
+            prefixes = [layer_prefix(self._model, layer) for layer in update.layers]
+            update = clipped(update, start, self.guard.clip_norm, path, prefixes)
         if update.out_of_memory_bytes:
             predicted = f"{self._predicted(update.client).predicted_bytes:,} bytes were predicted"
             update = replace(update, failure=f"{update.failure}; {predicted}")

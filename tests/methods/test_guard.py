@@ -128,8 +128,8 @@ def test_the_bound_holds_for_every_method(method, tmp_path, monkeypatch):
     """What is merged is within the bound, whatever a client sent and said of it."""
     most, merged = 0.05, []
 
-    def watched(update, start, bound, path):
-        found = clipped(update, start, bound, path)
+    def watched(update, start, *more):
+        found = clipped(update, start, *more)
         merged.append((unpack(found.payload), {n: t.detach().clone() for n, t in start.items()}))
         return found
 
@@ -169,14 +169,31 @@ def test_the_norm_is_of_what_training_changed(method, tmp_path):
         assert all(client["norm"] < 1e-20 for client in record["clients"])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_each_layer_has_the_norm_of_its_part(method, tmp_path):
+    _, records = rounds_of(method, tmp_path, Guard(), rounds=1)
+    for client in records[0]["clients"]:
+        assert len(client["norms"]) == len(client["layers"]) and min(client["norms"]) > 0
+        whole = math.fsum(norm**2 for norm in client["norms"])
+        assert whole <= client["norm"] ** 2 * (1 + 1e-9)  # the tail has the rest
+
+
+def test_the_parts_of_layers_with_alike_names_stay_apart():
+    start = {name: torch.zeros(2) for name in ("h.1.a", "h.1.b", "h.11.a", "tail")}
+    sent = {name: torch.full((2,), float(k + 1)) for k, name in enumerate(start)}
+    found = clipped(update(sent), start, 0.5, SCRATCH, ("h.1.", "h.11.", "h.2."))
+    assert found.norms == pytest.approx((math.sqrt(10), math.sqrt(18), 0.0))
+    assert found.clipped and found.norm == pytest.approx(math.sqrt(60))
+
+
 def test_a_refused_update_has_no_norm(tmp_path):
     class Broken(LocalFleet):
         def train(self, jobs):
             for each in super().train(jobs):
-                yield replace(each, payload=b"", failure="gone", norm=5.0, clipped=True)
+                yield replace(each, payload=b"", failure="gone", norm=5.0, norms=(1.0,))
 
     _, records = rounds_of("fedavg", tmp_path, Guard(), Broken, 1)
-    assert all("norm" not in c and "clipped" not in c for c in records[0]["clients"])
+    assert not any({"norm", "norms", "clipped"} & c.keys() for c in records[0]["clients"])
 
 
 # The weight

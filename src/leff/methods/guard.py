@@ -52,8 +52,17 @@ class Guard:
 NO_GUARD = Guard()
 
 
-def clipped(update: Update, start: Mapping[str, torch.Tensor], most: float, path: Path) -> Update:
+def clipped(
+    update: Update,
+    start: Mapping[str, torch.Tensor],
+    most: float,
+    path: Path,
+    prefixes: Sequence[str] = (),
+) -> Update:
     """Return an update with the norm of its difference, scaled down to `most` if it is above.
+
+    It has the norm of each layer's part too; `prefixes` are what the names of a layer's tensors
+    have in common, for each of the update's layers.  None of these norms is of what was scaled.
 
     The difference is between the update's tensors and what the client started with, `start`.  Its
     norm is the L2 norm over all tensors together (Sun et al., "Can you really backdoor federated
@@ -61,9 +70,12 @@ def clipped(update: Update, start: Mapping[str, torch.Tensor], most: float, path
     one tensor is in memory at a time, if the payload is a file.
     """
     read, names = one_by_one(update.payload), sorted(start)
-    norm = math.sqrt(math.fsum(_square(read(name), start[name]) for name in names))
+    squares = {name: _square(read(name), start[name]) for name in names}
+    norm = math.sqrt(math.fsum(squares.values()))
+    parts = ([own for name, own in squares.items() if prefix in name] for prefix in prefixes)
+    update = replace(update, norm=norm, norms=tuple(math.sqrt(math.fsum(own)) for own in parts))
     if not most or norm <= most:
-        return replace(update, norm=norm)
+        return update
     with path.open("wb") as file:
         file.write(header({name: start[name].shape for name in names}))
         for name in names:
@@ -71,7 +83,7 @@ def clipped(update: Update, start: Mapping[str, torch.Tensor], most: float, path
             for own, first in _pieces(tensor, start[name]):
                 own.copy_(first + (own.double() - first) * (most / norm))
             file.write(tensor.contiguous().numpy().tobytes())
-    return replace(update, payload=path, norm=norm, clipped=True)
+    return replace(update, payload=path, clipped=True)
 
 
 def _square(tensor: torch.Tensor, start: torch.Tensor) -> float:

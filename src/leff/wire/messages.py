@@ -180,8 +180,8 @@ class Update:
     report.  `layer_scores` is the importance of each of `layers`, as measured while training;
     `state_bytes` what weights, gradients and optimizer state took on the client.
     `out_of_memory_bytes` is what it held and asked for when its memory ran out, 0 if it did not.
-    `norm` is the L2 norm of what training changed, and `clipped` says that it was scaled down; the
-    server sets both.
+    `norm` is the L2 norm of what training changed, `norms` that of each of `layers`, and `clipped`
+    says that it was scaled down; the server sets these.
     """
 
     round: int
@@ -199,6 +199,7 @@ class Update:
     failure: str | None = None
     out_of_memory_bytes: int = 0
     norm: float | None = None
+    norms: tuple[float, ...] = ()
     clipped: bool = False
 
 
