@@ -30,7 +30,11 @@ def record(number):
         metric=0.25,
         layer_scores=[0.5, 0.1, 0.2],
         context_error={"0-1": 0.03},
-        clients=(client(0, [1]), client(1, [0, 1], device="lap|top\n"), client(2, [2], "lost")),
+        clients=(
+            client(0, [1], norms=(4.0,)),
+            client(1, [0, 1], device="lap|top\n", norms=(2.0, 6.0)),
+            client(2, [2], "lost"),
+        ),
     )
 
 
@@ -73,9 +77,9 @@ def test_what_a_record_gives():
     assert [row["layers"] for row in made["clients"]] == ["1", "0, 1", "2"]
     assert [row["failure"] for row in made["clients"]] == ["", "", "lost"]
     assert made["layers"] == [
-        {"layer": 0, "clients": 1, "examples": 10, "importance": 0.5},
-        {"layer": 1, "clients": 2, "examples": 20, "importance": 0.1},
-        {"layer": 2, "clients": 0, "examples": 0, "importance": 0.2},
+        {"layer": 0, "clients": 1, "examples": 10, "norm": 2.0, "importance": 0.5},
+        {"layer": 1, "clients": 2, "examples": 20, "norm": 5.0, "importance": 0.1},
+        {"layer": 2, "clients": 0, "examples": 0, "norm": None, "importance": 0.2},
     ]
     assert tables(round_record(0, loss=2.0)) == {}
     assert flat({"a": {"b": 1, "c": {"d": [2]}}, "e": "x"}) == {"a.b": 1, "a.c.d": [2], "e": "x"}

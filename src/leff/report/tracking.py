@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
 from leff.errors import RunError, one_line
@@ -210,7 +211,7 @@ def tables(record: RoundRecord) -> dict[str, Rows]:
 
 
 def _layers(record: RoundRecord) -> list[dict[str, Any]]:
-    """Return each layer's row: who trained it, on how many examples, and its importance."""
+    """Return each layer's row: who trained it, how far it moved on average, its importance."""
     scores = record.layer_scores or ()
     done = [each for each in record.clients if each.failure is None]
     count = max([len(scores), *(layer + 1 for layer in trained(record))])
@@ -219,10 +220,21 @@ def _layers(record: RoundRecord) -> list[dict[str, Any]]:
             "layer": layer,
             "clients": sum(layer in each.layers for each in done),
             "examples": sum(each.examples for each in done if layer in each.layers),
+            "norm": _mean(
+                [
+                    each.norms[each.layers.index(layer)]
+                    for each in done
+                    if each.norms and layer in each.layers
+                ]
+            ),
             "importance": scores[layer] if layer < len(scores) else None,
         }
         for layer in range(count)
     ]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
 
 
 def trained(record: RoundRecord) -> list[int]:
