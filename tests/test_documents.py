@@ -164,7 +164,7 @@ def looked_up(word, number, selection, places, wishes, say) -> None:
     raise ParsedError
 
 
-def run_small(config, out=None, progress=None):
+def run_small(config, out=None, progress=None, track=None):
     """Run a configuration with `SIZES`, in place of `leff.api.run`."""
     if config.data.task not in ("sample", "table"):
         raise ParsedError
@@ -174,7 +174,7 @@ def run_small(config, out=None, progress=None):
         given.setdefault(section, {})[name] = value
     if config.method.name == "leff" and not config.clients.fleet:
         given["clients"].setdefault("layers", [1, 2, 4])
-    return RUN(parse_config(given), out=out, progress=progress)
+    return RUN(parse_config(given), out=out, progress=progress, track=track)
 
 
 def try_leff(words: list[str]) -> None:
