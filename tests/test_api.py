@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_runs import options, write_table
+from tiny_runs import least, options, write_table
 
 import leff
 from leff.errors import ConfigError, ModelError
@@ -97,6 +98,17 @@ def test_a_file_and_a_configuration(tmp_path, tiny_gpt2):
     a = leff.run(config, out=tmp_path / "a")
     b = leff.run(tmp_path / "c.toml", out=tmp_path / "b")
     assert a.result == b.result
+
+
+@pytest.mark.usefixtures("quick_runs")
+def test_workers_find_a_run_whose_folder_is_relative(tmp_path, monkeypatch):
+    """They stay from run to run, and keep the working folder of the first."""
+    options = least(tmp_path, engine__workers=2, engine__upload="int8", training__rounds=1)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert leff.run(out="run", **options).folder == Path("run")
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["run"]
 
 
 def test_folders_that_are_no_runs(tmp_path):
