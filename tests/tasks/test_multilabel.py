@@ -162,6 +162,8 @@ def test_a_run_predicts_several_classes_a_text(settings, method, tmp_path):
     assert list(counts) == list(NAMES) and set(counts["wet"]) == {"right", "missed", "wrong"}
     assert sum(counts["flat"][what] for what in ("right", "missed")) == 8
     assert run.records()[-1].devices["metrics"].keys() >= {"micro_f1", "label_accuracy"}
+    said = (run.model / "README.md").read_text()
+    assert 'print(model("a text", top_k=None))' in said and "above .5: flat, steep, wet." in said
     model, _ = load_model(run.model, "multilabel")
     assert model.config.problem_type == "multi_label_classification"
     answers = leff.predict(run.folder, ["walk 1 by the fen"])

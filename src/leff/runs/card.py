@@ -132,7 +132,10 @@ def _use(task: Task, form: TextForm, pipeline: str) -> list[str]:
         text = pair if "text_pair" in task.train.columns else '"a text"'
         call = f"print(model({text}))"
         said = ["It gives a number, not a class."]
-        if task.labels:
+        if task.kind == "multilabel":
+            call = call.replace("))", ", top_k=None))")
+            said = [f"A text has those of its classes that are above .5: {', '.join(task.labels)}."]
+        elif task.labels:
             said = [f"Its classes are: {', '.join(task.labels)}."]
         else:
             call = call.replace("))", ', function_to_apply="none"))')
