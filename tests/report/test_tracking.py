@@ -43,15 +43,15 @@ class Noted:
 
     opened, sent, broken = [], [], set()
 
-    def __init__(self, folder, name, known, config):
-        self.id = known or "new"
-        self.opened.append((name, known, config["training.rounds"]))
+    def __init__(self, run):
+        self.id = run.known or "new"
+        self.opened.append((run.name, run.known, run.config["training.rounds"]))
 
-    def log(self, step, values, tables, layers=()):
+    def log(self, entry):
         print("a word of the tracker's")
-        if step in self.broken:
+        if entry.step in self.broken:
             raise OSError("no network")
-        self.sent.append((step, dict(values), tuple(tables), list(layers)))
+        self.sent.append((entry.step, entry.values, entry.tables, list(entry.layers)))
 
     def close(self):
         self.sent.append("closed")

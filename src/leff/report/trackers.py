@@ -1,7 +1,7 @@
 """Experiment trackers: each round's figures and tables go to TensorBoard, Trackio, W&B or MLflow.
 
-    tracker = open_tracker("tensorboard", Path("runs/a"), "a", known=None, config={"seed": 0})
-    tracker.log(3, {"loss": 1.2}, {"clients": [{"client": 0, "layers": "2-3"}]}, [2, 3])
+    tracker = TRACKERS["tensorboard"](Opening(Path("runs/a"), "a", {"seed": 0}))
+    tracker.log(Entry(3, {"loss": 1.2}, {"clients": [{"client": 0, "layers": "2, 3"}]}, [2, 3]))
     tracker.close()
 
 Where a run goes is the tracker's own business: its settings and environment variables hold
@@ -12,6 +12,7 @@ are in the run's folder.
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,35 +26,38 @@ PROJECT = "leff"  # of runs, where the tracker's own variable does not name anot
 Rows = Sequence[Mapping[str, Any]]  # of a table; all rows have the same columns
 
 
+@dataclass(frozen=True)
+class Opening:
+    """A run to start in a tracker, or to go on with if its id there is `known`."""
+
+    folder: Path
+    name: str  # for people
+    config: Mapping[str, Any]  # by flat keys, such as training.rounds
+    known: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a tracker gets at a time."""
+
+    step: int  # the round
+    values: Mapping[str, float]
+    tables: Mapping[str, Rows] = field(default_factory=dict[str, Rows])
+    layers: Sequence[int] = ()  # a layer's number for each time it was trained
+
+
 class Tracker(Protocol):
-    """A run in a tracker."""
+    """A run in a tracker.  Its methods raise what the tracker's library raises."""
 
-    id: str  # by which `open_tracker` finds the run again
+    id: str  # by which the tracker finds the run again
 
-    def log(
-        self,
-        step: int,
-        values: Mapping[str, float],
-        tables: Mapping[str, Rows],
-        layers: Sequence[int] = (),
-    ) -> None:
-        """Add a round: its figures, its tables, and a layer's number for each time it trained."""
+    def log(self, entry: Entry) -> None:
+        """Add a round."""
         ...
 
     def close(self) -> None:
         """Send what is left, and end the run."""
         ...
-
-
-def open_tracker(
-    tracker: str, folder: Path, name: str, known: str | None, config: Mapping[str, Any]
-) -> Tracker:
-    """Start a run in a tracker, or go on with the one whose id is `known`.
-
-    `folder` is the run's, `name` is for people, `config` has flat keys.  Raises what the tracker
-    raises.
-    """
-    return TRACKERS[tracker](folder, name, known, config)
 
 
 def check_tracker(tracker: str) -> None:
@@ -66,28 +70,22 @@ def check_tracker(tracker: str) -> None:
 class TensorBoard:
     """Event files in `tensorboard` of the run's folder: scalars, a histogram, text tables."""
 
-    def __init__(
-        self, folder: Path, name: str, known: str | None, config: Mapping[str, Any]
-    ) -> None:
-        self.id = name
-        self._writer = _library("torch.utils.tensorboard").SummaryWriter(folder / "tensorboard")
-        if known is None:
-            rows = [{"option": key, "value": value} for key, value in config.items()]
+    def __init__(self, run: Opening) -> None:
+        self.id = run.name
+        self._writer = _library("torch.utils.tensorboard").SummaryWriter(run.folder / "tensorboard")
+        if run.known is None:
+            rows = [{"option": key, "value": value} for key, value in run.config.items()]
             self._writer.add_text("config", _markdown(rows))
 
-    def log(
-        self,
-        step: int,
-        values: Mapping[str, float],
-        tables: Mapping[str, Rows],
-        layers: Sequence[int] = (),
-    ) -> None:
-        for key, value in values.items():
-            self._writer.add_scalar(key, value, step)
-        for key, rows in tables.items():
-            self._writer.add_text(key, _markdown(rows), step)
-        if layers:
-            self._writer.add_histogram("layers trained", np.asarray(layers), step, _edges(layers))
+    def log(self, entry: Entry) -> None:
+        for key, value in entry.values.items():
+            self._writer.add_scalar(key, value, entry.step)
+        for key, rows in entry.tables.items():
+            self._writer.add_text(key, _markdown(rows), entry.step)
+        if entry.layers:
+            self._writer.add_histogram(
+                "layers trained", np.asarray(entry.layers), entry.step, _edges(entry.layers)
+            )
         self._writer.flush()
 
     def close(self) -> None:
@@ -97,31 +95,23 @@ class TensorBoard:
 class WandbLike:
     """Weights & Biases, or Trackio, which has the same functions."""
 
-    def __init__(
-        self, folder: Path, name: str, known: str | None, config: Mapping[str, Any]
-    ) -> None:
-        self.id = known or f"{name}-{secrets.token_hex(4)}"
-        self._library = self._start(name, config)
+    def __init__(self, run: Opening) -> None:
+        self.id = run.known or f"{run.name}-{secrets.token_hex(4)}"
+        self._library = self._start(run)
 
-    def _start(self, name: str, config: Mapping[str, Any]) -> Any:
+    def _start(self, run: Opening) -> Any:
         """Start the run, and return the library."""
         raise NotImplementedError
 
-    def log(
-        self,
-        step: int,
-        values: Mapping[str, float],
-        tables: Mapping[str, Rows],
-        layers: Sequence[int] = (),
-    ) -> None:
-        sent: dict[str, Any] = dict(values)
-        for key, rows in tables.items():
+    def log(self, entry: Entry) -> None:
+        sent: dict[str, Any] = dict(entry.values)
+        for key, rows in entry.tables.items():
             cells = [list(row.values()) for row in rows]
             sent[key] = self._library.Table(columns=list(rows[0]), data=cells)
-        if layers:
-            counted = np.histogram(layers, _edges(layers))
+        if entry.layers:
+            counted = np.histogram(entry.layers, _edges(entry.layers))
             sent["layers trained"] = self._library.Histogram(np_histogram=counted)
-        self._library.log(sent, step=step)
+        self._library.log(sent, step=entry.step)
 
     def close(self) -> None:
         self._library.finish()
@@ -130,51 +120,48 @@ class WandbLike:
 class Wandb(WandbLike):
     """Project `WANDB_PROJECT`, else `leff`; `WANDB_MODE=offline` keeps all on this machine."""
 
-    def _start(self, name: str, config: Mapping[str, Any]) -> Any:
+    def _start(self, run: Opening) -> Any:
         wandb, project = _library("wandb"), os.environ.get("WANDB_PROJECT", PROJECT)
-        wandb.init(project=project, name=name, id=self.id, resume="allow", config=dict(config))
+        wandb.init(
+            project=project, name=run.name, id=self.id, resume="allow", config=dict(run.config)
+        )
         return wandb
 
 
 class Trackio(WandbLike):
     """Project `TRACKIO_PROJECT`, else `leff`, in a database of this machine unless told else."""
 
-    def _start(self, name: str, config: Mapping[str, Any]) -> Any:
+    def _start(self, run: Opening) -> Any:
         trackio, project = _library("trackio"), os.environ.get("TRACKIO_PROJECT", PROJECT)
-        trackio.init(project, name=self.id, resume="allow", config=dict(config), embed=False)
+        trackio.init(project, name=self.id, resume="allow", config=dict(run.config), embed=False)
         return trackio
 
 
 class MLflow:
     """Experiment `MLFLOW_EXPERIMENT_NAME`, else `leff`, at `MLFLOW_TRACKING_URI`."""
 
-    def __init__(
-        self, folder: Path, name: str, known: str | None, config: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, run: Opening) -> None:
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         self._client = _library("mlflow").MlflowClient()
-        if known is None:
+        if run.known is None:
             experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
             found = self._client.get_experiment_by_name(experiment)
             place = found.experiment_id if found else self._client.create_experiment(experiment)
-            self.id: str = self._client.create_run(place, run_name=name).info.run_id
-            for key, value in config.items():
+            self.id: str = self._client.create_run(place, run_name=run.name).info.run_id
+            for key, value in run.config.items():
                 self._client.log_param(self.id, key, value)
         else:
-            self.id = known
-            self._client.update_run(known, status="RUNNING")
+            self.id = run.known
+            self._client.update_run(run.known, status="RUNNING")
 
-    def log(
-        self,
-        step: int,
-        values: Mapping[str, float],
-        tables: Mapping[str, Rows],
-        layers: Sequence[int] = (),
-    ) -> None:
-        for key, value in values.items():
-            self._client.log_metric(self.id, key, value, step=step)
-        for key, rows in tables.items():  # one table of all rounds: a run may have few of them
-            columns = {"round": [step] * len(rows)}
+    def log(self, entry: Entry) -> None:
+        for key, value in entry.values.items():
+            self._client.log_metric(self.id, key, value, step=entry.step)
+        for (
+            key,
+            rows,
+        ) in entry.tables.items():  # one table of all rounds: a run may have few of them
+            columns = {"round": [entry.step] * len(rows)}
             columns |= {column: [row[column] for row in rows] for column in rows[0]}
             self._client.log_table(self.id, columns, f"{key}.json")
 
@@ -182,8 +169,7 @@ class MLflow:
         self._client.set_terminated(self.id)
 
 
-Start = Callable[[Path, str, str | None, Mapping[str, Any]], Tracker]
-TRACKERS: Mapping[str, Start] = {
+TRACKERS: Mapping[str, Callable[[Opening], Tracker]] = {
     "tensorboard": TensorBoard,
     "trackio": Trackio,
     "wandb": Wandb,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from leff.errors import RunError, one_line
 from leff.files import read_json, write_json
 from leff.record import RoundRecord
-from leff.report.trackers import Rows, Tracker, open_tracker
+from leff.report.trackers import TRACKERS, Entry, Opening, Rows, Tracker
 from leff.runs.folder import RunFolder
 from leff.runs.options import RunConfig
 
@@ -56,12 +56,11 @@ class Tracking:
         """Start the tracker's run, or go on with it.  RunError if the tracker cannot start."""
         self._metric = metric
         known = _tracked(self._folder).get(self._name, {})
-        options = flat(config)
+        name = self._folder.absolute().name
+        opening = Opening(self._folder, name, flat(config), known.get("id"))
         try:
             with redirect_stdout(sys.stderr):  # standard output is the result's, maybe JSON
-                self._tracker = open_tracker(
-                    self._name, self._folder, self._folder.name, known.get("id"), options
-                )
+                self._tracker = TRACKERS[self._name](opening)
         except Exception as error:  # whatever the tracker raises
             raise RunError(f"{self._name} did not start: {one_line(repr(error))}") from error
         self._state = {"rounds": -1, **known, "id": self._tracker.id}
@@ -81,7 +80,7 @@ class Tracking:
         both = numbers({when: result[when]["metrics"] for when in ("before", "after")})
         if self._state.get("finished") or (
             self._send()
-            and self._safely("take the result", self._log, self._state["rounds"], both, {})
+            and self._safely("take the result", self._log, Entry(self._state["rounds"], both))
         ):
             self._remember(finished=True)
         else:
@@ -96,16 +95,17 @@ class Tracking:
         """Send the records that were not sent yet, in their order; return whether all are."""
         while self._unsent:
             record = self._unsent[0]
-            given = (record.round, figures(record, self._metric), tables(record), trained(record))
-            if not self._safely(f"take round {record.round}", self._log, *given):
+            values = figures(record, self._metric)
+            entry = Entry(record.round, values, tables(record), trained(record))
+            if not self._safely(f"take round {record.round}", self._log, entry):
                 return False
             self._unsent.pop(0)
             self._remember(rounds=record.round)
         return True
 
-    def _log(self, *given: Any) -> None:
+    def _log(self, entry: Entry) -> None:
         assert self._tracker is not None  # `started` came first
-        self._tracker.log(*given)
+        self._tracker.log(entry)
 
     def _safely(self, what: str, call: Callable[..., None], *given: Any) -> bool:
         """Call the tracker; a failure is a warning, since nothing in the run relies on it."""
