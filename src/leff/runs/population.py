@@ -86,7 +86,7 @@ def simulated_population(
             store,
             device,
             worker_count(config.engine.workers, device, config.engine.threads),
-            Residuals(folder.absolute() / "residuals", config.engine.checkpoints),
+            Residuals(folder / "residuals", config.engine.checkpoints),
             held,
         )
     else:

@@ -71,9 +71,10 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         text_form(config, task, tokenizer),
     )
     _check_positions(config, model, task.kind)
-    store = PartStore(folder.path / "parts")
+    place = folder.path.absolute()  # workers that stay from run to run have an older working folder
+    store = PartStore(place / "parts")
     if rows is not None:
-        clients = simulated_population(config, task, rows, model, tokenizer, store, folder.path)
+        clients = simulated_population(config, task, rows, model, tokenizer, store, place)
     else:
         from leff.runs.network import network_population
 

@@ -24,7 +24,7 @@ class PartStore:
     """A folder of safetensors files named by the SHA-256 of their bytes."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.absolute()  # processes that read it may have another working folder
+        self.folder = folder
 
     def put(self, tensors: Mapping[str, torch.Tensor]) -> Part:
         """Store tensors, unless their file is here and complete, and return their part."""
