@@ -24,6 +24,7 @@ from leff.tasks.encode import Example, encode, ensure_padding
 from leff.tasks.generation import generate
 from leff.tasks.held_out import held_out_logits, held_out_loss
 from leff.tasks.metrics import glue, mmlu, nlg
+from leff.tasks.metrics.sums import METRICS
 from leff.tasks.task import Task, draw_rows
 from leff.tasks.text_form import USUAL, TextForm
 
@@ -57,9 +58,7 @@ class Evaluator:
             return "accuracy"
         if self.task.kind == "generation":
             return "BLEU"
-        if self.task.kind in ("text", "chat"):
-            return "perplexity"
-        return glue.PRIMARY.get(self.task.name, DEFAULT_METRICS[self.task.kind])
+        return glue.PRIMARY.get(self.task.name, METRICS[self.task.kind][0])
 
     def quick(self, model: nn.Module, examples: int) -> dict[str, float]:
         """Return ``loss`` (nats) and ``metric`` on that many examples of `validation`, greedily."""
@@ -200,13 +199,6 @@ class Evaluator:
         elif kind == "multilabel":
             counts = _counts_by_class(self.task.labels, wanted > 0, predictions > 0)
         return _Figures(float(loss), metrics, {}, counts)
-
-
-DEFAULT_METRICS = {
-    "classification": "accuracy",
-    "multilabel": "micro_f1",
-    "regression": "pearson",
-}
 
 
 class _Figures(NamedTuple):
