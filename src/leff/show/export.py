@@ -16,10 +16,11 @@ from leff.show.server import STATIC
 
 MOST_JOBS = 20_000  # whose part in a round an export holds: about 4 MB
 MODULES = (  # each after those that it imports
-    *("dom", "format", "colours", "source", "download", "chart", "table", "layers"),
+    *("dom", "format", "colours", "source", "download", "table", "chart", "layers"),
     *("texts", "run", "runs", "plan", "main"),
 )
-_IMPORT = re.compile(r"^import .*?;\n", re.MULTILINE | re.DOTALL)
+_IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./(\w+)\.js";$', re.MULTILINE)
+_EXPORT = re.compile(r"^export ((?:async )?(?:function|const) (\w+))", re.MULTILINE)
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 )
@@ -44,7 +45,7 @@ def page_text(pages: Pages) -> str:
     html = (STATIC / "index.html").read_text(encoding="utf-8")
     html = re.sub(r'<link rel="stylesheet"[^>]*>', f"<style>\n{_style()}</style>", html)
     data = f'<script id="data" type="application/json">{_inside_script(values)}</script>'
-    script = f"<script>\n(() => {{\n{_script()}}})();\n</script>"
+    script = f"<script>\n{_script()}</script>"
     html = re.sub(r'<script type="module"[^>]*></script>', lambda _: data + script, html)
     policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     return html.replace('<meta charset="utf-8">', f'<meta charset="utf-8">{policy}')
@@ -81,9 +82,15 @@ def _style() -> str:
 
 
 def _script() -> str:
-    """Return all modules as one script: without imports, as all names are in one scope."""
-    texts = [(STATIC / f"{name}.js").read_text(encoding="utf-8") for name in MODULES]
-    return "".join(_IMPORT.sub("", text).replace("\nexport ", "\n") for text in texts)
+    """Return all modules as one script: each a function of its own, which returns its exports."""
+    return "const modules = {};\n" + "".join(map(_module, MODULES))
+
+
+def _module(name: str) -> str:
+    text = (STATIC / f"{name}.js").read_text(encoding="utf-8")
+    exports = ", ".join(own for _, own in _EXPORT.findall(text))
+    text = _EXPORT.sub(r"\1", _IMPORT.sub(r"const \1 = modules.\2;", text))
+    return f"modules.{name} = (() => {{\n{text}return {{ {exports} }};\n}})();\n"
 
 
 def _inside_script(text: str) -> str:

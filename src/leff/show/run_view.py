@@ -114,8 +114,8 @@ def layer_count(records: Iterable[RoundRecord]) -> int:
     """Return the number of layers that records tell of."""
     count = 0
     for record in records:
-        count = max(count, len(record.layer_scores or ()))
-        count = max((layer + 1 for each in record.clients for layer in each.layers), default=count)
+        trained = (layer + 1 for each in record.clients for layer in each.layers)
+        count = max(count, len(record.layer_scores or ()), *trained)
     return count
 
 

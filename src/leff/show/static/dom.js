@@ -31,7 +31,7 @@ export function responsive(draw) {
     const now = Math.round(place.clientWidth);
     if (now && now !== width) {
       width = now;
-      place.replaceChildren(draw(width));
+      requestAnimationFrame(() => place.replaceChildren(draw(width)));
     }
   }).observe(place);
   return place;

@@ -154,7 +154,7 @@ function legend(cells) {
 
 /** Return a small square of a colour. */
 export function swatch(colour) {
-  return shape("svg", { viewBox: "0 0 12 12", width: 12, height: 12, style: "display:inline;width:12px;margin-right:4px;vertical-align:-1px", "aria-hidden": "true" },
+  return shape("svg", { viewBox: "0 0 12 12", class: "swatch", "aria-hidden": "true" },
     shape("rect", { width: 12, height: 12, fill: colour }));
 }
 

@@ -111,7 +111,7 @@ function memory(row) {
   const part = (value) => `${Math.min(100, (100 * (value ?? 0)) / all).toFixed(1)}%`;
   const words = [bytes(row.state), row.predicted && `peak ${bytes(row.predicted)}`, row.memory && `of ${bytes(row.memory)}`].filter(Boolean).join(", ");
   if (!row.memory) return words;
-  return [shape("svg", { viewBox: "0 0 100 8", width: 100, height: 8, preserveAspectRatio: "none", role: "img", "aria-label": words, style: "width:100px;display:inline-block;margin-right:.5rem" },
+  return [shape("svg", { viewBox: "0 0 100 8", class: "bar", preserveAspectRatio: "none", role: "img", "aria-label": words },
     shape("rect", { width: "100%", height: 8, fill: "var(--line)" }),
     shape("rect", { width: part(row.predicted), height: 8, fill: "#4CABE8" }),
     shape("rect", { width: part(row.state), height: 8, fill: "#0072B2" })), words];

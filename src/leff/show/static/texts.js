@@ -13,7 +13,7 @@ export function textsOf(texts) {
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "round"), el("th", { scope: "col" }, "output"))),
       el("tbody", {}, same(text.outputs).map(({ first, last, output }) => el("tr", {},
         el("td", {}, first === last ? `${first}` : `${first} to ${last}`),
-        el("td", { class: "words" }, output || el("span", { class: "soft" }, "nothing")))))))));
+        el("td", { class: "words" }, output || el("span", { class: "soft" }, "nothing"))))))))));
 }
 
 /** Return outputs with equal ones of successive rounds together. */
