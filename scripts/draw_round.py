@@ -14,17 +14,17 @@ OUT = Path(__file__).parents[1] / "docs" / "one-round.svg"
 WIDTH, HEIGHT = 480, 690
 LEFT, STEP, CELL = 112, 38, 33  # of a row of layers: its first x, from cell to cell, and a cell
 IMPORTANCE = [9, 13, 24, 20, 34, 40, 22, 12]  # of each layer, as heights
-BLOCKS = {"phone": {6}, "tablet": {5, 6}, "laptop": {3, 4, 5}}  # the layers that each trains
+BLOCKS = {"phone": {5}, "tablet": {4, 5}, "laptop": {2, 3, 4}}  # the layers that each trains
 
 TITLE = "A round of LEFF"
 DESCRIPTION = (
     "1. Each device reports how many layers it can train: the phone one, the tablet two, the "
     "laptop three. 2. The server samples a block of consecutive layers for each device; important "
-    "layers are drawn more often. Here the phone gets layer 6, the tablet layers 5 and 6, the "
-    "laptop layers 3 to 5. 3. Cheap stand-ins replace the other layers. 4. Each device trains its "
+    "layers are drawn more often. Here the phone gets layer 5, the tablet layers 4 and 5, the "
+    "laptop layers 2 to 4. 3. Cheap stand-ins replace the other layers. 4. Each device trains its "
     "block on its own data, which stays there. 5. The server averages layer by layer, over the "
-    "devices that trained the layer: two for layers 5 and 6, one for layers 3 and 4. Layers 1, 2, "
-    "7 and 8 stay as they were. Then the next round begins."
+    "devices that trained the layer: two for layers 4 and 5, one for layers 2 and 3. Layers 0, 1, "
+    "6 and 7 stay as they were. Then the next round begins."
 )
 # blue and orange of Okabe and Ito, which colour-blind people tell apart
 STYLE = """
@@ -67,8 +67,8 @@ def down(y: float, words: str) -> Iterable[str]:
 
 def layers(y: float, kinds: dict[int, str], marks: dict[int, object]) -> Iterator[str]:
     """A model's layers in a row; those of a kind of their own, and what stands in each."""
-    for number in range(1, len(IMPORTANCE) + 1):
-        kind, x = kinds.get(number, "layer"), LEFT + STEP * (number - 1)
+    for number in range(len(IMPORTANCE)):
+        kind, x = kinds.get(number, "layer"), LEFT + STEP * number
         low = kind == "stand-in"
         yield box(x, y + 8 * low, CELL, 26 - 16 * low, kind)
         if number in marks:
@@ -78,7 +78,7 @@ def layers(y: float, kinds: dict[int, str], marks: dict[int, object]) -> Iterato
 
 def drawing() -> Iterator[str]:
     """The picture, from top to bottom."""
-    numbers = range(1, len(IMPORTANCE) + 1)
+    numbers = range(len(IMPORTANCE))
     yield from step(1, 40, "Each device reports what it can train")
     for place, (device, block) in enumerate(BLOCKS.items()):
         x = 17 + 133 * place
@@ -90,7 +90,7 @@ def drawing() -> Iterator[str]:
     yield from step(2, 152, "The server samples a block for each")
     yield text(52, 173, "important layers more often", "soft")
     for number, height in zip(numbers, IMPORTANCE, strict=True):
-        yield box(LEFT + STEP * (number - 1), 228 - height, CELL, height, "tip")
+        yield box(LEFT + STEP * number, 228 - height, CELL, height, "tip")
     yield text(LEFT - 10, 226, "importance", "soft end")
     yield from layers(232, {}, {number: number for number in numbers})
     yield text(LEFT - 10, 250, "layer", "soft end")
