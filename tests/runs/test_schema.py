@@ -1,5 +1,6 @@
 """The JSON schema of a configuration file."""
 
+import json
 import random
 import tomllib
 from pathlib import Path
@@ -10,6 +11,7 @@ from any_toml import any_value
 from pydantic import ValidationError
 
 import leff
+from leff.cli import app
 from leff.errors import LeffError
 from leff.runs.options import RunConfig
 from leff.runs.schema import schema
@@ -38,6 +40,12 @@ def test_it_takes_the_examples_and_what_leff_config_prints():
     files = [path for path in FILES if path.name != "fleet.toml"]
     for text in [*(path.read_text() for path in files), commented_toml()]:
         jsonschema.validate(tomllib.loads(text), schema())
+
+
+def test_leff_config_prints_it(capsys):
+    with pytest.raises(SystemExit) as end:
+        app(["config", "--schema"])
+    assert end.value.code == 0 and json.loads(capsys.readouterr().out) == schema()
 
 
 @pytest.mark.parametrize("section", SECTIONS)
