@@ -7,9 +7,10 @@ Every list by layer has an entry for each layer of the model, from the first.  B
 seconds are seconds, losses are nats.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 from leff.record import ClientRecord, RoundRecord
 from leff.show.clients import clients_view
@@ -22,6 +23,7 @@ FIGURES = (
     *("round_seconds_simulated", "idle_share", "download_bytes", "upload_bytes", "failures"),
 )
 RECENT = 3  # rounds by which the time that is left is told
+MOST_GROUPS = 8  # that colours can tell apart
 MOST_FAILURES = 200  # that are listed one by one
 
 
@@ -29,15 +31,16 @@ def run_view(name: str, run: Followed) -> dict[str, Any]:
     """Return all of a run but who did what in each round, which `round_view` has."""
     records, result = run.records, run.result or {}
     asked = value_of(run.config, "training.rounds")
-    count = layer_count(records)
+    count, groups = layer_count(records), groups_of(records)
     return {
         **run_summary(name, run),
         "layers": count,
+        "groups": list(dict.fromkeys(groups.values())),
         "problem": run.problem,
         "versions": run.environment.get("versions", {}),
         "device": run.environment.get("device"),
         "options": options_view(run.config),
-        "rounds": [_round(record, count) for record in records],
+        "rounds": [_round(record, count, groups) for record in records],
         "clients": clients_view(records),
         "failures": _failures(records),
         "sat_out": _sat_out(records),
@@ -55,7 +58,7 @@ def run_summary(name: str, run: Followed) -> dict[str, Any]:
     measured = [record for record in records if record.metric is not None]
     best = measured[-1] if measured else None
     peaks = [c.predicted_bytes for r in records for c in r.clients if c.predicted_bytes]
-    after = (result.get("after") or {}).get("metrics", {})
+    after: dict[str, Any] = result.get("after") or {}
     metric = result.get("metric") or "metric"
     return {
         "name": name,
@@ -67,13 +70,14 @@ def run_summary(name: str, run: Followed) -> dict[str, Any]:
         "method": value_of(config, "method.name"),
         "seed": value_of(config, "seed"),
         "rate": value_of(config, "training.learning_rate"),
+        "engine": value_of(config, "engine.name"),
         "clients_count": value_of(config, "clients.count"),
         "rounds_asked": value_of(config, "training.rounds"),
         "rounds_done": last.round if last else 0,
         "metric_name": metric,
         "loss": best.loss if best else None,
         "metric": best.metric if best else None,
-        "test": after.get(metric),
+        "test": after.get("metrics", {}).get(metric),
         "download": sum(record.download_bytes or 0 for record in records),
         "upload": sum(record.upload_bytes or 0 for record in records),
         "peak": max(peaks, default=None),
@@ -92,8 +96,7 @@ def round_view(run: Followed, number: int) -> dict[str, Any] | None:
         "round": number,
         "clients": [_client(client) for client in record.clients],
         "stand_ins": [
-            {"layers": layers, "error": error}
-            for layers, error in (record.facts.get("context_error") or {}).items()
+            {"layers": layers, "error": error} for layers, error in _stand_in_errors(record).items()
         ],
         "plug_in": [dict(each) for each in record.plug_in or ()],
         "too_few": dict(record.too_few or {}),
@@ -103,20 +106,35 @@ def round_view(run: Followed, number: int) -> dict[str, Any] | None:
 def value_of(config: Mapping[str, Any], key: str) -> Any:
     """Return the value of a dotted key in a run's configuration, or None."""
     section, _, name = key.rpartition(".")
-    own: Any = config.get(section, {}) if section else config
-    return own.get(name) if isinstance(own, Mapping) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    own: Any = config.get(section) if section else config
+    return cast("dict[str, Any]", own).get(name) if isinstance(own, dict) else None
 
 
 def layer_count(records: Iterable[RoundRecord]) -> int:
     """Return the number of layers that records tell of."""
     count = 0
     for record in records:
-        count = max(count, len(record.layer_scores or ()))
-        count = max((layer + 1 for each in record.clients for layer in each.layers), default=count)
+        trained = (layer + 1 for each in record.clients for layer in each.layers)
+        count = max(count, len(record.layer_scores or ()), *trained)
     return count
 
 
-def _round(record: RoundRecord, count: int) -> dict[str, Any]:
+def groups_of(records: Sequence[RoundRecord]) -> dict[int, str]:
+    """Return a group for each client: its class of devices, itself if it is one of few, or what it
+    can train.
+    """
+    last = {client.client: client for record in records for client in record.clients}
+    clients = [last[number] for number in sorted(last)]
+    if any(client.device for client in clients):
+        clients.sort(key=lambda client: client.device or "")
+        return {client.client: client.device or "no class" for client in clients}
+    if len(clients) <= MOST_GROUPS:
+        return {client.client: f"client {client.client}" for client in clients}
+    clients.sort(key=lambda client: client.capacity)
+    return {client.client: f"trains {client.capacity}" for client in clients}
+
+
+def _round(record: RoundRecord, count: int, groups: Mapping[int, str]) -> dict[str, Any]:
     done = [client for client in record.clients if client.failure is None]
     by_layer = [[c for c in done if layer in c.layers] for layer in range(count)]
     scores = list(record.layer_scores or ())
@@ -125,12 +143,18 @@ def _round(record: RoundRecord, count: int) -> dict[str, Any]:
         "clients": len(record.clients),
         "sat_out": len(record.sat_out or {}),
         "trained": [len(clients) for clients in by_layer],
+        "who": [dict(Counter(groups[c.client] for c in clients)) for clients in by_layer],
         "examples": [sum(client.examples for client in clients) for clients in by_layer],
         "moved": [_moved(clients, layer) for layer, clients in enumerate(by_layer)],
         "importance": scores + [None] * (count - len(scores)),
-        "stand_in_error": _mean(list((record.facts.get("context_error") or {}).values())),
+        "stand_in_error": _mean(list(_stand_in_errors(record).values())),
         "devices": dict(record.devices) if record.devices else None,
     }
+
+
+def _stand_in_errors(record: RoundRecord) -> dict[str, float]:
+    """Return the error of each stand-in that was sent, by the layers that it replaced: 2-7."""
+    return record.facts.get("context_error") or {}
 
 
 def _moved(clients: Sequence[ClientRecord], layer: int) -> float | None:
