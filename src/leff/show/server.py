@@ -115,7 +115,9 @@ class PageServer:
         self._server.run([self._socket])
 
     def stop(self) -> None:
+        """End `run`, and close the port."""
         self._server.should_exit = True
+        self._socket.close()
 
 
 def application(pages: Pages, at: ServedAt) -> ASGIApp:

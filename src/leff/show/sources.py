@@ -41,8 +41,8 @@ class Sources:
 
     def runs(self) -> dict[str, Followed]:
         """Return all runs by name: the folder's, with as much of its path as sets it apart."""
-        found = [path.parent for root in self._roots for path in root.glob("*/config.toml")]
-        paths = list(dict.fromkeys(path.absolute() for path in [*self._runs, *sorted(found)]))
+        found = [path.parent for root in self._roots for path in sorted(root.glob("*/config.toml"))]
+        paths = list(dict.fromkeys(path.absolute() for path in [*self._runs, *found]))
         for path in paths:
             self._followed.setdefault(path, Followed(path))
         return {name: self._followed[path] for name, path in zip(_names(paths), paths, strict=True)}
