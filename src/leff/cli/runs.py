@@ -145,12 +145,19 @@ def _compare(paths: list[Path], as_json: bool) -> None:
 
 
 def config(
-    path: Annotated[Path | None, typer.Argument(metavar="CONFIG")] = None, as_json: Json = False
+    path: Annotated[Path | None, typer.Argument(metavar="CONFIG")] = None,
+    as_json: Json = False,
+    as_schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of such a file, for editors.")
+    ] = False,
 ) -> None:
     """Print every option with its value and description; a file's values, or the defaults."""
     from leff.runs.config import load_config
+    from leff.runs.schema import schema
     from leff.runs.toml import commented_toml
 
+    if as_schema:
+        return print_json(schema())
     checked = load_config(path)
     if as_json:
         return print_json(checked.model_dump(mode="json"))
