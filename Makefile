@@ -2,7 +2,7 @@
 # make demo          the main job: LEFF on the built-in task
 # make demo-network  a server and three devices on this machine
 # make test          all tests, the slow ones in a second step
-# make docs         the site of docs/, into build/docs/site; its links are checked
+# make docs          the site of docs/, into build/docs/site; its links are checked
 # make soak          fuzz tests in their full size; takes hours
 # make lint          format, lint, types, and the direction of imports
 # make lock          requirements.lock anew, from pyproject.toml

@@ -4,6 +4,9 @@ import asyncio
 import json
 import re
 import shutil
+import socket
+import time
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -15,6 +18,7 @@ from leff.errors import ConfigError
 from leff.files import sealed, write_json
 from leff.runs.options import RunConfig
 from leff.runs.toml import commented_toml
+from leff.show.beside import PageBeside
 from leff.show.export import MODULES
 from leff.show.followed import Followed
 from leff.show.pages import Pages
@@ -78,6 +82,19 @@ class Visitor:
                 return answer
 
         return asyncio.run(ask())
+
+
+def wait(ready, seconds=20):
+    """Wait until a server that is starting answers, and `ready` is true."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if ready():
+                return
+        except httpx.ConnectError:
+            pass
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_a_run_is_told_by_round_layer_and_client(folder):
@@ -194,10 +211,30 @@ def test_loopback(host):
 
 
 def test_a_taken_port_is_refused(folder):
-    first = PageServer(pages(folder), served_at("127.0.0.1", 0))
-    with pytest.raises(ConfigError, match=f"port {first.at.port}"):
-        PageServer(pages(folder), first.at)
-    first.stop()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        at = served_at("127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(ConfigError, match=f"port {at.port}"):
+            PageServer(pages(folder), at)
+
+
+def test_a_run_is_shown_while_it_goes_on(folder, monkeypatch):
+    said, opened = [], []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    running = SimpleNamespace(folder=SimpleNamespace(path=folder))
+    with PageBeside(said.append) as page:
+        page.started(running)
+        (address,) = opened
+        wait(lambda: httpx.get(f"{address}api/run?name=a").json()["rounds_done"] == 2)
+        with httpx.stream("GET", f"{address}api/events?run=a&since=1", timeout=20) as events:
+            append(folder, record(3))
+            lines = (line for line in events.iter_lines() if line.startswith("event"))
+            assert next(lines) == "event: changed"
+        assert httpx.get(f"{address}api/run?name=a").json()["rounds_done"] == 3
+    assert said[0].startswith(address) and str(folder) in said[0]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(address)
 
 
 def test_an_export_names_no_address_and_texts_stay_texts(folder, tmp_path, capsys, monkeypatch):

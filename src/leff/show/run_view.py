@@ -45,7 +45,7 @@ def run_view(name: str, run: Followed) -> dict[str, Any]:
         "failures": _failures(records),
         "sat_out": _sat_out(records),
         "texts": _texts(records),
-        "tests": {when: _test(result.get(when)) for when in ("before", "after") if when in result},
+        "tests": {when: _test(result[when]) for when in ("before", "after") if when in result},
         "who": result.get("clients"),
         "seconds_left": _seconds_left(records, asked, bool(result)),
     }
@@ -56,7 +56,7 @@ def run_summary(name: str, run: Followed) -> dict[str, Any]:
     config, records, result = run.config, run.records, run.result or {}
     last = records[-1] if records else None
     measured = [record for record in records if record.metric is not None]
-    best = measured[-1] if measured else None
+    latest = measured[-1] if measured else None
     peaks = [c.predicted_bytes for r in records for c in r.clients if c.predicted_bytes]
     after: dict[str, Any] = result.get("after") or {}
     metric = result.get("metric") or "metric"
@@ -75,8 +75,8 @@ def run_summary(name: str, run: Followed) -> dict[str, Any]:
         "rounds_asked": value_of(config, "training.rounds"),
         "rounds_done": last.round if last else 0,
         "metric_name": metric,
-        "loss": best.loss if best else None,
-        "metric": best.metric if best else None,
+        "loss": latest.loss if latest else None,
+        "metric": latest.metric if latest else None,
         "test": after.get("metrics", {}).get(metric),
         "download": sum(record.download_bytes or 0 for record in records),
         "upload": sum(record.upload_bytes or 0 for record in records),
@@ -120,8 +120,9 @@ def layer_count(records: Iterable[RoundRecord]) -> int:
 
 
 def groups_of(records: Sequence[RoundRecord]) -> dict[int, str]:
-    """Return a group for each client: its class of devices, itself if it is one of few, or what it
-    can train.
+    """Return a group for each client: its class of devices, or itself if clients are few.
+
+    Many clients without classes are grouped by the number of layers that they report.
     """
     last = {client.client: client for record in records for client in record.clients}
     clients = [last[number] for number in sorted(last)]
@@ -211,10 +212,8 @@ def _texts(records: Sequence[RoundRecord]) -> list[dict[str, Any]]:
     ]
 
 
-def _test(report: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what was measured on the test split, with its first texts."""
-    if report is None:
-        return {}
+def _test(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was measured on the test split, without texts."""
     names = ("split", "examples", "loss", "metrics", "notes", "confusion")
     return {name: report.get(name) for name in names}
 

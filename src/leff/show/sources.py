@@ -35,10 +35,6 @@ class Sources:
                 what = "is no run folder, and holds none" if path.is_dir() else "does not exist"
                 raise ConfigError(f"{path} {what}; `leff list FOLDER` lists the runs in a folder")
 
-    def follow(self, path: Path) -> None:
-        """Show the run that is about to begin in a folder."""
-        self._runs.append(path)
-
     def runs(self) -> dict[str, Followed]:
         """Return all runs by name: the folder's, with as much of its path as sets it apart."""
         found = [path.parent for root in self._roots for path in sorted(root.glob("*/config.toml"))]
