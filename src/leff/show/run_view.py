@@ -18,9 +18,8 @@ from leff.show.followed import Followed
 from leff.show.options_view import options_view
 
 FIGURES = (
-    *("round", "loss", "metric", "train_loss", "learning_rate", "plug_in_gap", "seconds"),
-    *("plan_seconds", "train_seconds", "observe_seconds", "merge_seconds", "evaluation_seconds"),
-    *("round_seconds_simulated", "idle_share", "download_bytes", "upload_bytes", "failures"),
+    *("round", "loss", "metric", "train_loss", "plug_in_gap", "download_bytes", "upload_bytes"),
+    *("seconds", "train_seconds", "evaluation_seconds", "round_seconds_simulated", "idle_share"),
 )
 RECENT = 3  # rounds by which the time that is left is told
 MOST_GROUPS = 8  # that colours can tell apart
@@ -36,7 +35,6 @@ def run_view(name: str, run: Followed) -> dict[str, Any]:
         **run_summary(name, run),
         "layers": count,
         "groups": list(dict.fromkeys(groups.values())),
-        "problem": run.problem,
         "versions": run.environment.get("versions", {}),
         "device": run.environment.get("device"),
         "options": options_view(run.config),
@@ -92,14 +90,13 @@ def round_view(run: Followed, number: int) -> dict[str, Any] | None:
     if not 0 <= number < len(run.records):
         return None
     record = run.records[number]
+    errors: dict[str, float] = record.facts.get("context_error") or {}
     return {
         "round": number,
         "clients": [_client(client) for client in record.clients],
-        "stand_ins": [
-            {"layers": layers, "error": error} for layers, error in _stand_in_errors(record).items()
+        "stand_ins": [  # by the layers that each replaced, such as 2-7
+            {"layers": layers, "error": error} for layers, error in errors.items()
         ],
-        "plug_in": [dict(each) for each in record.plug_in or ()],
-        "too_few": dict(record.too_few or {}),
     }
 
 
@@ -142,33 +139,22 @@ def _round(record: RoundRecord, count: int, groups: Mapping[int, str]) -> dict[s
     return {
         **{name: getattr(record, name) for name in FIGURES},
         "clients": len(record.clients),
-        "sat_out": len(record.sat_out or {}),
         "trained": [len(clients) for clients in by_layer],
         "who": [dict(Counter(groups[c.client] for c in clients)) for clients in by_layer],
         "examples": [sum(client.examples for client in clients) for clients in by_layer],
         "moved": [_moved(clients, layer) for layer, clients in enumerate(by_layer)],
         "importance": scores + [None] * (count - len(scores)),
-        "stand_in_error": _mean(list(_stand_in_errors(record).values())),
-        "devices": dict(record.devices) if record.devices else None,
     }
-
-
-def _stand_in_errors(record: RoundRecord) -> dict[str, float]:
-    """Return the error of each stand-in that was sent, by the layers that it replaced: 2-7."""
-    return record.facts.get("context_error") or {}
 
 
 def _moved(clients: Sequence[ClientRecord], layer: int) -> float | None:
     """Return the mean L2 norm of what clients changed in a layer, or None if none says."""
-    return _mean([c.norms[c.layers.index(layer)] for c in clients if c.norms])
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return fmean(values) if values else None
+    norms = [c.norms[c.layers.index(layer)] for c in clients if c.norms]
+    return fmean(norms) if norms else None
 
 
 def _client(client: ClientRecord) -> dict[str, Any]:
-    names = ("client", "device", "layers", "examples", "steps", "losses", "norms", "failure")
+    names = ("client", "device", "layers", "examples", "norms", "failure")
     return {name: getattr(client, name) for name in names}
 
 
