@@ -5,6 +5,7 @@
 
 import webbrowser
 from pathlib import Path
+from threading import Thread
 from typing import Annotated
 
 import typer
@@ -50,6 +51,7 @@ def show(
     server = PageServer(pages, served_at(host, port))
     address = server.at.address()
     out.print(f"{address}  (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+    Thread(target=pages.index, daemon=True).start()  # reads all runs while the browser starts
     if browser:
         webbrowser.open(address)
     server.run()

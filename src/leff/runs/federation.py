@@ -90,7 +90,10 @@ class Federation:
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
         """Do the rounds that are left, write the result and the model, and return the result."""
         progress = progress or Silent()
-        facts = environment(self.config, self.task.kind, self.clients.split, self.digests)
+        facts = {
+            **environment(self.config, self.task.kind, self.clients.split, self.digests),
+            "metric": self.metric,
+        }
         split = self._split_report()
         self.folder.start(self.config, facts, split)
         self._check_data(facts)

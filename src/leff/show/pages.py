@@ -6,6 +6,7 @@ pages.index()["runs"][0]["name"], pages.run("a"), pages.round("a", 3), pages.cur
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,8 @@ from leff.show.plan_view import plan_view
 from leff.show.run_view import round_view, run_summary, run_view, value_of
 from leff.show.sources import Sources
 
+View = Callable[[str, Followed], dict[str, Any]]
+
 MOST_POINTS = 400  # of a run's curve beside others
 
 
@@ -27,13 +30,13 @@ class Pages:
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
         self._lock = threading.Lock()
-        self._summaries: dict[str, tuple[int, dict[str, Any]]] = {}
+        self._made: dict[tuple[View, str], tuple[int, dict[str, Any]]] = {}
 
     def index(self) -> dict[str, Any]:
         """Return a row for every run, and what the plans are called."""
         with self._lock:
             runs = self._sources.runs()
-            rows = [self._summary(name, run) for name, run in runs.items()]
+            rows = [self._view(run_summary, name, run) for name, run in runs.items()]
         return {
             "version": sum(run.version for run in runs.values()),
             "runs": rows,
@@ -43,19 +46,20 @@ class Pages:
             "now": time.time(),
         }
 
-    def _summary(self, name: str, run: Followed) -> dict[str, Any]:
+    def _view(self, view: View, name: str, run: Followed) -> dict[str, Any]:
+        """Return a view of a run, made again only if the run has something new."""
         run.refresh()
-        known = self._summaries.get(name)
-        if known is None or known[0] != run.version:
-            known = self._summaries[name] = (run.version, run_summary(name, run))
-        return known[1]
+        version, made = self._made.get((view, name), (None, {}))
+        if version != run.version:
+            version, made = self._made[view, name] = (run.version, view(name, run))
+        return made
 
     def run(self, name: str) -> dict[str, Any]:
         """Return `run_view` of a run, with the colour table and the time."""
         run = self._run(name)
         return {
             "version": run.version,
-            **run_view(name, run),
+            **self._view(run_view, name, run),
             "colours": METHOD_COLOURS,
             "now": time.time(),
         }

@@ -57,7 +57,7 @@ def run_summary(name: str, run: Followed) -> dict[str, Any]:
     latest = measured[-1] if measured else None
     peaks = [c.predicted_bytes for r in records for c in r.clients if c.predicted_bytes]
     after: dict[str, Any] = result.get("after") or {}
-    metric = result.get("metric") or "metric"
+    metric = result.get("metric") or run.environment.get("metric") or "metric"
     return {
         "name": name,
         "folder": str(run.path),

@@ -134,7 +134,7 @@ def application(pages: Pages, at: ServedAt) -> ASGIApp:
                 found = await run_in_threadpool(make, request)
             except LeffError as error:
                 return JSONResponse({"problem": str(error)}, status_code=404)
-            return Response(json.dumps(finite(found)), media_type="application/json")
+            return Response(json_text(found), media_type="application/json")
 
         return answer
 
@@ -156,6 +156,14 @@ def application(pages: Pages, at: ServedAt) -> ASGIApp:
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
     return _Guarded(Starlette(routes=routes), at)
+
+
+def json_text(values: Any) -> str:
+    """Return JSON, with null for every NaN and infinity."""
+    try:
+        return json.dumps(values, allow_nan=False)
+    except ValueError:
+        return json.dumps(finite(values), allow_nan=False)
 
 
 def _name(request: Request) -> str:

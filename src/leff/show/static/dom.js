@@ -23,18 +23,32 @@ function filled(element, attributes, children) {
   return element;
 }
 
-/** Return an element that `draw(width)` fills, again whenever its width changes. */
+// Draws itself to its width: at once when it comes onto the page, and again whenever that changes.
+class Drawing extends HTMLElement {
+  #width = 0;
+  #watch = new ResizeObserver(() => requestAnimationFrame(() => this.#fit()));
+
+  connectedCallback() {
+    this.#fit();
+    this.#watch.observe(this);
+  }
+
+  disconnectedCallback() {
+    this.#watch.disconnect();
+  }
+
+  #fit() {
+    const now = Math.round(this.clientWidth);
+    if (!now || now === this.#width) return;
+    this.#width = now;
+    this.replaceChildren(this.draw(now));
+  }
+}
+customElements.define("own-drawing", Drawing);
+
+/** Return an element that `draw(width)` fills. */
 export function responsive(draw) {
-  const place = el("div");
-  let width = 0;
-  new ResizeObserver(() => {
-    const now = Math.round(place.clientWidth);
-    if (now && now !== width) {
-      width = now;
-      requestAnimationFrame(() => place.replaceChildren(draw(width)));
-    }
-  }).observe(place);
-  return place;
+  return Object.assign(document.createElement("own-drawing"), { draw });
 }
 
 /** Return a labelled choice of one of `options`, pairs of a value and a text. */
