@@ -13,8 +13,8 @@ EXTRAS = {  # an extra, and the packages that we import of it, as `import` names
     "device": ("cryptography", "flwr", "httpx"),
     "server": (
         "datasets", "flwr_datasets", "joblib", "matplotlib", "sacrebleu", "scipy", "sklearn",
-        "starlette", "uvicorn",
     ),
+    "show": ("starlette", "uvicorn"),
     "simulation": ("ray",),
     "gguf": ("gguf",),
     "java": ("pycocoevalcap",),

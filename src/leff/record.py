@@ -114,6 +114,7 @@ class RoundRecord:
     merge_seconds: float | None = None
     loss: float | None = None  # the full model's, on validation examples
     metric: float | None = None
+    texts: Sequence[Mapping[str, Any]] | None = None  # of some validation examples, as generated
     devices: Mapping[str, Any] | None = None  # what devices measured (`runs.on_devices`)
     evaluation_seconds: float | None = None
     before: Mapping[str, Any] | None = None  # every metric on the test split, in round 0

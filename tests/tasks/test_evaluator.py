@@ -1,6 +1,7 @@
 """Evaluation against scikit-learn, torch and the metrics themselves."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,12 +10,14 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from tiny_runs import save_tiny, write_table
 
 from leff.models import load_model
+from leff.tasks.chat_form import chat_form
 from leff.tasks.columns import Table
 from leff.tasks.evaluator import Evaluator
 from leff.tasks.generation import generate
 from leff.tasks.load import load_task
 from leff.tasks.metrics import nlg
 from leff.tasks.task import draw_rows
+from leff.tasks.text_form import USUAL, TextForm
 
 
 @pytest.fixture(autouse=True)
@@ -127,6 +130,18 @@ def test_rows_are_encoded_once(tmp_path, monkeypatch):
     first = evaluator.quick(model, 3)
     monkeypatch.setattr("leff.tasks.evaluator.encode", lambda *_: pytest.fail("encoded again"))
     assert evaluator.quick(model, 3) == first
+
+
+@pytest.mark.parametrize("kind", ["generation", "chat"])
+def test_a_rounds_texts_are_those_of_the_first_examples(tmp_path, kind):
+    task, model, tokenizer = load(tmp_path, kind)
+    form = TextForm(chat=chat_form(tokenizer)) if kind == "chat" else USUAL
+    evaluator = Evaluator(replace(task, test=None), tokenizer, 32, max_new_tokens=4, form=form)
+    all_of_them = evaluator.full(model, 4)["texts"]
+    found = evaluator.quick(model, 4, texts=2)
+    assert found["texts"] == all_of_them[:2] and len(all_of_them) == 4
+    assert evaluator.quick(model, 4)["texts"] == []
+    assert found["loss"] == pytest.approx(evaluator.full(model, 4)["loss"], rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["classification", "multilabel", "regression"])

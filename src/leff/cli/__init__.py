@@ -23,6 +23,7 @@ from leff.cli.paper import figure, table
 from leff.cli.plans import plan, profile
 from leff.cli.runs import config, list_runs, resume, run
 from leff.cli.scores import mmlu, score
+from leff.cli.show import show
 from leff.cli.start import examples, new
 from leff.cli.sweep import sweep
 from leff.cli.trained import evaluate, generate, predict
@@ -44,6 +45,7 @@ app.command()(evaluate)
 app.command()(predict)
 app.command()(generate)
 app.command()(export)
+app.command()(show)
 app.command("list")(list_runs)
 app.command()(config)
 app.command()(sweep)

@@ -187,7 +187,8 @@ class Federation:
             metric = found["metrics"][found["metric"]]
             values = {"devices": found, "loss": found["loss"], "metric": metric}
         if self.evaluator is not None:
-            values |= self.evaluator.quick(self.model, self.config.evaluation.examples)
+            settings = self.config.evaluation
+            values |= self.evaluator.quick(self.model, settings.examples, settings.texts)
         return replace(record, **values, evaluation_seconds=time.perf_counter() - started)
 
     def _full(self, record: RoundRecord) -> dict[str, Any]:

@@ -464,6 +464,9 @@ class EvaluationConfig(Section):
         default=1, description="so many of the last rounds are always measured, each of them"
     )
     examples: Positive = Field(default=64, description="validation examples, in each round")
+    texts: Annotated[int, Field(ge=0, le=10**4)] = Field(
+        default=3, description="generated texts that each round's record keeps, the same examples'"
+    )
     final_examples: CountOrAll = Field(
         default=200, description="test examples, before and after the run; or 'all'"
     )

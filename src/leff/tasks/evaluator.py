@@ -60,17 +60,23 @@ class Evaluator:
             return "BLEU"
         return glue.PRIMARY.get(self.task.name, METRICS[self.task.kind][0])
 
-    def quick(self, model: nn.Module, examples: int) -> dict[str, float]:
-        """Return ``loss`` (nats) and ``metric`` on that many examples of `validation`, greedily."""
+    def quick(self, model: nn.Module, examples: int, texts: int = 0) -> dict[str, Any]:
+        """Return ``loss`` (nats) and ``metric`` on that many examples of `validation`, greedily.
+
+        Of a model that writes there are ``texts`` too, as in `full`, of the first `texts` examples.
+        """
         rows = self._rows("validation", examples)
-        if not self._writes or self.task.kind == "chat":
+        if not self._writes:
             found = self._figures(model, "validation", rows)
             return {"loss": found.loss, "metric": found.metrics[self.metric]}
-        texts = self._texts(model, rows, beams=1)
-        return {
-            "loss": self._loss(model, "validation", rows),
-            "metric": nlg.bleu(rows["references"], texts),
-        }
+        loss = self._loss(model, "validation", rows)
+        if self.task.kind == "chat":
+            first = rows.select(range(min(texts, len(rows))))
+            written = self._compared(first, self._texts(model, first, beams=1)) if texts else []
+            return {"loss": loss, "metric": _perplexity(loss), "texts": written}
+        outputs = self._texts(model, rows, beams=1)
+        metric = nlg.bleu(rows["references"], outputs)
+        return {"loss": loss, "metric": metric, "texts": self._compared(rows, outputs)[:texts]}
 
     def full(self, model: nn.Module, examples: int | None, beams: int = 1) -> dict[str, Any]:
         """Return ``loss``, ``metrics``, ``notes``, ``split``, ``examples`` and ``texts``.
@@ -91,12 +97,8 @@ class Evaluator:
             report["texts"] = []
             return report
         outputs = self._texts(model, rows, beams)
-        asked, references = self._asked(rows)
-        scores = nlg.score(references, outputs)
-        texts = [
-            {"input": text, "output": output, "references": own}
-            for text, output, own in zip(asked, outputs, references, strict=True)
-        ]
+        texts = self._compared(rows, outputs)
+        scores = nlg.score([text["references"] for text in texts], outputs)
         loss = self._loss(model, split, rows)
         perplexity = {"perplexity": _perplexity(loss)} if self.task.kind == "chat" else {}
         return report | {
@@ -119,6 +121,14 @@ class Evaluator:
             return rows["input"], rows["references"]
         last = [talk[-2:] for talk in rows["messages"]]
         return [talk[0]["content"] for talk in last], [[talk[1]["content"]] for talk in last]
+
+    def _compared(self, rows: Table, outputs: Sequence[str]) -> list[dict[str, Any]]:
+        """Return each row's input, output and references."""
+        asked, references = self._asked(rows)
+        return [
+            {"input": text, "output": output, "references": own}
+            for text, output, own in zip(asked, outputs, references, strict=True)
+        ]
 
     def _texts(self, model: nn.Module, rows: Table, beams: int) -> list[str]:
         chat = self.task.kind == "chat"
