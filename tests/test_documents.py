@@ -35,7 +35,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from tiny_runs import OPTIONS
+from tiny_runs import LAYERS, OPTIONS
 from typer.main import get_command
 
 import leff
@@ -175,7 +175,8 @@ def run_small(config, out=None, progress=None, track=None):
         section, name = key.split(".")
         given.setdefault(section, {})[name] = value
     if config.method.name == "leff" and not config.clients.fleet:
-        given["clients"].setdefault("layers", [1, 2, 4])
+        most = [min(layers, LAYERS) for layers in config.clients.layers]
+        given["clients"]["layers"] = most or [1, 2, 4]
     return RUN(parse_config(given), out=out, progress=progress, track=track)
 
 
