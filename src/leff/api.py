@@ -244,8 +244,8 @@ def plan(
         choose = method == "leff" and not given and not counts
         asked = None if choose else plans.Asked(method, counts)
         limit = plans.round_time(config, None if time is None else parse_seconds(time), examples)
-        files = (None if each is None else expanded(each) for each in (fleet, device))
-        classes = asked_classes(*files, device_class, values)
+        file, own = (None if each is None else expanded(each) for each in (fleet, device))
+        classes = asked_classes(file, own, device_class, values)
         result = plans.fleet_plan(model, config, classes, limit, asked, labelled)
         if fleet is None:
             ((name, only),) = result.pop("classes").items()
