@@ -11,9 +11,9 @@ precision and optimizer; logits are made only where there are labels, which are 
 tokens on every side.
 
 `context_error` is how far LEFF's client model is from the full one before it trains, by
-`candidates.ASSUMED_ERRORS` (measured on two small models, docs/stand-ins.md).  What is saved among
-poorer stand-ins is paid for with what a block learns there.  For a base in few bits it is that of
-the same layers in a client of LEFF; None where nothing was measured.
+`candidates.ASSUMED_ERRORS` (measured on two small models, docs/understand/stand-ins.md).  What is
+saved among poorer stand-ins is paid for with what a block learns there.  For a base in few bits it
+is that of the same layers in a client of LEFF; None where nothing was measured.
 
 `peak_bytes` above the interpreter's own, after its libraries are loaded and a tiny model trained;
 `predicted_bytes` of `leff.capacity.rehearsal`; `floor_bytes` what cannot be less: the weights that

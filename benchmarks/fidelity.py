@@ -55,7 +55,7 @@ from leff.sweeps.keys import run_key
 PLAIN = {"training.calibrated": False}
 """What the other methods' papers have."""
 AIDED = {"training.levelled": True, "training.calibrated_from": 16}
-"""Aids for skewed labels (docs/methods.md); `method.weights` is each side's better one."""
+"""Aids for skewed labels (docs/do/one-label.md); `method.weights` is each side's better one."""
 SIDES: dict[str, dict[str, Any]] = {
     "fedavg": {"method.name": "fedavg", **PLAIN},
     "fedavg-aided": {"method.name": "fedavg", **AIDED},

@@ -34,6 +34,7 @@ from itertools import dropwhile, groupby, takewhile
 from pathlib import Path
 from unittest.mock import patch
 
+import jsonschema
 import pytest
 from tiny_runs import LAYERS, OPTIONS
 from typer.main import get_command
@@ -46,13 +47,14 @@ from leff.methods.registry import _METHODS, GROUP, methods
 from leff.paper import command
 from leff.paper.study import Study
 from leff.runs.config import load_config, parse_config
+from leff.runs.schema import schema
 from leff.tasks.load import known_tasks
 
 EXAMPLES = Path(leff.__file__).parent / "examples"
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     *sorted(EXAMPLES.rglob("*.md")),
 ]
 MARK = re.compile(r"<!-- not run: \S.* -->")
@@ -130,12 +132,17 @@ def commands(text: str) -> Iterator[list[str]]:
                 yield [words[0].removeprefix(".venv/bin/"), *words[1:]]
 
 
+def named(path: Path) -> str:
+    """Return a document's name.  Pages of two folders may have the same file name."""
+    return path.relative_to(ROOT).as_posix()
+
+
 def of_all_documents(language: str) -> list:
     """Return the blocks of a language that a test has to try, each a parameter with its place."""
     return [
         pytest.param(
             block.text,
-            id=f"{path.name}:{block.line}",
+            id=f"{named(path)}:{block.line}",
             marks=[pytest.mark.slow] if "leff run" in block.text or language == "python" else [],
         )
         for path in DOCUMENTS
@@ -286,13 +293,14 @@ def test_toml_in_a_document_is_valid(text, tmp_path):
         assert fleet_devices(read_classes(path))
     else:
         parse_config(values)
+        jsonschema.validate(values, schema())
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
 def test_a_block_says_what_it_is(path):
     for block in blocks(path.read_text()):
         assert block.language in LANGUAGES, (
-            f"{path.name}:{block.line}: a block of {block.language!r}"
+            f"{named(path)}:{block.line}: a block of {block.language!r}"
         )
 
 
@@ -343,23 +351,23 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
 def test_what_a_document_links_to_exists(path):
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
         if target.startswith("http"):
             continue
         name, _, anchor = target.partition("#")
         file = path.parent / name if name else path
-        assert file.exists(), f"{path.name} links to {target}"
-        assert not anchor or anchor in anchors(file), f"{path.name} links to {target}"
+        assert file.exists(), f"{named(path)} links to {target}"
+        assert not anchor or anchor in anchors(file), f"{named(path)} links to {target}"
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
 def test_a_document_names_no_place_of_one_machine(path):
     found = re.search(
         r"(?<![\w.:/])/(home|root|tmp|mnt|opt|srv|usr|var|work|Users)\b", path.read_text()
     )
-    assert found is None, f"{path.name}: {found}"
+    assert found is None, f"{named(path)}: {found}"
 
 
 def test_the_readme_is_short():

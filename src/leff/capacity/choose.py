@@ -6,8 +6,9 @@
 
 A candidate fits if the peak of its smallest step fits the memory (`leaner_steps`).  Of the
 candidates that fit, the one with the least error wins.  Errors within `TOLERANCE` count as equal.
-So exact layers with few steps win over a distilled model with all steps (docs/stand-ins.md has the
-measurement).  Among equal errors the most layer-steps win: layers of the block × steps in time.
+So exact layers with few steps win over a distilled model with all steps
+(docs/understand/stand-ins.md has the measurement).  Among equal errors the most layer-steps win:
+layers of the block × steps in time.
 This criterion is our own.  Then the largest block wins, then the fewest bytes.
 
 Peaks are estimates.  Only the chosen candidate is rehearsed.  If its peak is too large, the choice

@@ -4,6 +4,8 @@
 # the types of typer 0.20 do not know those of click 8.4
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,17 +13,22 @@ import typer
 
 from leff.cli.console import Json, errors, out, print_json, without
 from leff.errors import ConfigError, RunError, shown
+from leff.extras import need
 from leff.toml import parse_toml
 
 if TYPE_CHECKING:
     from leff.api import Run
-    from leff.report.live import LiveTable
+    from leff.runs.federation import Progress
 
 Texts = Annotated[bool, typer.Option("--texts", help="With --json: the generated texts too.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 Track = Annotated[
     str | None,
     typer.Option(help="Send every round to tensorboard, trackio, wandb or mlflow too."),
+]
+
+Page = Annotated[
+    bool, typer.Option("--show", help="Open a page in a browser that follows the run: leff show.")
 ]
 
 
@@ -59,6 +66,7 @@ def run(
         Path | None, typer.Option("--out", help="The run's folder; by default a new one in runs/.")
     ] = None,
     track: Track = None,
+    page: Page = False,
     texts: Texts = False,
     as_json: Json = False,
 ) -> None:
@@ -84,20 +92,26 @@ def run(
         config, overrides = continued(start, overrides)
     checked = load_config(config, overrides)
 
-    def work(progress: "LiveTable") -> "Run":
+    def work(progress: "Progress") -> "Run":
         return api.run(checked, out=folder, progress=progress, track=track)
 
-    _show(work, as_json, texts)
+    _show(work, page, as_json, texts)
 
 
-def resume(run: RunPath, track: Track = None, texts: Texts = False, as_json: Json = False) -> None:
+def resume(
+    run: RunPath,
+    track: Track = None,
+    page: Page = False,
+    texts: Texts = False,
+    as_json: Json = False,
+) -> None:
     """Continue an interrupted run, to the result it would have had."""
     from leff import api
 
-    def work(progress: "LiveTable") -> "Run":
+    def work(progress: "Progress") -> "Run":
         return api.resume(run, progress=progress, track=track)
 
-    _show(work, as_json, texts)
+    _show(work, page, as_json, texts)
 
 
 def list_runs(
@@ -145,12 +159,19 @@ def _compare(paths: list[Path], as_json: bool) -> None:
 
 
 def config(
-    path: Annotated[Path | None, typer.Argument(metavar="CONFIG")] = None, as_json: Json = False
+    path: Annotated[Path | None, typer.Argument(metavar="CONFIG")] = None,
+    as_json: Json = False,
+    as_schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of such a file, for editors.")
+    ] = False,
 ) -> None:
     """Print every option with its value and description; a file's values, or the defaults."""
     from leff.runs.config import load_config
+    from leff.runs.schema import schema
     from leff.runs.toml import commented_toml
 
+    if as_schema:
+        return print_json(schema())
     checked = load_config(path)
     if as_json:
         return print_json(checked.model_dump(mode="json"))
@@ -158,18 +179,28 @@ def config(
     return None
 
 
-def _show(work: "Callable[[LiveTable], Run]", as_json: bool, texts: bool) -> None:
-    """Call `work(progress)`, show its progress, and print the run's result.
+def _show(work: "Callable[[Progress], Run]", page: bool, as_json: bool, texts: bool) -> None:
+    """Call `work(progress)`, show its progress, in a `page` too, and print the run's result.
 
     As JSON it has the generated texts only with `texts`: there may be thousands.
     """
+    if page:
+        need("show", "--show")
     from leff.engines.processes import terminable
     from leff.report.live import LiveTable, print_result
 
     console = errors if as_json else out
-    with terminable(), LiveTable(console) as table:
+    with terminable(), ExitStack() as stack:
+        table = stack.enter_context(LiveTable(console))
+        progress: Progress = table
+        if page:
+            from leff.report.tracking import Together
+            from leff.show.beside import PageBeside
+
+            say = partial(console.print, highlight=False, soft_wrap=True)
+            progress = Together([table, stack.enter_context(PageBeside(say))])
         try:
-            finished = work(table)
+            finished = work(progress)
         except KeyboardInterrupt:
             if table.folder is None:
                 raise RunError(

@@ -5,7 +5,7 @@
     data.clients[0].train, data.clients[0].validation
 
 Each file is a client, as in the local engine.  The rules for files, columns, texts and labels are
-those of central data (docs/data.md).  No library of data sets is needed, and pyarrow only for
+those of central data (docs/do/split.md).  No library of data sets is needed, and pyarrow only for
 Parquet files.
 """
 

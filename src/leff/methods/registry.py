@@ -4,7 +4,7 @@
     register(MethodSpec(name="mine", build=..., stages=...))
 
 Another package adds a method by this call, or by an entry point of the group `leff.methods` that
-names a `MethodSpec` (docs/methods.md has an example).
+names a `MethodSpec` (docs/do/own-method.md has an example).
 """
 
 from collections.abc import Callable, Iterable, Sequence

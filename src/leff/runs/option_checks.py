@@ -97,7 +97,7 @@ def _check_network(config: "RunConfig") -> None:
         if value:
             raise ValueError(
                 f"clients.{key} = {shown(value)} is for simulated clients; devices on a network "
-                "say themselves what they have (docs/network.md), so leave it out"
+                "say themselves what they have (docs/do/server.md), so leave it out"
             )
 
 

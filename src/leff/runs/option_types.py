@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -45,10 +46,15 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]  # AdamW moves a weight by about the rate in a step
 Seconds = Annotated[float, Field(ge=0, le=604_800)]  # a week
-Amount = Annotated[str, BeforeValidator(_amount_text)]
+Amount = Annotated[
+    str,
+    BeforeValidator(_amount_text),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]}),
+]
 CountOrAll = Annotated[
     Positive | None,
     BeforeValidator(lambda v: None if isinstance(v, str) and v == "all" else v),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "all"}]}),
 ]
 
 
@@ -66,7 +72,18 @@ def _epochs(value: Any) -> float | str:
     )
 
 
-Epochs = Annotated[float | Literal["auto"], PlainValidator(_epochs)]
+Epochs = Annotated[
+    float | Literal["auto"],
+    PlainValidator(_epochs),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0, "maximum": MOST_EPOCHS},
+                {"const": "auto"},
+            ]
+        }
+    ),
+]
 
 
 def _below(value: Any, base: Path) -> Any:

@@ -378,7 +378,7 @@ class TrainingConfig(Section):
     learning_rate: Rate | None = Field(
         default=None,
         description="AdamW; without it, chosen by the model's size and the kind of task "
-        "(docs/data.md); the paper: 1e-5",
+        "(docs/do/own-data.md); the paper: 1e-5",
     )
     schedule: Literal["constant", "linear"] = Field(
         default="linear",
@@ -495,7 +495,7 @@ class EngineConfig(Section):
     name: Literal["local", "flower", "flower-simulation"] = Field(
         default="local",
         description="local: clients are simulated on this machine; flower: they are devices on a "
-        "network (docs/network.md); flower-simulation: they are simulated on a Ray cluster",
+        "network (docs/do/server.md); flower-simulation: they are simulated on a Ray cluster",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
     threads: Annotated[int, Field(ge=1, le=256)] = Field(

@@ -89,7 +89,9 @@ class Followed:
         before = self._stamps.get("rounds.jsonl") or NO_FILE
         if not self._changed("rounds.jsonl"):
             return False
-        now = self._stamps["rounds.jsonl"] or NO_FILE
+        now = self._stamps["rounds.jsonl"]
+        if not now:
+            return True  # what was read stays
         if now[0] != before[0] or now[1] < self._offset:
             self._offset, self.records = 0, []
         self._say("rounds.jsonl", None)

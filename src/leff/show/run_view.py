@@ -18,9 +18,8 @@ from leff.show.followed import Followed
 from leff.show.options_view import options_view
 
 FIGURES = (
-    *("round", "loss", "metric", "train_loss", "learning_rate", "plug_in_gap", "seconds"),
-    *("plan_seconds", "train_seconds", "observe_seconds", "merge_seconds", "evaluation_seconds"),
-    *("round_seconds_simulated", "idle_share", "download_bytes", "upload_bytes", "failures"),
+    *("round", "loss", "metric", "train_loss", "plug_in_gap", "download_bytes", "upload_bytes"),
+    *("seconds", "train_seconds", "evaluation_seconds", "round_seconds_simulated", "idle_share"),
 )
 RECENT = 3  # rounds by which the time that is left is told
 MOST_GROUPS = 8  # that colours can tell apart
@@ -36,7 +35,6 @@ def run_view(name: str, run: Followed) -> dict[str, Any]:
         **run_summary(name, run),
         "layers": count,
         "groups": list(dict.fromkeys(groups.values())),
-        "problem": run.problem,
         "versions": run.environment.get("versions", {}),
         "device": run.environment.get("device"),
         "options": options_view(run.config),
@@ -45,7 +43,7 @@ def run_view(name: str, run: Followed) -> dict[str, Any]:
         "failures": _failures(records),
         "sat_out": _sat_out(records),
         "texts": _texts(records),
-        "tests": {when: _test(result.get(when)) for when in ("before", "after") if when in result},
+        "tests": {when: _test(result[when]) for when in ("before", "after") if when in result},
         "who": result.get("clients"),
         "seconds_left": _seconds_left(records, asked, bool(result)),
     }
@@ -56,7 +54,7 @@ def run_summary(name: str, run: Followed) -> dict[str, Any]:
     config, records, result = run.config, run.records, run.result or {}
     last = records[-1] if records else None
     measured = [record for record in records if record.metric is not None]
-    best = measured[-1] if measured else None
+    latest = measured[-1] if measured else None
     peaks = [c.predicted_bytes for r in records for c in r.clients if c.predicted_bytes]
     after: dict[str, Any] = result.get("after") or {}
     metric = result.get("metric") or "metric"
@@ -75,8 +73,8 @@ def run_summary(name: str, run: Followed) -> dict[str, Any]:
         "rounds_asked": value_of(config, "training.rounds"),
         "rounds_done": last.round if last else 0,
         "metric_name": metric,
-        "loss": best.loss if best else None,
-        "metric": best.metric if best else None,
+        "loss": latest.loss if latest else None,
+        "metric": latest.metric if latest else None,
         "test": after.get("metrics", {}).get(metric),
         "download": sum(record.download_bytes or 0 for record in records),
         "upload": sum(record.upload_bytes or 0 for record in records),
@@ -92,14 +90,13 @@ def round_view(run: Followed, number: int) -> dict[str, Any] | None:
     if not 0 <= number < len(run.records):
         return None
     record = run.records[number]
+    errors: dict[str, float] = record.facts.get("context_error") or {}
     return {
         "round": number,
         "clients": [_client(client) for client in record.clients],
-        "stand_ins": [
-            {"layers": layers, "error": error} for layers, error in _stand_in_errors(record).items()
+        "stand_ins": [  # by the layers that each replaced, such as 2-7
+            {"layers": layers, "error": error} for layers, error in errors.items()
         ],
-        "plug_in": [dict(each) for each in record.plug_in or ()],
-        "too_few": dict(record.too_few or {}),
     }
 
 
@@ -120,8 +117,9 @@ def layer_count(records: Iterable[RoundRecord]) -> int:
 
 
 def groups_of(records: Sequence[RoundRecord]) -> dict[int, str]:
-    """Return a group for each client: its class of devices, itself if it is one of few, or what it
-    can train.
+    """Return a group for each client: its class of devices, or itself if clients are few.
+
+    Many clients without classes are grouped by the number of layers that they report.
     """
     last = {client.client: client for record in records for client in record.clients}
     clients = [last[number] for number in sorted(last)]
@@ -141,33 +139,22 @@ def _round(record: RoundRecord, count: int, groups: Mapping[int, str]) -> dict[s
     return {
         **{name: getattr(record, name) for name in FIGURES},
         "clients": len(record.clients),
-        "sat_out": len(record.sat_out or {}),
         "trained": [len(clients) for clients in by_layer],
         "who": [dict(Counter(groups[c.client] for c in clients)) for clients in by_layer],
         "examples": [sum(client.examples for client in clients) for clients in by_layer],
         "moved": [_moved(clients, layer) for layer, clients in enumerate(by_layer)],
         "importance": scores + [None] * (count - len(scores)),
-        "stand_in_error": _mean(list(_stand_in_errors(record).values())),
-        "devices": dict(record.devices) if record.devices else None,
     }
-
-
-def _stand_in_errors(record: RoundRecord) -> dict[str, float]:
-    """Return the error of each stand-in that was sent, by the layers that it replaced: 2-7."""
-    return record.facts.get("context_error") or {}
 
 
 def _moved(clients: Sequence[ClientRecord], layer: int) -> float | None:
     """Return the mean L2 norm of what clients changed in a layer, or None if none says."""
-    return _mean([c.norms[c.layers.index(layer)] for c in clients if c.norms])
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return fmean(values) if values else None
+    norms = [c.norms[c.layers.index(layer)] for c in clients if c.norms]
+    return fmean(norms) if norms else None
 
 
 def _client(client: ClientRecord) -> dict[str, Any]:
-    names = ("client", "device", "layers", "examples", "steps", "losses", "norms", "failure")
+    names = ("client", "device", "layers", "examples", "norms", "failure")
     return {name: getattr(client, name) for name in names}
 
 
@@ -211,10 +198,8 @@ def _texts(records: Sequence[RoundRecord]) -> list[dict[str, Any]]:
     ]
 
 
-def _test(report: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what was measured on the test split, with its first texts."""
-    if report is None:
-        return {}
+def _test(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was measured on the test split, without texts."""
     names = ("split", "examples", "loss", "metrics", "notes", "confusion")
     return {name: report.get(name) for name in names}
 

@@ -103,6 +103,9 @@ class PageServer:
         self.at = ServedAt(at.host, self._socket.getsockname()[1], at.token)
         config = uvicorn.Config(
             application(pages, self.at),
+            loop="asyncio",
+            http="h11",
+            ws="none",
             log_level="error",
             access_log=False,
             lifespan="off",
@@ -115,6 +118,7 @@ class PageServer:
         self._server.run([self._socket])
 
     def stop(self) -> None:
+        """End `run`, which closes the port."""
         self._server.should_exit = True
 
 

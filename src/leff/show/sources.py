@@ -35,14 +35,10 @@ class Sources:
                 what = "is no run folder, and holds none" if path.is_dir() else "does not exist"
                 raise ConfigError(f"{path} {what}; `leff list FOLDER` lists the runs in a folder")
 
-    def follow(self, path: Path) -> None:
-        """Show the run that is about to begin in a folder."""
-        self._runs.append(path)
-
     def runs(self) -> dict[str, Followed]:
         """Return all runs by name: the folder's, with as much of its path as sets it apart."""
-        found = [path.parent for root in self._roots for path in root.glob("*/config.toml")]
-        paths = list(dict.fromkeys(path.absolute() for path in [*self._runs, *sorted(found)]))
+        found = [path.parent for root in self._roots for path in sorted(root.glob("*/config.toml"))]
+        paths = list(dict.fromkeys(path.absolute() for path in [*self._runs, *found]))
         for path in paths:
             self._followed.setdefault(path, Followed(path))
         return {name: self._followed[path] for name, path in zip(_names(paths), paths, strict=True)}

@@ -63,7 +63,7 @@ def load_task(
     `sources.table.load`.  `seed` also makes ``sample``.
 
     What was read otherwise than it is written, and what looks wrong but can be used, is logged.
-    docs/data.md has the rules.
+    docs/look-up/data-files.md has the rules.
 
     Raises ConfigError for an unknown task or options that exclude each other, and DataError for a
     file, column, row or label that cannot be used.

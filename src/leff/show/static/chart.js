@@ -45,7 +45,7 @@ function markRows(series, x, y) {
 
 function draw(width, series, x, y, front, title, readout) {
   const points = series.flatMap((each) => each.points);
-  const [x0, x1] = span(points.map((point) => point.x), false);
+  const [x0, x1] = span(points.map((point) => point.x), series.some((each) => each.marks));
   const [y0, y1] = span(points.map((point) => point.y), true);
   const yTicks = ticks(y0, y1, 5);
   const yTexts = yTicks.map((each) => (y.text ?? number)(each));
@@ -73,7 +73,10 @@ function draw(width, series, x, y, front, title, readout) {
       for (const [cx, cy] of places) svg.append(shape("circle", { cx, cy, r: each.marks ? 5 : 2.5, fill: each.colour }));
     }
     if (each.marks && points.length <= 30) {
-      each.points.forEach((p, k) => svg.append(shape("text", { x: places[k][0] + 8, y: places[k][1] + 4, class: "tick" }, p.label ?? each.name)));
+      each.points.forEach((p, k) => {
+        const [at, side] = places[k][0] > width / 2 ? [places[k][0] - 8, "end"] : [places[k][0] + 8, "start"];
+        svg.append(shape("text", { x: at, y: places[k][1] + 4, class: "tick", "text-anchor": side }, p.label ?? each.name));
+      });
     }
   }
   if (named) labels(svg, series, width - right + 6, py);

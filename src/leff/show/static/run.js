@@ -85,7 +85,7 @@ function devices(run, state, changed) {
     { key: "client", label: "client", number: true },
     { key: "device", label: "class" },
     { key: "capacity", label: "layers it reported", number: true },
-    { key: "memory", label: "memory: state, peak, all", value: (row) => row.predicted ?? row.state, show: memory },
+    { key: "state", label: "memory", value: (row) => row.predicted ?? row.state, show: memory },
     { key: "layers", label: "trained layers", value: (row) => row.layers.length, show: (row) => spans(row.layers.map(([layer]) => layer)) },
     { key: "rounds", label: "rounds", number: true },
     { key: "examples", label: "examples", number: true },
@@ -101,14 +101,13 @@ function devices(run, state, changed) {
   showLive(run, live);
   return el("div", {},
     sortable(run.clients, columns, state.devices ?? "client", (key) => changed({ devices: key }), "clients of the run"),
-    el("p", { class: "note" }, "Memory: weights, gradients and optimizer as measured (dark), the predicted peak of a step (light), beside what the device reported."),
+    run.clients.some((row) => row.memory) && el("p", { class: "note" }, "Memory: weights, gradients and optimizer as measured (dark), the predicted peak of a step (light), beside what the device reported."),
     live);
 }
 
-/** Return a bar of what a client holds, against its memory or else the most that any row has. */
+/** Return what a client holds in words, and as a bar if it reported its memory. */
 function memory(row) {
-  const all = row.memory ?? Math.max(row.predicted ?? 0, row.state ?? 0);
-  const part = (value) => `${Math.min(100, (100 * (value ?? 0)) / all).toFixed(1)}%`;
+  const part = (value) => `${Math.min(100, (100 * (value ?? 0)) / row.memory).toFixed(1)}%`;
   const words = [bytes(row.state), row.predicted && `peak ${bytes(row.predicted)}`, row.memory && `of ${bytes(row.memory)}`].filter(Boolean).join(", ");
   if (!row.memory) return words;
   return [shape("svg", { viewBox: "0 0 100 8", class: "bar", preserveAspectRatio: "none", role: "img", "aria-label": words },

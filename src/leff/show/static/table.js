@@ -5,9 +5,10 @@ import { number } from "./format.js";
 /** Return a table of rows, the first of them the names of the columns. */
 export function plainTable([names, ...rows]) {
   const cell = (value) => el("td", { class: typeof value === "number" ? "number" : null }, typeof value === "number" ? number(value) : value ?? "");
+  const numbers = names.map((_, k) => rows.some((row) => typeof row[k] === "number"));
   return el("div", { class: "scroll" },
     el("table", {},
-      el("thead", {}, el("tr", {}, names.map((name) => el("th", { scope: "col" }, name)))),
+      el("thead", {}, el("tr", {}, names.map((name, k) => el("th", { scope: "col", class: numbers[k] ? "number" : null }, name)))),
       el("tbody", {}, rows.map((row) => el("tr", {}, row.map(cell))))));
 }
 

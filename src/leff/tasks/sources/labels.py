@@ -3,7 +3,7 @@
 names = class_names(train); ids = class_ids(validation, names)
 
 A label is text without outer blanks, in Unicode's composed form (NFC).  Labels that are all whole
-numbers count by their value: 1, "1" and 1.0 are one class.  docs/data.md has all rules.
+numbers count by their value: 1, "1" and 1.0 are one class.  docs/do/classify.md has all rules.
 """
 
 import ast
