@@ -25,7 +25,7 @@ demo: install
 	$(BIN)/leff run
 
 demo-network: install
-	$(BIN)/python scripts/demo_network.py
+	$(BIN)/python src/leff/examples/network/three_devices.py
 
 test: install
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"

@@ -1,6 +1,7 @@
 """Theorem 1, measured: the smallest gradient norm against T, and the floor that contexts set.
 
-    .venv/bin/python -m benchmarks.convergence --picture docs/convergence.png    # hours
+    .venv/bin/python -m benchmarks.convergence --keep runs.json --picture convergence.png  # hours
+    .venv/bin/python -m benchmarks.convergence --done results/convergence.json   # nothing is run
 
 The theorem (Sec. 4) bounds the mean of ‖∇f‖² over T rounds, f the clients' common loss, by a term
 that falls as 1/√T, for steps of size ~ 1/√T, and a floor that grows with Δ², how far a block's
@@ -15,7 +16,8 @@ log T (the theorem's bound: -0.5), with the deviation over seeds; and `loss` of 
 validation examples after the last round of the longest run.
 
 With `--keep FILE` finished runs stay there, and those that are there already are not run again;
-one process a file.
+one process a file.  `--done FILE` takes all runs from such a file, also one of an older version,
+whose options had other defaults.
 """
 
 import argparse
@@ -23,7 +25,8 @@ import json
 import math
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ import numpy as np
 import torch
 
 import leff
+from benchmarks.labels import RIGHT, label, spread
 from leff.client.model import trainable_parameters
 from leff.files import read_json, write_json
 from leff.models import blocks
@@ -64,7 +68,12 @@ OPTIONS: dict[str, Any] = {
     "evaluation.examples": 64,
 }
 
+LIGHTEST = 0.8  # of the colours from dark to light; the lightest are hard to see on white
+ROOM = 0.6  # beside the last T, for the names of the lines, as a share of what is drawn
 SMALL_ERROR = 1e-4  # up to this Δ² the axis of the floor is linear, so that 0 is on it
+
+
+RunOf = Callable[[str, int, int], dict[str, Any]]  # context, rounds, seed -> the run
 
 
 class Norms(Silent):
@@ -102,7 +111,7 @@ def gradient_norm(
     return float(torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum())
 
 
-def one_run(context: str, rounds: int, rate: float, seed: int, keep: Path | None) -> dict[str, Any]:
+def one_run(context: str, rounds: int, seed: int, rate: float, keep: Path | None) -> dict[str, Any]:
     """Return the smallest ‖∇f‖² of a run of `rounds` rounds, and what its records say."""
     options = {
         **OPTIONS,
@@ -137,10 +146,23 @@ def _measured(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def done_runs(path: Path) -> RunOf:
+    """Return what finds a finished run in a file of `--keep`."""
+    kept = (read_json(path, "take another file") or {}).values()
+    runs = {(run["context"], run["rounds"], run["seed"]): run for run in kept}
+
+    def find(context: str, rounds: int, seed: int) -> dict[str, Any]:
+        if (context, rounds, seed) not in runs:
+            raise SystemExit(f"{path} has no run of {context}, {rounds} rounds, seed {seed}")
+        return runs[context, rounds, seed]
+
+    return find
+
+
 def row(
-    context: str, lengths: Sequence[int], rate: float, seeds: Sequence[int], keep: Path | None
+    context: str, lengths: Sequence[int], seeds: Sequence[int], run_of: RunOf
 ) -> dict[str, Any]:
-    runs = {t: [one_run(context, t, rate, seed, keep) for seed in seeds] for t in lengths}
+    runs = {t: [run_of(context, t, seed) for seed in seeds] for t in lengths}
     smallest = {rounds: [run["smallest"] for run in own] for rounds, own in runs.items()}
     slopes = [
         float(np.polyfit(np.log(lengths), np.log([smallest[t][i] for t in lengths]), 1)[0])
@@ -166,54 +188,73 @@ def _deviation(values: Sequence[float]) -> float:
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw ‖∇f‖² against T, and the floor against Δ²."""
+    """Draw ‖∇f‖² against T, and the floor against Δ².  A context that errs more is lighter."""
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    falling, floor = figure.subplots(1, 2)
+    shades = colormaps["plasma"](np.linspace(0, LIGHTEST, len(rows)))
+    for each, colour in zip(rows, shades, strict=True):
+        values, spread_of = np.array(each["smallest"]), np.array(each["deviation"])
+        low = np.maximum(values - spread_of, values / 3)  # a logarithm has no room below 0
+        falling.plot(each["rounds"], values, marker="o", markersize=4, color=colour)
+        falling.fill_between(
+            each["rounds"], low, values + spread_of, color=colour, alpha=0.12, linewidth=0
+        )
+        point, whisker = (
+            (each["gradient_error"], values[-1]),
+            [[values[-1] - low[-1]], [spread_of[-1]]],
+        )
+        floor.errorbar(*point, whisker, fmt="none", capsize=3, ecolor=colour)
+        floor.scatter(*point, color=colour, zorder=3)
+        label(floor, each["context"], point)
+    _scale(falling, floor, rows)
+    _name_lines(falling, rows)
+    spread(falling, RIGHT)
+    spread(floor)
+    save_figure(figure, path)
+
+
+def _scale(falling: Any, floor: Any, rows: Sequence[dict[str, Any]]) -> None:
     from matplotlib.ticker import NullLocator
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    falling, floor = figure.subplots(1, 2)
-    for number, each in enumerate(rows):
-        rounds, values = np.array(each["rounds"]), np.array(each["smallest"])
-        spread = np.array(each["deviation"])
-        label = f"{each['context']} (slope {each['slope']:.2f} ± {each['slope_deviation']:.2f})"
-        falling.plot(rounds, values, marker="o", color=f"C{number}", label=label)
-        low = np.maximum(values - spread, values / 3)  # a logarithm has no room below 0
-        falling.fill_between(rounds, low, values + spread, color=f"C{number}", alpha=0.15)
-        whisker = [[values[-1] - low[-1]], [spread[-1]]]
-        floor.errorbar(
-            each["gradient_error"],
-            values[-1],
-            whisker,
-            marker="o",
-            capsize=3,
-            color=f"C{number}",
-            label=each["context"],
-        )
-    first = rows[0]
-    guide = [first["smallest"][0] * (t / first["rounds"][0]) ** -0.5 for t in first["rounds"]]
-    falling.plot(first["rounds"], guide, "k--", linewidth=1, label="1/√T")
+    rounds = rows[0]["rounds"]
     falling.set(
         xscale="log",
         yscale="log",
+        xlim=(0.9 * rounds[0], rounds[-1] * (rounds[-1] / rounds[0]) ** ROOM),
         xlabel="rounds T",
         ylabel="smallest ‖∇f‖²",
         title="Smallest gradient norm",
     )
-    falling.set_xticks(first["rounds"], [str(t) for t in first["rounds"]])
+    falling.set_xticks(rounds, [str(t) for t in rounds])
     falling.xaxis.set_minor_locator(NullLocator())
-    falling.legend(fontsize=8)
     floor.set(
         yscale="log",
         xlabel="Δ², relative gradient error of the context",
-        ylabel=f"smallest ‖∇f‖² in {first['rounds'][-1]} rounds",
+        ylabel=f"smallest ‖∇f‖² in {rounds[-1]} rounds",
         title="Floor",
     )
     floor.set_xscale("symlog", linthresh=SMALL_ERROR)
-    floor.set_xlim(-SMALL_ERROR / 2, 3 * max(SMALL_ERROR, *(r["gradient_error"] for r in rows)))
-    floor.legend(fontsize=8)
+    largest = max(row["gradient_error"] for row in rows)
+    floor.set_xlim(-SMALL_ERROR / 2, 10 * max(SMALL_ERROR, largest))
     for axis in (falling, floor):
-        axis.grid(alpha=0.3, which="both")
-    save_figure(figure, path)
+        axis.grid(alpha=0.3)
+
+
+def _name_lines(axis: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Draw the guide 1/√T, and name it and every line at its end."""
+    first = rows[0]
+    guide = [first["smallest"][0] * (t / first["rounds"][0]) ** -0.5 for t in first["rounds"]]
+    axis.plot(first["rounds"], guide, "k--", linewidth=1)
+    last = first["rounds"][-1]
+    label(axis, "1/√T", (last, guide[-1]))
+    for each in rows:
+        slope = f"slope {each['slope']:.2f} ± {each['slope_deviation']:.2f}"
+        label(axis, f"{each['context']}: {slope}", (last, each["smallest"][-1]))
 
 
 def main() -> None:
@@ -226,12 +267,14 @@ def main() -> None:
     add("--rate", type=float, default=4e-3, help="AdamW's rate is this / √T")
     add("--seeds", type=int, default=3)
     add("--keep", type=Path, metavar="FILE")
+    add("--done", type=Path, metavar="FILE")
     add("--picture", type=Path)
     add("--json", action="store_true")
     given = parser.parse_args()
-    rows = [
-        row(c, given.rounds, given.rate, range(given.seeds), given.keep) for c in given.contexts
-    ]
+    run_of = partial(one_run, rate=given.rate, keep=given.keep)
+    if given.done:
+        run_of = done_runs(given.done)
+    rows = [row(each, given.rounds, range(given.seeds), run_of) for each in given.contexts]
     if given.picture:
         draw(rows, given.picture)
     if given.json:

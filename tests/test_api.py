@@ -220,3 +220,55 @@ def test_a_table_within_itself(asked):
 def test_numbers_that_no_function_takes(call, message):
     with pytest.raises(ConfigError, match=message):
         call()
+
+
+def test_runs_beside_each_other(run, tiny_gpt2, tmp_path):
+    other = leff.run(**options(tiny_gpt2, method__name="fedavg"), out=tmp_path / "other", seed=5)
+    found = leff.compare([run.folder, str(other.folder)])
+    assert found["method.name"] == ["leff", "fedavg"]
+    assert found["test BLEU"] == [run.after["BLEU"], other.after["BLEU"]]
+    assert found["upload_bytes"][0] < found["upload_bytes"][1]
+    assert "seed" not in found  # the same in both
+    with pytest.raises(ConfigError, match="two runs or more"):
+        leff.compare([run.folder])
+
+
+FLEET = """[phone]
+count = 4
+memory = "2GB"
+speed = "50GFLOP/s"
+down = "20Mbit/s"
+up = "5Mbit/s"
+"""
+
+
+def test_a_plan_of_a_method_of_a_budget_and_of_a_fleet(tiny_gpt2, tmp_path):
+    given = leff.plan(tiny_gpt2, layers=2, context="drop", max_length=16)
+    assert (given["block_layers"], given["context"]) == (2, "drop")
+    assert given["step"]["length"] == 16
+    assert leff.plan(tiny_gpt2, method="fedavg")["block_layers"] == 4
+    chosen = leff.plan(tiny_gpt2, memory="1GB")
+    assert chosen["layers"] == 4 and chosen["options"]["clients.layers"] == [4]
+    fleet = tmp_path / "fleet.toml"
+    fleet.write_text(FLEET)
+    phone = leff.plan(tiny_gpt2, fleet=str(fleet), time="30s")["classes"]["phone"]
+    assert phone["layers"] == 4 and phone["round_seconds"] < 30
+    one = leff.plan(tiny_gpt2, device=fleet, up="1Mbit/s")
+    assert one["class"] == "phone" and one["upload_seconds"] > phone["upload_seconds"]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"method": "fedag"}, "did you mean 'fedavg'"),
+        ({"layers": 5}, "layers must be 1 to 4"),
+        ({"memory": "1GB", "context": "drop"}, "leave out"),
+        ({"memory": "1GB", "flops": "1G", "time": "3s"}, "--flops says"),
+        ({"time": "3s"}, "--memory"),
+        ({"max_lenght": 8}, "did you mean"),
+        ({"fleet": "nowhere.toml"}, "nowhere.toml"),
+    ],
+)
+def test_a_plan_that_cannot_be(given, reason, tiny_gpt2):
+    with pytest.raises(ConfigError, match=reason):
+        leff.plan(tiny_gpt2, **given)

@@ -6,10 +6,13 @@ import json
 import runpy
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
+from matplotlib.text import Text
 from scipy.stats import ttest_rel
 from transformers import AutoConfig
 
@@ -20,6 +23,7 @@ from benchmarks import (
     device,
     fidelity,
     flora,
+    frontier,
     namespaces,
     network,
     robust,
@@ -30,11 +34,12 @@ from benchmarks.federation import free_ports
 from leff.files import read_json
 from leff.methods.setup import ClientSetup
 from leff.models import short_config
-from leff.runs.config import load_config
+from leff.runs.config import RunConfig, load_config
 from leff.runs.plans import shape_of
 from leff.wire.messages import Step, Update
 from leff.wire.tensors import pack, unpack
 
+RESULTS = Path(__file__).parents[1] / "results"
 SMALL = {
     "proxy.examples": 16,
     "context.steps": 2,
@@ -189,13 +194,51 @@ def test_convergence_keeps_its_runs(monkeypatch, tmp_path):
 
     monkeypatch.setattr(convergence, "_measured", measured)
     keep = tmp_path / "runs.json"
-    first = convergence.one_run("exact", 4, 4e-3, 0, keep)
-    assert convergence.one_run("exact", 4, 4e-3, 0, keep) == first
-    convergence.one_run("4 bits", 4, 4e-3, 0, keep)
-    convergence.one_run("exact", 16, 4e-3, 0, keep)
+    first = convergence.one_run("exact", 4, 0, 4e-3, keep)
+    assert convergence.one_run("exact", 4, 0, 4e-3, keep) == first
+    convergence.one_run("4 bits", 4, 0, 4e-3, keep)
+    convergence.one_run("exact", 16, 0, 4e-3, keep)
     assert asked == pytest.approx([2e-3, 2e-3, 1e-3])
     kept = read_json(keep, "run it again")
     assert [run["context"] for run in kept.values()] == ["exact", "4 bits", "exact"]
+
+
+def test_the_convergence_picture_names_every_line_in_place(monkeypatch, capsys, tmp_path):
+    """From the committed runs, none of which is run again."""
+    monkeypatch.setattr(convergence, "_measured", None)
+    arguments = ["--done", str(RESULTS / "convergence.json"), "--picture", str(tmp_path / "c.png")]
+    monkeypatch.setattr("sys.argv", ["convergence", *arguments])
+    with patch.object(convergence, "save_figure") as save:
+        convergence.main()
+    (figure, _) = save.call_args.args
+    falling, floor = figure.axes
+    assert "slope -1.81 ± 0.24" in capsys.readouterr().out
+    assert [text.get_text() for text in floor.texts] == list(convergence.CONTEXTS)
+    named = [text.get_text().partition(":")[0] for text in falling.texts]
+    assert named == ["1/√T", *convergence.CONTEXTS]
+    renderer = figure.canvas.get_renderer()
+    for axis in figure.axes:
+        assert axis.get_legend() is None
+        boxes = [Text.get_window_extent(text, renderer) for text in axis.texts]
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        assert all(axis.bbox.x0 < box.x0 and box.x1 < axis.bbox.x1 for box in boxes)
+
+
+def test_a_run_that_the_file_has_not_is_named(tmp_path):
+    find = convergence.done_runs(RESULTS / "convergence.json")
+    assert find("exact", 4, 0)["rounds"] == 4
+    with pytest.raises(SystemExit, match="no run of exact, 5 rounds, seed 0"):
+        find("exact", 5, 0)
+
+
+def test_the_frontier_keeps_what_it_measured(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(frontier, "_measured", lambda config, layers: asked.append(layers) or [])
+    config, keep = RunConfig(), tmp_path / "rows.json"
+    for layers in (1, 1, 2):
+        frontier.rows(config, layers, keep)
+    frontier.rows(config.model_copy(update={"seed": 1}), 2, keep)
+    assert asked == [1, 2, 2]
 
 
 def test_every_side_of_device_can_be_asked_for():

@@ -6,7 +6,8 @@ before it.  What a try is, by command, so that all of them take seconds:
     leff run                 run as typed on the built-in task and on tables, but with `SIZES`; of
                              other tasks the configuration is read and checked, and nothing trains
     leff table, figure       every label is looked up; nothing is run, shown or drawn
-    leff config, list        done as typed; so are resume, evaluate, predict and generate, where a
+    leff config, list, examples, and cd
+                             done as typed; so are resume, evaluate, predict and generate, where a
                              command before them in the block has made the run
     leff, all others         parsed by the command line itself; nothing is computed
     python -m benchmarks.X   parsed by the benchmark's own parser; so is a script
@@ -35,7 +36,7 @@ from unittest.mock import patch
 
 import jsonschema
 import pytest
-from tiny_runs import OPTIONS
+from tiny_runs import LAYERS, OPTIONS
 from typer.main import get_command
 
 import leff
@@ -54,6 +55,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted(EXAMPLES.rglob("*.md")),
 ]
 MARK = re.compile(r"<!-- not run: \S.* -->")
 RUN = api.run
@@ -180,7 +182,8 @@ def run_small(config, out=None, progress=None, track=None):
         section, name = key.split(".")
         given.setdefault(section, {})[name] = value
     if config.method.name == "leff" and not config.clients.fleet:
-        given["clients"].setdefault("layers", [1, 2, 4])
+        most = [min(layers, LAYERS) for layers in config.clients.layers]
+        given["clients"]["layers"] = most or [1, 2, 4]
     return RUN(parse_config(given), out=out, progress=progress, track=track)
 
 
@@ -190,7 +193,7 @@ def try_leff(words: list[str]) -> None:
     if name == "generate":
         words = [*words, "--max-new-tokens=6"]
     made = name in ("resume", "evaluate", "predict", "generate") and Path(rest[0]).exists()
-    if made or name in ("run", "table", "figure", "config", "list"):
+    if made or name in ("run", "table", "figure", "config", "list", "examples"):
         with (
             patch.object(api, "run", run_small),
             patch.object(command, "answer", looked_up),
@@ -209,6 +212,9 @@ def try_command(words: list[str], monkeypatch) -> None:
     if program == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(rest) <= set(targets), f"the Makefile has no {rest}"
+    elif program == "cd":
+        (Path(rest[0]) / "tiny-gpt2").symlink_to(Path("tiny-gpt2").resolve())
+        monkeypatch.chdir(rest[0])
     elif program == "leff":
         try_leff(rest)
     elif program == "python" and rest[0] == "-m" and rest[1].startswith("benchmarks."):

@@ -11,31 +11,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from leff.api import Run, evaluate, export, generate, mmlu, predict, resume, run
+    from leff.api import (
+        Run,
+        compare,
+        evaluate,
+        export,
+        generate,
+        mmlu,
+        plan,
+        predict,
+        resume,
+        run,
+    )
     from leff.runs.config import load_config
     from leff.runs.options import RunConfig
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    **dict.fromkeys(
-        ("Run", "evaluate", "export", "generate", "mmlu", "predict", "resume", "run"), "leff.api"
-    ),
-    "RunConfig": "leff.runs.options",
-    "load_config": "leff.runs.config",
-}
 __all__ = [
     "Run",
     "RunConfig",
+    "compare",
     "evaluate",
     "export",
     "generate",
     "load_config",
     "mmlu",
+    "plan",
     "predict",
     "resume",
     "run",
 ]
+_HOMES = dict.fromkeys(__all__, "leff.api") | {
+    "RunConfig": "leff.runs.options",
+    "load_config": "leff.runs.config",
+}
 
 
 def __getattr__(name: str) -> Any:

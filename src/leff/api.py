@@ -171,6 +171,96 @@ def _drawn(folder: "RunFolder", result: Mapping[str, Any]) -> Run:
     return run
 
 
+def compare(folders: Sequence[str | Path]) -> dict[str, list[Any]]:
+    """Return runs beside each other, a value for each: the options that differ, and the figures.
+
+    The figures are ``rounds``, ``loss``, ``metric`` and ``train_loss`` of the last round, every
+    metric of the test split (``test BLEU``), ``download_bytes`` and ``upload_bytes`` of all rounds,
+    and ``seconds``.  None is what a run has not.
+
+    Raises ConfigError for fewer than two runs and for what is no run, CheckpointError for a damaged
+    one.
+    """
+    from leff.runs.compare import compare as beside
+
+    return beside([expanded(folder) for folder in folders])
+
+
+def plan(
+    model: str | Path,
+    *,
+    method: str = "leff",
+    layers: int | None = None,
+    rank: int | None = None,
+    base_bits: int | None = None,
+    memory: str | None = None,
+    flops: str | None = None,
+    fleet: str | Path | None = None,
+    device: str | Path | None = None,
+    device_class: str | None = None,
+    time: str | None = None,
+    speed: str | None = None,
+    down: str | None = None,
+    up: str | None = None,
+    examples: int | None = None,
+    labelled: float = 1.0,
+    **options: Any,
+) -> dict[str, Any]:
+    """Return what a method takes on a client, or what fits a device, without loading weights.
+
+    `model` is a hub id, a folder, a config.json or a known name.  `options` are those of `run`, for
+    what a step is (``max_length=64``) and for the context (``context="drop"``).
+
+    - With `fleet`, a fleet file: a plan for each of its ``classes``, by name.
+    - With `device`, a class's file, or with `memory`, `speed`, `down` and `up`: that for one class.
+      `time` limits a client's round ("30s"), `examples` are a client's.
+    - With `memory` ("2GB") or `flops` ("50G") alone: the layers and context that fit a step.
+    - With none of these: parameters, bytes and operations of `method` with so many `layers`.
+
+    In the first two, and unless `method`, a number or a context is given, LEFF's layers and context
+    are chosen, by errors that were measured on other models.  ``options`` of a plan are those of
+    such a run.  `labelled` is the share of tokens that have a label.
+
+    Raises ConfigError for what cannot be combined, and if nothing fits; ModelError for the model.
+    """
+    from leff.capacity.fleet_file import asked_classes
+    from leff.runs import plans
+    from leff.units import parse_seconds
+
+    overrides = {full_key(key, value): value for key, value in options.items()}
+    given = [key for key in overrides if key.partition(".")[0] == "context"]
+    numbers = {"layers": layers, "rank": rank, "base_bits": base_bits}
+    counts = {key: value for key, value in numbers.items() if value is not None}
+    if memory is None and flops is None:
+        plans.check_used(method, [*given, *counts])
+    config, model = load_config(None, overrides), str(model)
+    if not 0 < labelled <= 1:
+        raise ConfigError(f"--labelled must be above 0 and at most 1, got {labelled}")
+    values = {"memory": memory, "speed": speed, "down": down, "up": up}
+    timed = [fleet, device, device_class, time, speed, down, up, examples]
+    if any(each is not None for each in timed):
+        if flops is not None:
+            raise ConfigError("--flops says what --time and --speed say; leave it out")
+        choose = method == "leff" and not given and not counts
+        asked = None if choose else plans.Asked(method, counts)
+        limit = plans.round_time(config, None if time is None else parse_seconds(time), examples)
+        file, own = (None if each is None else expanded(each) for each in (fleet, device))
+        classes = asked_classes(file, own, device_class, values)
+        result = plans.fleet_plan(model, config, classes, limit, asked, labelled)
+        if fleet is None:
+            ((name, only),) = result.pop("classes").items()
+            result |= {"class": name, **only}
+        return result
+    if memory is None and flops is None:
+        return plans.predicted(model, method, config, labelled, **counts)
+    if method != "leff" or given or counts:
+        raise ConfigError(
+            "--memory and --flops choose layers and context of leff; leave out --method, --layers, "
+            "--context, --rate, --bits, --rank and --base-bits"
+        )
+    return plans.choose_plan(model, config, memory, flops, labelled)
+
+
 def evaluate(
     folder: str | Path,
     *,

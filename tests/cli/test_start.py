@@ -58,7 +58,12 @@ def test_examples_are_listed_and_copied(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, printed, _ = cli("examples")
     about = dict(line.split(None, 1) for line in printed.splitlines())
-    assert about.keys() == {path.name for path in EXAMPLES.iterdir()} - {"new", "__pycache__"}
+    others = {"new", "README.md", "__pycache__"}
+    assert about.keys() == {path.name for path in EXAMPLES.iterdir()} - others
+    assert about["table"].startswith("A table of your own: three clubs")
+    assert about["first_run.ipynb"].startswith("A first run: train, look")
+    listed = (EXAMPLES / "README.md").read_text()
+    assert all(f"]({name}" in listed for name in about)
     assert about["fedprox.py"].startswith("A method of one's own: FedProx")
     status, printed, _ = cli("examples", "e2e.toml", "network", "--json")
     assert status == 0 and json.loads(printed) == ["e2e.toml", "network"]

@@ -344,6 +344,7 @@ def test_a_figure_is_drawn_with_what_is_there(copied, cli, tmp_path, monkeypatch
     picture = tmp_path / "own.png"
     status, printed, _ = cli("figure", 4, "--no-run", "--out", picture, *flags(copied))
     assert status == 0 and f"picture {picture}" in printed and "not run" in printed
+    assert "Seeds: 1." in printed  # the caption
     assert picture.read_bytes().startswith(b"\x89PNG")
     status, printed, _ = cli("figure", 8, "--no-run", *flags(copied))
     assert (tmp_path / "figure8-mini.png").exists()

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from leff.cli.console import Json, out, print_json
-from leff.errors import ConfigError
 
 
 def plan(
@@ -79,14 +78,13 @@ def plan(
     fit.  Errors are assumed from other models.  With --fleet, --device, or --memory with --speed,
     --down and --up, the seconds of a round are predicted too.  Memory is a step's peak.
     """
-    from leff.capacity.fleet_file import asked_classes
-    from leff.report.plans import print_choice, print_device_plans, print_plan
-    from leff.runs.config import load_config
-    from leff.runs.plans import check_used, choose_plan, predicted
-    from leff.units import parse_seconds
+    from leff import api
+    from leff.report.plans import print_any_plan
 
-    given = {"context.name": context, "context.rate": rate, "context.bits": bits}
-    step = {
+    options = {
+        "context.name": context,
+        "context.rate": rate,
+        "context.bits": bits,
         "training.accumulation": accumulation,
         "training.checkpointing": checkpointing or None,
         "training.batch_size": batch,
@@ -95,43 +93,26 @@ def plan(
         "training.optimizer": optimizer,
         "model.train_head": False if frozen_head else None,
     }
-    given, step = (
-        {key: value for key, value in each.items() if value is not None} for each in (given, step)
+    result = api.plan(
+        model,
+        method=method,
+        layers=layers,
+        rank=rank,
+        base_bits=base_bits,
+        memory=memory,
+        flops=flops,
+        fleet=fleet,
+        device=device,
+        device_class=device_class,
+        time=time,
+        speed=speed,
+        down=down,
+        up=up,
+        examples=examples,
+        labelled=labelled,
+        **{key: value for key, value in options.items() if value is not None},
     )
-    numbers = {"layers": layers, "rank": rank, "base_bits": base_bits}
-    counts = {key: value for key, value in numbers.items() if value is not None}
-    if memory is None and flops is None:
-        check_used(method, {**given, **counts})
-    checked = load_config(None, {**given, **step})
-    if not 0 < labelled <= 1:
-        raise ConfigError(f"--labelled must be above 0 and at most 1, got {labelled}")
-    values = {"memory": memory, "speed": speed, "down": down, "up": up}
-    timed = {"--time": time, "--speed": speed, "--down": down, "--up": up, "--examples": examples}
-    if fleet or device or device_class or any(value is not None for value in timed.values()):
-        from leff.runs import plans
-
-        if flops is not None:
-            raise ConfigError("--flops says what --time and --speed say; leave it out")
-        choose = method == "leff" and not given and not counts
-        asked = None if choose else plans.Asked(method, counts)
-        seconds = None if time is None else parse_seconds(time)
-        limit = plans.round_time(checked, seconds, examples)
-        classes = asked_classes(fleet, device, device_class, values)
-        result = plans.fleet_plan(model, checked, classes, limit, asked, labelled)
-        if fleet is None:
-            ((name, only),) = result.pop("classes").items()
-            result |= {"class": name, **only}
-        return print_json(result) if as_json else print_device_plans(out, result)
-    if memory is None and flops is None:
-        costs = predicted(model, method, checked, labelled, **counts)
-        return print_json(costs) if as_json else print_plan(out, costs)
-    if method != "leff" or given or counts:
-        raise ConfigError(
-            "--memory and --flops choose layers and context of leff; leave out --method, --layers, "
-            "--context, --rate, --bits, --rank and --base-bits"
-        )
-    choice = choose_plan(model, checked, memory, flops, labelled)
-    return print_json(choice) if as_json else print_choice(out, choice)
+    return print_json(result) if as_json else print_any_plan(out, result)
 
 
 def profile(

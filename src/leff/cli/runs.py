@@ -147,10 +147,10 @@ def list_runs(
 
 
 def _compare(paths: list[Path], as_json: bool) -> None:
+    from leff import api
     from leff.report.live import print_rows
-    from leff.runs.compare import compare
 
-    found = compare(paths)
+    found = api.compare(paths)
     if as_json:
         return print_json({"runs": list(map(str, paths)), **found})
     names = [str(path) for path in paths]

@@ -4,6 +4,7 @@
 # the types of typer 0.20 do not know those of click 8.4
 
 import csv
+import json
 import shutil
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,7 @@ from leff.errors import ConfigError, nearest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TEMPLATE = "new"  # the folder of `leff new`'s files
+README = "README.md"  # of an example, and of all
 ROWS, PUBLIC = 400, 300  # texts of its data file, and of its public one
 
 
@@ -67,20 +69,20 @@ def examples(
     if as_json:
         return print_json(about)
     for name, text in about.items():
-        typer.echo(f"{name:<12}  {text}")
+        typer.echo(f"{name:<15}  {text}")
     return None
 
 
 def _is_example(path: Path) -> bool:
-    return path.name != TEMPLATE and not path.name.startswith(("_", "."))
+    return path.name not in (TEMPLATE, README) and not path.name.startswith(("_", "."))
 
 
 def _about(path: Path) -> str:
-    """Return what an example's first line says of it; of a folder, its files."""
-    if path.is_dir():
-        return ", ".join(sorted(each.name for each in path.iterdir()))
-    with path.open(encoding="utf-8") as lines:
-        return next(lines).strip().strip('#" ')
+    """Return what an example's first line says of it; of a folder, its README's."""
+    text = (path / README if path.is_dir() else path).read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "".join(json.loads(text)["cells"][0]["source"])
+    return text.partition("\n")[0].strip('#" ')
 
 
 def _check_free(path: Path) -> None:

@@ -94,13 +94,14 @@ def answer(
                 tables.print_table(console, study, values)
 
         return Answer(rows, show, failures)
-    from leff.paper.figures import draw
+    from leff.paper.figures import draw, figure_caption
 
     path = actions.picture or _picture(study)
     draw(study, values, path)
 
     def show_figure(console: Console) -> None:
         console.print(f"picture {path}", markup=False, highlight=False, soft_wrap=True)
+        console.print(Text(figure_caption(study, values), style="dim"))
         for line in note_lines(values) + missing_lines(values):
             console.print(line, markup=False, highlight=False)
 

@@ -4,7 +4,6 @@ draw(study, study.values(), Path("figure4.png"))
 """
 
 import math
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from leff.paper.captions import averages_line, caption
 from leff.paper.study import Study
 from leff.paper.values import Value
+from leff.report.colours import colours_of
 from leff.report.picture import save_figure
 
 COLUMNS_MOST = 3  # most panels beside each other
@@ -20,13 +20,14 @@ WIDE = 20  # the axis is logarithmic if largest / smallest point is more
 LEGEND_INCHES = 0.35  # below the figure's top
 PAPERS = "the paper's"
 NOT_YET = "not run yet"
-CAPTION_WIDTH = 78  # characters for each panel beside another
+MOST_TICKS = 6  # about, on the axis of rounds
 
 
 def draw(study: Study, values: Sequence[Value], path: Path) -> None:
     """Draw a figure as PNG.  A panel without any value says so.
 
-    Columns that the size does not have get no panel.  Averages come first.
+    Columns that the size does not have get no panel.  Averages come first.  A row has its method's
+    colour.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -34,10 +35,12 @@ def draw(study: Study, values: Sequence[Value], path: Path) -> None:
     panels = _panels(values)
     across = min(COLUMNS_MOST, len(panels)) or 1
     down = -(-len(panels) // across) or 1
-    figure = Figure(figsize=(4.6 * max(across, 2), 3.4 * down + 1.2), layout="constrained")
+    figure = Figure(figsize=(4.6 * max(across, 2), 3.4 * down + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(down, across, squeeze=False).ravel())
-    colours = {row: f"C{i}" for i, row in enumerate(study.experiment.rows)}
+    methods = {row: study.experiment.method(row) for row in study.experiment.rows}
+    colour_of = colours_of(methods.values())
+    colours = {row: colour_of[method] for row, method in methods.items()}
     lines = study.experiment.kind != "bars"
     for axis, (column, own) in zip(axes, panels.items(), strict=False):
         (_lines if lines else _bars)(axis, own, colours)
@@ -50,15 +53,13 @@ def draw(study: Study, values: Sequence[Value], path: Path) -> None:
             axis.text(0.5, 0.5, NOT_YET, ha="center", va="center", transform=axis.transAxes)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    _around(figure, study, values, axes, across)
+    _head(figure, study, axes)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, path)
 
 
-def _around(
-    figure: Any, study: Study, values: Sequence[Value], axes: Sequence[Any], across: int
-) -> None:
-    """Add the title, legend and caption."""
+def _head(figure: Any, study: Study, axes: Sequence[Any]) -> None:
+    """Add the title and the legend."""
     name = study.experiment.spoken.capitalize()
     title = f"{name} ({study.selection.size}): {study.experiment.title}"
     handle_of: dict[str, Any] = {}
@@ -72,13 +73,15 @@ def _around(
         look = {"loc": "upper center", "bbox_to_anchor": (0.5, below), "frameon": False}
         figure.legend([handle_of[label] for label in named], named, ncols=len(named), **look)
     figure.suptitle(title)
-    sentences = (caption(study), averages_line(values), _seeds(study, values))
-    text = " ".join(filter(None, sentences))
+
+
+def figure_caption(study: Study, values: Sequence[Value]) -> str:
+    """Return the text for below a figure: how it was made, its seeds, and what its bands are."""
+    sentences = [caption(study), averages_line(values), _seeds(study, values)]
     if any(value.deviation is not None for value in values):
         spread = "Bands" if study.experiment.kind == "rounds" else "Whiskers"
-        text += f" {spread}: one standard deviation over seeds."
-    filled = textwrap.fill(text, CAPTION_WIDTH * max(across, 2))
-    figure.supxlabel(filled, fontsize=8, ha="left", x=0.02)
+        sentences.append(f"{spread}: one standard deviation over seeds.")
+    return " ".join(filter(None, sentences))
 
 
 def _seeds(study: Study, values: Sequence[Value]) -> str:
@@ -155,17 +158,18 @@ def _beside(
 
 
 def _scale(axis: Any, points: Sequence[float], logarithmic: bool) -> None:
-    """Set the axis's scale, and its ticks at the points."""
+    """Set the axis's scale, and its ticks at points that there are: at all, if they are few."""
     from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
     if logarithmic:
         axis.set_xscale("log")
         axis.xaxis.set_minor_locator(NullLocator())
-    if len(points) < 10:
-        axis.xaxis.set_major_locator(FixedLocator(list(points)))
-        axis.set_xticklabels([f"{point:g}" for point in points])
-    else:
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ticks = list(points)
+    if len(points) >= 10:
+        steps = MaxNLocator(MOST_TICKS, integer=True, steps=[1, 2, 5, 10])
+        ticks = [tick for tick in steps.tick_values(points[0], points[-1]) if tick in points]
+    axis.xaxis.set_major_locator(FixedLocator(ticks))
+    axis.set_xticklabels([f"{tick:g}" for tick in ticks])
 
 
 def _bars(axis: Any, values: Sequence[Value], colours: dict[str, str]) -> None:

@@ -11,6 +11,16 @@ from rich.console import Console
 from leff.report.live import bytes_text, print_rows
 
 
+def print_any_plan(console: Console, plan: Mapping[str, Any]) -> None:
+    """Print what `leff.plan` returns: of classes, of a choice, or of a given method."""
+    if "classes" in plan or "class" in plan:
+        print_device_plans(console, plan)
+    elif "options" in plan:
+        print_choice(console, plan)
+    else:
+        print_plan(console, plan)
+
+
 def print_plan(console: Console, plan: Mapping[str, Any]) -> None:
     """Print a plan: what trains, the bytes by role, and the operations of a step."""
     sizes = {f"weights: {role}": value for role, value in plan["weights"].items()}

@@ -1,6 +1,7 @@
 """A federation on this machine: a server and three devices as processes, with TLS and keys.
 
-    make demo-network
+    python three_devices.py                             # or `make demo-network`
+    python three_devices.py --set training.rounds=2     # what follows goes to `leff run`
 
 Every command that it runs is printed as a person would type it.  All files go to a new folder in
 `runs/`.  The servers listen on 127.0.0.1 alone, and end with the demo.
@@ -18,7 +19,7 @@ import time
 from pathlib import Path
 
 LEFF = Path(sys.executable).with_name("leff")
-CONFIG = Path("src/leff/examples/network/demo.toml")
+CONFIG = Path(__file__).with_name("demo.toml")
 DEVICES = 3
 
 
@@ -48,7 +49,7 @@ def main() -> int:
             device = ("device", "start", "--home", home, "--data", data)
             started.enter_context(running(folder / f"device-{number}.log", *device))
         say("The server trains on the devices' data, which stays with them.")
-        subprocess.run(show("run", CONFIG, "--out", folder / "run"), check=True)
+        subprocess.run(show("run", CONFIG, "--out", folder / "run", *sys.argv[1:]), check=True)
         leff("server", "status")
         say("All processes end.")
     print(f"the run, the logs and the devices' folders are in {folder}")
