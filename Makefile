@@ -2,6 +2,7 @@
 # make demo          the main job: LEFF on the built-in task
 # make demo-network  a server and three devices on this machine
 # make test          all tests, the slow ones in a second step
+# make browser       Debian's Chromium, for the tests of the page; needs root
 # make docs          the site of docs/, into build/docs/site; its links are checked
 # make soak          fuzz tests in their full size; takes hours
 # make lint          format, lint, types, and the direction of imports
@@ -10,7 +11,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install demo demo-network test docs soak lint lock
+.PHONY: install demo demo-network test browser docs soak lint lock
 
 install: .venv/installed
 
@@ -30,6 +31,10 @@ demo-network: install
 test: install
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m slow
+
+browser:
+	command -v chromium || command -v chromium-browser || \
+	  (apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends chromium)
 
 docs: install
 	$(BIN)/python scripts/build_docs.py
