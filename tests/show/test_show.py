@@ -130,7 +130,9 @@ def test_a_plan_is_told_beside_what_was_measured(folder, tmp_path):
 @pytest.mark.parametrize("text", ["", "[1]", '{"classes": 3}', '{"a": 1}'])
 def test_what_is_no_run_and_no_plan_is_refused(tmp_path, text):
     (tmp_path / "plan.json").write_text(text)
-    for path in (tmp_path, tmp_path / "none", tmp_path / "plan.json"):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.toml").write_text("seed = 3")  # as `leff new` makes it
+    for path in (tmp_path, tmp_path / "new", tmp_path / "none", tmp_path / "plan.json"):
         with pytest.raises(ConfigError, match=re.escape(str(path))):
             Sources([path])
 

@@ -49,10 +49,10 @@ class Pages:
     def _view(self, view: View, name: str, run: Followed) -> dict[str, Any]:
         """Return a view of a run, made again only if the run has something new."""
         run.refresh()
-        version, made = self._made.get((view, name), (None, {}))
-        if version != run.version:
-            version, made = self._made[view, name] = (run.version, view(name, run))
-        return made
+        version, known = run.version, self._made.get((view, name))
+        if known is None or known[0] != version:
+            known = self._made[view, name] = (version, view(name, run))
+        return known[1]
 
     def run(self, name: str) -> dict[str, Any]:
         """Return `run_view` of a run, with the colour table and the time."""

@@ -27,9 +27,9 @@ class Sources:
         for path in paths:
             if path.is_file():
                 self.plans[path.stem] = read_plan(path)
-            elif (path / "config.toml").exists():
+            elif is_run(path):
                 self._runs.append(path)
-            elif any(path.glob("*/config.toml")):
+            elif any(map(is_run, path.glob("*"))):
                 self._roots.append(path)
             else:
                 what = "is no run folder, and holds none" if path.is_dir() else "does not exist"
@@ -37,11 +37,17 @@ class Sources:
 
     def runs(self) -> dict[str, Followed]:
         """Return all runs by name: the folder's, with as much of its path as sets it apart."""
-        found = [path.parent for root in self._roots for path in sorted(root.glob("*/config.toml"))]
+        found = [path for root in self._roots for path in sorted(root.glob("*")) if is_run(path)]
         paths = list(dict.fromkeys(path.absolute() for path in [*self._runs, *found]))
         for path in paths:
             self._followed.setdefault(path, Followed(path))
         return {name: self._followed[path] for name, path in zip(_names(paths), paths, strict=True)}
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a folder is a run's; one with a configuration alone is not."""
+    begun = ("environment.json", "rounds.jsonl")
+    return (path / "config.toml").exists() and any((path / name).exists() for name in begun)
 
 
 def read_plan(path: Path) -> Mapping[str, Any]:
