@@ -49,6 +49,12 @@ def finished(settings, tmp_path_factory):
         return leff.run(**settings, out=tmp_path_factory.mktemp("cli") / "run").folder
 
 
+def test_help_loads_nothing_that_takes_long():
+    code = "import sys, leff.cli; print({'numpy', 'rich', 'torch', 'pydantic'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
+
+
 def test_run_prints_a_line_a_round_and_the_result(cli, settings, tmp_path):
     status, printed, _said = cli("run", "--out", tmp_path / "run", *flags(settings))
     assert status == 0

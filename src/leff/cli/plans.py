@@ -121,17 +121,17 @@ def plan(
         if fleet is None:
             ((name, only),) = result.pop("classes").items()
             result |= {"class": name, **only}
-        return print_json(result) if as_json else print_device_plans(out, result)
+        return print_json(result) if as_json else print_device_plans(out(), result)
     if memory is None and flops is None:
         costs = predicted(model, method, checked, labelled, **counts)
-        return print_json(costs) if as_json else print_plan(out, costs)
+        return print_json(costs) if as_json else print_plan(out(), costs)
     if method != "leff" or given or counts:
         raise ConfigError(
             "--memory and --flops choose layers and context of leff; leave out --method, --layers, "
             "--context, --rate, --bits, --rank and --base-bits"
         )
     choice = choose_plan(model, checked, memory, flops, labelled)
-    return print_json(choice) if as_json else print_choice(out, choice)
+    return print_json(choice) if as_json else print_choice(out(), choice)
 
 
 def profile(
@@ -155,4 +155,4 @@ def profile(
     measured = measure_device(device, threads=threads, repeats=repeats, server=server)
     write_class(path, name, measured)
     result = {"class": name, "file": str(path), **measured.to_dict()}
-    return print_json(result) if as_json else print_profile(out, result)
+    return print_json(result) if as_json else print_profile(out(), result)

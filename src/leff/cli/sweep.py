@@ -63,7 +63,7 @@ def sweep(
         workshop = Workshop(folder, jobs, keep, HEAVY)
 
         def say(text: str) -> None:
-            errors.print(text, markup=False, highlight=False, soft_wrap=True)
+            errors().print(text, markup=False, highlight=False, soft_wrap=True)
 
         try:
             failures = run_all(runs, workshop, lambda run, path, seconds: None, say)
@@ -74,7 +74,7 @@ def sweep(
     if as_json:
         print_json({"rows": rows, "best": None if best is None else rows[best]})
     else:
-        print_rows(out, [_shown(row, number == best) for number, row in enumerate(rows)])
+        print_rows(out(), [_shown(row, number == best) for number, row in enumerate(rows)])
     if failures:
         raise RunError(
             f"{len(failures)} of {len(runs)} runs failed (the first: "
