@@ -184,7 +184,8 @@ def test_runs_are_compared(cli, finished, tmp_path):
     assert found["training.learning_rate"][1] == 0.001
     assert "training.batch_size" not in found  # the same in both
     after = [json.loads((run / "result.json").read_text())["after"] for run in both]
-    assert found["test BLEU"] == [each["metrics"]["BLEU"] for each in after]
+    assert {each["split"] for each in after} == {"validation"}  # there is no test file
+    assert found["validation BLEU"] == [each["metrics"]["BLEU"] for each in after]
     status, printed, _ = cli("list", *both, "--compare")
     assert status == 0 and "training.learning_rate" in printed
     assert "two runs or more, got 1" in cli("list", "--compare", finished)[2]
