@@ -48,7 +48,7 @@ def _flat(config: RunConfig) -> Iterator[tuple[str, Any]]:
 def _figures(folder: RunFolder) -> dict[str, Any]:
     records, result = folder.records(), folder.result()
     last = records[-1] if records else None
-    after = {"metrics": {}} if result is None else result["after"]
+    after: dict[str, Any] = {"metrics": {}} if result is None else result["after"]
     return {
         "rounds": 0 if last is None else last.round,
         **{name: getattr(last, name, None) for name in FIGURES},
