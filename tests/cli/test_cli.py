@@ -49,6 +49,12 @@ def finished(settings, tmp_path_factory):
         return leff.run(**settings, out=tmp_path_factory.mktemp("cli") / "run").folder
 
 
+def test_help_loads_nothing_that_takes_long():
+    code = "import sys, leff.cli; print({'numpy', 'rich', 'torch', 'pydantic'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
+
+
 def test_run_prints_a_line_a_round_and_the_result(cli, settings, tmp_path):
     status, printed, _said = cli("run", "--out", tmp_path / "run", *flags(settings))
     assert status == 0
@@ -178,7 +184,8 @@ def test_runs_are_compared(cli, finished, tmp_path):
     assert found["training.learning_rate"][1] == 0.001
     assert "training.batch_size" not in found  # the same in both
     after = [json.loads((run / "result.json").read_text())["after"] for run in both]
-    assert found["test BLEU"] == [each["metrics"]["BLEU"] for each in after]
+    assert {each["split"] for each in after} == {"validation"}  # there is no test file
+    assert found["validation BLEU"] == [each["metrics"]["BLEU"] for each in after]
     status, printed, _ = cli("list", *both, "--compare")
     assert status == 0 and "training.learning_rate" in printed
     assert "two runs or more, got 1" in cli("list", "--compare", finished)[2]

@@ -56,6 +56,13 @@ def test_the_folder_says_what_it_is(finished, tmp_path):
     assert "| method | fedlora |" in card
 
 
+def test_nobody_is_asked_for_a_base_of_the_hub(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(adapter, "base_name", lambda config: ("someone/walks", True))
+    leff.export(finished("fedlora").folder.path, adapter=tmp_path / "a")  # or peft would warn
+    values = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert values["base_model_name_or_path"] == "someone/walks"
+
+
 @pytest.mark.parametrize("method", ["leff", "fedavg", "fedbitfit"])
 def test_what_trains_more_than_adapters_has_none(method, finished, tmp_path):
     opened = finished(method)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import leff
 from leff.cli import app
-from leff.errors import ConfigError
+from leff.errors import ConfigError, RunError
 from leff.models import full_state
 
 
@@ -76,6 +76,11 @@ def test_bad_input_is_refused_before_the_run_is_read(given, message, tmp_path, m
     with pytest.raises(ConfigError, match=message):
         leff.export(tmp_path / "no run", **given)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_public_is_for_the_hub_alone(tmp_path):
+    done = CliRunner().invoke(app, ["export", "run", "--merged", str(tmp_path / "m"), "--public"])
+    assert str(done.exception) == "--public is for --hub"
 
 
 def test_what_is_no_finished_run_is_refused(finished, tmp_path):
@@ -170,3 +175,16 @@ def test_a_hub_that_refuses_or_is_not_there_is_one_line(finished, hub):
         assert "error: me/walks was not uploaded" in done.stderr
         assert "hf auth login" in done.stderr
     assert hub.files == {}
+
+
+def test_a_failure_of_any_library_that_sends_is_one_line(finished, monkeypatch):
+    class SendError(Exception):
+        """What the library raises that huggingface_hub sends with, such as httpx2 since 2.0."""
+
+    def create_repo(*_, **__):
+        raise SendError("no route")
+
+    monkeypatch.setattr("leff.exports.hub.HTTPError", SendError)
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", create_repo)
+    with pytest.raises(RunError, match="me/walks was not uploaded: no route"):
+        leff.export(finished("fedavg").folder.path, hub="me/walks")

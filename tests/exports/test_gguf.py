@@ -258,6 +258,8 @@ def test_a_gguf_file_is_a_model_to_start_from(tmp_path):
     model, tokenizer = load_model(tmp_path / "base.gguf", "text")
     assert difference(run.trained()[0], model) < 1e-5
     assert tokenizer("the").input_ids == pieces()("the").input_ids
+    model.save_pretrained(tmp_path / "saved")  # as a run does at its end
+    assert difference(AutoModelForCausalLM.from_pretrained(tmp_path / "saved"), model) < 1e-6
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen2"])

@@ -6,7 +6,7 @@ import pytest
 from tiny_runs import options
 
 import leff
-from leff.errors import ConfigError
+from leff.errors import ConfigError, ModelError
 from leff.runs.talk import Talk
 from leff.runs.trained import trained_form
 
@@ -94,6 +94,25 @@ def test_leff_generate_chat(run, cli, monkeypatch):
     talks = json.loads(printed)
     assert status == 0 and [len(talk) for talk in talks] == [5, 3]
     assert talks[0][:3] == [*talks[1][:2], talks[1][2]]
+
+
+@pytest.mark.parametrize("locale", [{"errors": "strict"}, {"errors": "surrogateescape"}])
+def test_a_question_that_is_not_utf_8_is_one_line(locale, run, cli, monkeypatch):
+    import io
+
+    typed = io.TextIOWrapper(io.BytesIO(b"How \xff far?\n"), encoding="utf-8", **locale)
+    monkeypatch.setattr("sys.stdin", typed)
+    status, _, error = cli("generate", run.folder, "--chat")
+    assert status == 2 and "the standard input is not UTF-8" in error
+
+
+def test_a_template_that_fails_is_named_when_talk_begins(run, tmp_path):
+    import shutil
+
+    model = shutil.copytree(run.folder / "model", tmp_path / "model")
+    (model / "chat_template.jinja").write_text("{{ raise_exception('no way') }}")
+    with pytest.raises(ModelError, match=r"fails on a conversation of user.*\(no way\)"):
+        Talk(model)
 
 
 @pytest.mark.parametrize("more", [["a question"], ["--prompt", "{input}"], ["--beams", "2"]])

@@ -251,6 +251,14 @@ def test_changed_options_without_effect_are_named(changes, unused):
     assert [key if key in unused else key.split(".")[1] for key in found] == unused
 
 
+def test_options_of_another_kind_of_task_are_named():
+    data = {"data.group": "input", "data.prompt": "{input} =", "data.chat_template": "plain"}
+    config = load_config(None, {"data.task": "table", "data.train": "a.csv"} | data)
+    assert unused_options(config) == []
+    assert unused_options(config, "generation") == ["data.chat_template"]
+    assert unused_options(config, "chat") == ["data.prompt", "data.group"]
+
+
 def test_the_paper_preset_is_its_literal_procedure():
     config = load_config(None, {"preset": "paper"})
     method, context, training = config.method, config.context, config.training

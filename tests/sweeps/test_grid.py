@@ -53,6 +53,8 @@ def test_a_grid_with_seeds_and_the_same_again(swept, tmp_path, monkeypatch):
     lines = table.splitlines()
     assert status == 0 and sum("best by validation" in line for line in lines) == 1
     assert f"{rows[0]['test']:.4f} ± {rows[0]['test_sd']:.4f}" in table
+    assert {row["split"] for row in rows} == {"validation"}  # there is no test file
+    assert "validation, at the end" in lines[0] and "test" not in lines[0]
 
 
 def test_what_is_missing_is_run_and_what_fails_is_named(swept, tmp_path, monkeypatch):
@@ -92,6 +94,11 @@ def test_bad_input_before_any_run(arguments, message, swept, tmp_path):
     status, _, said = swept(*arguments)
     assert status == 2 and message in " ".join(said.split())
     assert not (tmp_path / "sweep").exists()
+
+
+def test_an_unknown_method_is_refused_before_any_run():
+    with pytest.raises(ConfigError, match="no method 'fedfoo'"):
+        grid_points(None, {}, {"method.name": ["leff", "fedfoo"]})
 
 
 def test_values_are_toml_or_texts():

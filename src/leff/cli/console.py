@@ -6,16 +6,36 @@
 import json
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PIPE_WIDTH = 200  # a file or a pipe has no width of its own
-out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
-errors = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+
+
+@cache
+def out() -> "Console":
+    """Return the console of standard output; rich is imported when something is printed."""
+    return _console(error=False)
+
+
+@cache
+def errors() -> "Console":
+    """Return the console of standard error."""
+    return _console(error=True)
+
+
+def _console(*, error: bool) -> "Console":
+    from rich.console import Console
+
+    terminal = (sys.stderr if error else sys.stdout).isatty()
+    return Console(stderr=error, width=None if terminal else PIPE_WIDTH)
 
 
 def print_json(value: Any) -> None:

@@ -58,9 +58,9 @@ def join(
                 "admit": line,
             }
         )
-    out.print(f"{path} joins {about.address}", soft_wrap=True)
-    out.print(f"it has {capacity.memory} of memory and does {capacity.speed}", soft_wrap=True)
-    out.print("the owner of the server admits it with:", soft_wrap=True)
+    out().print(f"{path} joins {about.address}", soft_wrap=True)
+    out().print(f"it has {capacity.memory} of memory and does {capacity.speed}", soft_wrap=True)
+    out().print("the owner of the server admits it with:", soft_wrap=True)
     typer.echo(line)
     return None
 
@@ -101,7 +101,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
 
     opened = DeviceHome.open(_home(home))
     result = opened.summary()
-    return print_json(result) if as_json else print_device(out, result)
+    return print_json(result) if as_json else print_device(out(), result)
 
 
 def _home(given: Path | None) -> Path:

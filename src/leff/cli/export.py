@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from leff.cli.console import Json, print_json
+from leff.errors import ConfigError
 
 
 def export(
@@ -46,6 +47,8 @@ def export(
     from leff import api
     from leff.report.live import bytes_text
 
+    if public and hub is None:
+        raise ConfigError("--public is for --hub")
     places = {"merged": merged, "adapter": adapter, "difference": difference, "gguf": gguf}
     written = api.export(run, **places, hub=hub, dtype=dtype, private=not public)
     if as_json:

@@ -100,8 +100,8 @@ def _paper(
     asked = Selection(size, rows, columns, points, seeds, model, folder)
 
     def say(text: str) -> None:
-        errors.print(text, markup=False, highlight=False, soft_wrap=True)
+        errors().print(text, markup=False, highlight=False, soft_wrap=True)
 
     result = answer(word, number, asked, Places(*places), Actions(**actions), say)
-    print_json(result.rows) if as_json else result.show(out)
+    print_json(result.rows) if as_json else result.show(out())
     result.check()

@@ -112,7 +112,7 @@ def plan(
         labelled=labelled,
         **{key: value for key, value in options.items() if value is not None},
     )
-    return print_json(result) if as_json else print_any_plan(out, result)
+    return print_json(result) if as_json else print_any_plan(out(), result)
 
 
 def profile(
@@ -136,4 +136,4 @@ def profile(
     measured = measure_device(device, threads=threads, repeats=repeats, server=server)
     write_class(path, name, measured)
     result = {"class": name, "file": str(path), **measured.to_dict()}
-    return print_json(result) if as_json else print_profile(out, result)
+    return print_json(result) if as_json else print_profile(out(), result)

@@ -141,9 +141,9 @@ def list_runs(
     if as_json:
         return print_json(summaries)
     if not summaries:
-        out.print(f"no run in {root}")
+        out().print(f"no run in {root}")
         return None
-    return print_rows(out, summaries)
+    return print_rows(out(), summaries)
 
 
 def _compare(paths: list[Path], as_json: bool) -> None:
@@ -155,7 +155,7 @@ def _compare(paths: list[Path], as_json: bool) -> None:
         return print_json({"runs": list(map(str, paths)), **found})
     names = [str(path) for path in paths]
     rows = [{"": key, **dict(zip(names, values, strict=True))} for key, values in found.items()]
-    return print_rows(out, rows)
+    return print_rows(out(), rows)
 
 
 def config(
@@ -189,7 +189,7 @@ def _show(work: "Callable[[Progress], Run]", page: bool, as_json: bool, texts: b
     from leff.engines.processes import terminable
     from leff.report.live import LiveTable, print_result
 
-    console = errors if as_json else out
+    console = errors() if as_json else out()
     with terminable(), ExitStack() as stack:
         table = stack.enter_context(LiveTable(console))
         progress: Progress = table

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from leff.cli.console import Json, errors, out, print_json
 
@@ -18,15 +17,17 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score texts as the official E2E challenge scorer does, from files in its format."""
+    from rich.text import Text
+
     from leff.report.live import print_rows
     from leff.tasks.metrics import nlg
 
     scores = nlg.score(*nlg.read_official(references, hypotheses))
     if as_json:
         return print_json({**scores.values, "notes": scores.notes})
-    print_rows(out, [{"metric": name, "value": value} for name, value in scores.values.items()])
+    print_rows(out(), [{"metric": name, "value": value} for name, value in scores.values.items()])
     for name, note in scores.notes.items():
-        out.print(Text(f"{name}: {note}", style="dim"))
+        out().print(Text(f"{name}: {note}", style="dim"))
     return None
 
 
@@ -45,11 +46,12 @@ def mmlu(
 ) -> None:
     """Measure a causal model on MMLU: 57 subjects; the likeliest of the four answers counts."""
     from rich.progress import Progress
+    from rich.text import Text
 
     from leff import api
     from leff.report.live import print_rows
 
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+    with Progress(console=errors(), transient=True, disable=not errors().is_terminal) as bar:
         line = bar.add_task("questions", total=None)
         scores = api.mmlu(
             model,
@@ -68,9 +70,9 @@ def mmlu(
         "mean of the subjects": scores["subject_mean"],
         "all questions": scores["accuracy"],
     }
-    print_rows(out, rows)
-    out.print()
-    print_rows(out, [{"average": name, "accuracy": value} for name, value in averages.items()])
+    print_rows(out(), rows)
+    out().print()
+    print_rows(out(), [{"average": name, "accuracy": value} for name, value in averages.items()])
     for note in scores["notes"].values():
-        out.print(Text(note, style="dim"))
+        out().print(Text(note, style="dim"))
     return None

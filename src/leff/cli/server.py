@@ -65,11 +65,13 @@ def init(
                 "join_file": str(made.join_file),
             }
         )
-    out.print(f"made {made.path}, for devices that reach it as {settings.address}", soft_wrap=True)
+    out().print(
+        f"made {made.path}, for devices that reach it as {settings.address}", soft_wrap=True
+    )
     if name in LOOPBACK:
-        out.print("only this machine reaches that address; for others give --address NAME:PORT")
-    out.print(f"next: leff server start {folder}", soft_wrap=True)
-    out.print(
+        out().print("only this machine reaches that address; for others give --address NAME:PORT")
+    out().print(f"next: leff server start {folder}", soft_wrap=True)
+    out().print(
         f"copy {made.join_file} to each device, and there: leff device join {made.join_file.name}",
         soft_wrap=True,
     )
@@ -105,7 +107,7 @@ def status(folder: Given = None, as_json: Json = False) -> None:
     from leff.report.network import print_server
 
     result = server_status(*find_server(folder))
-    return print_json(result) if as_json else print_server(out, result)
+    return print_json(result) if as_json else print_server(out(), result)
 
 
 @app.command()

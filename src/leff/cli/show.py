@@ -46,11 +46,11 @@ def show(
     pages = Pages(Sources(places or [Path("runs")]))
     if export is not None:
         size = write_page(pages, export)
-        out.print(f"written to {export}, {size:,} bytes", highlight=False, soft_wrap=True)
+        out().print(f"written to {export}, {size:,} bytes", highlight=False, soft_wrap=True)
         return
     server = PageServer(pages, served_at(host, port))
     address = server.at.address()
-    out.print(f"{address}  (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+    out().print(f"{address}  (Ctrl-C ends it)", highlight=False, soft_wrap=True)
     Thread(target=pages.index, daemon=True).start()  # reads all runs while the browser starts
     if browser:
         webbrowser.open(address)

@@ -63,7 +63,7 @@ def sweep(
         workshop = Workshop(folder, jobs, keep, HEAVY)
 
         def say(text: str) -> None:
-            errors.print(text, markup=False, highlight=False, soft_wrap=True)
+            errors().print(text, markup=False, highlight=False, soft_wrap=True)
 
         try:
             failures = run_all(runs, workshop, lambda run, path, seconds: None, say)
@@ -74,7 +74,9 @@ def sweep(
     if as_json:
         print_json({"rows": rows, "best": None if best is None else rows[best]})
     else:
-        print_rows(out, [_shown(row, number == best) for number, row in enumerate(rows)])
+        splits = {row["split"] for row in rows} - {None, "test"}
+        last = f"{splits.pop()}, at the end" if splits else "test"
+        print_rows(out(), [_shown(row, last, number == best) for number, row in enumerate(rows)])
     if failures:
         raise RunError(
             f"{len(failures)} of {len(runs)} runs failed (the first: "
@@ -82,14 +84,15 @@ def sweep(
         )
 
 
-def _shown(row: dict[str, Any], best: bool) -> dict[str, Any]:
-    """Return a row for people: a mean and its deviation in one cell."""
-    hidden = ("validation", "validation_sd", "test", "test_sd", "folders", "failure", "megabytes")
+def _shown(row: dict[str, Any], last: str, best: bool) -> dict[str, Any]:
+    """Return a row for people: a mean and its deviation in one cell; `last` heads ``test``."""
+    hidden = {"validation", "validation_sd", "test", "test_sd", "split"}
+    hidden |= {"folders", "failure", "megabytes"}
     cells = {name: value for name, value in row.items() if name not in hidden}
-    for name in ("validation", "test"):
+    for name, title in (("validation", "validation"), ("test", last)):
         mean, deviation = row[name], row[f"{name}_sd"]
-        cells[name] = None if mean is None else f"{mean:.4f}"
-        cells[name] = cells[name] if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
+        cells[title] = None if mean is None else f"{mean:.4f}"
+        cells[title] = cells[title] if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
     megabytes = row["megabytes"]
     return {
         **cells,

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from rich.text import Text
 
 from leff.cli.console import Json, out, print_json, without
-from leff.errors import ConfigError
+from leff.errors import ConfigError, DataError
 
 Beams = Annotated[int, typer.Option(min=1, help="Beam width; 1 is greedy.")]
 AnyModel = Annotated[str, typer.Argument(metavar="RUN", help="A run's or a model's folder.")]
@@ -33,6 +32,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a run's model with every metric of its task."""
+    from rich.text import Text
+
     from leff import api
     from leff.report.live import print_confusion, print_rows
 
@@ -40,10 +41,12 @@ def evaluate(
     if as_json:
         return print_json(without(measured, "texts"))
     metrics = {"loss": measured["loss"], **measured["metrics"]}
-    print_rows(out, [{measured["split"]: name, "value": value} for name, value in metrics.items()])
+    print_rows(
+        out(), [{measured["split"]: name, "value": value} for name, value in metrics.items()]
+    )
     for name, note in measured["notes"].items():
-        out.print(Text(f"{name}: {note}", style="dim"))
-    print_confusion(out, measured.get("confusion", {}))
+        out().print(Text(f"{name}: {note}", style="dim"))
+    print_confusion(out(), measured.get("confusion", {}))
     return None
 
 
@@ -123,7 +126,6 @@ def generate(
 ) -> None:
     """Generate texts with a run's model."""
     from leff import api
-    from leff.errors import DataError
 
     if chat:
         if inputs or file or prompt or beams != 1:
@@ -157,7 +159,7 @@ def _talk(run: str, max_new_tokens: int, system: str, as_json: bool) -> None:
     while True:
         if asks:
             typer.echo("> ", nl=False)
-        line = sys.stdin.readline()
+        line = _line()
         if line.strip():
             answer = talk.say(line.strip())
             if not as_json:
@@ -169,3 +171,13 @@ def _talk(run: str, max_new_tokens: int, system: str, as_json: bool) -> None:
             break
     if as_json:
         print_json(said)
+
+
+def _line() -> str:
+    """Return the next line of the standard input.  DataError if it is not UTF-8."""
+    try:
+        line = sys.stdin.readline()
+        line.encode()
+    except UnicodeError:
+        raise DataError("the standard input is not UTF-8; write questions in UTF-8") from None
+    return line

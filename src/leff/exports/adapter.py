@@ -148,7 +148,7 @@ def _save(
     for path in tail if whole else ():
         kept = wrapped.base_model.model.get_submodule(path).modules_to_save["default"]
         kept.load_state_dict(trained.get_submodule(path).state_dict())
-    wrapped.save_pretrained(folder)
+    wrapped.save_pretrained(folder, save_embedding_layers=False)  # else the hub is asked
 
 
 def _padded(factor: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:

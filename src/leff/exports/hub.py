@@ -3,9 +3,11 @@
 upload(opened, "me/walks", private=True)      # the address of the repository
 """
 
-import httpx
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.errors import (
+    HFValidationError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of httpx; since 2.0 of httpx2
+)
 from huggingface_hub.utils import validate_repo_id
 
 from leff.errors import ConfigError, RunError
@@ -39,7 +41,7 @@ def upload(opened: FinishedRun, repository: str, private: bool = True) -> str:
                 folder_path=opened.model_folder,
                 commit_message=f"A model fine-tuned with LEFF ({name})",
             )
-    except (HfHubHTTPError, LocalTokenNotFoundError, httpx.HTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise RunError(
             f"{repository} was not uploaded: {reason}; `hf auth login` sets the account"

@@ -93,7 +93,7 @@ def torch_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
+        reason = str(error).split("\n")[0].partition(". ")[0]
         raise ConfigError(
             f"engine.device = {name!r} cannot be used ({reason}); use 'auto' or 'cpu'"
         ) from None

@@ -75,6 +75,8 @@ def load_model(
                 ignore_mismatched_sizes=kind not in LANGUAGE_KINDS,
                 trust_remote_code=False,
             )
+    if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
+        quantizer.remove_quantization_config(model)  # a GGUF file's, or the model cannot be saved
     _check_new_weights(name, kind, model, loading)
     if kind in CLASS_KINDS and labels and has_classes(config):
         fit_head(model, labels, own, by_row=by_row, seed=seed)

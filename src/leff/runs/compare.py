@@ -18,10 +18,10 @@ FIGURES = ("loss", "metric", "train_loss")  # of the last round
 def compare(paths: Sequence[Path]) -> dict[str, list[Any]]:
     """Return the options that are not the same in all runs, and the figures, a value for each run.
 
-    The figures are ``rounds`` (done), those of the last round, each metric of the test split (None
-    for a run that is not finished), ``download_bytes`` and ``upload_bytes`` of all rounds, and
-    ``seconds``.  Raises ConfigError for fewer than two runs and for what is no run,
-    CheckpointError for a damaged one.
+    The figures are ``rounds`` (done), those of the last round, each metric at the end after the
+    name of its split (test, or validation without a test file; None for a run that is not
+    finished), ``download_bytes`` and ``upload_bytes`` of all rounds, and ``seconds``.  Raises
+    ConfigError for fewer than two runs and for what is no run, CheckpointError for a damaged one.
     """
     if len(paths) < 2:
         raise ConfigError(f"--compare takes two runs or more, got {len(paths)}")
@@ -48,11 +48,11 @@ def _flat(config: RunConfig) -> Iterator[tuple[str, Any]]:
 def _figures(folder: RunFolder) -> dict[str, Any]:
     records, result = folder.records(), folder.result()
     last = records[-1] if records else None
-    after: dict[str, Any] = {} if result is None else result["after"]["metrics"]
+    after: dict[str, Any] = {"metrics": {}} if result is None else result["after"]
     return {
         "rounds": 0 if last is None else last.round,
         **{name: getattr(last, name, None) for name in FIGURES},
-        **{f"test {name}": value for name, value in after.items()},
+        **{f"{after['split']} {name}": value for name, value in after["metrics"].items()},
         "download_bytes": sum(record.download_bytes or 0 for record in records),
         "upload_bytes": sum(record.upload_bytes or 0 for record in records),
         "seconds": round(sum(record.seconds or 0.0 for record in records), 1),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from leff.errors import ConfigError
-from leff.runs.trained import read_trained, trained_form
+from leff.runs.trained import read_trained, run_config
 from leff.tasks.chat_form import chat_form
 from leff.tasks.generation import generate
 from leff.tasks.text_form import AS_IT_IS
@@ -27,8 +27,9 @@ class Talk:
         self._model, self._tokenizer = read_trained(name)
         if not self._model.can_generate():
             raise ConfigError(f"the model of {name} classifies; it generates no text")
-        form = trained_form(name, self._tokenizer)
-        chat = form.chat or chat_form(self._tokenizer, special_tokens=form.special_tokens)
+        config = run_config(name)
+        special = config is not None and config.data.special_tokens
+        chat = chat_form(self._tokenizer, special_tokens=special)
         self._form = replace(AS_IT_IS, chat=chat)
         self._most = max_new_tokens
         self._start = [{"role": "system", "content": system}] if system.strip() else []

@@ -1,6 +1,7 @@
 """Finds options of a configuration that have no effect, given the others.
 
-unused_options(config)      # ["clients.alpha"]
+unused_options(config)              # ["clients.alpha"]
+unused_options(config, "chat")      # the kind of task, once the data is read
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,10 +13,13 @@ from leff.methods.stand_ins import Distillation
 from leff.runs.option_types import Section
 from leff.runs.options import RunConfig
 
+OF_KIND = {"data.prompt": "generation", "data.group": "generation", "data.chat_template": "chat"}
 
-def unused_options(config: RunConfig) -> list[str]:
-    """Return the options that were changed and have no effect, given the others."""
-    unused = [*_unused_by_method(config), *_unused_by_partition(config.clients.partition)]
+
+def unused_options(config: RunConfig, kind: str | None = None) -> list[str]:
+    """Return the options that were changed and have no effect, given the others and the kind."""
+    unused = [key for key, own in OF_KIND.items() if kind not in (None, own)]
+    unused += [*_unused_by_method(config), *_unused_by_partition(config.clients.partition)]
     timed = config.clients.deadline or config.engine.name == "flower"
     unused += [] if timed else ["clients.min_steps_share"]
     unused += [] if config.method.merge == "trimmed_mean" else ["method.trim"]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from leff.errors import ConfigError, key_part
+from leff.methods.registry import spec_of
 from leff.runs.config import load_config
 from leff.runs.folder import RunFolder
 from leff.runs.options import RunConfig
@@ -71,6 +72,7 @@ def grid_points(
     for combination in itertools.product(*grid.values()):
         values = dict(zip(grid, combination, strict=True))
         own = [load_config(path, {**overrides, **values, "seed": first + i}) for i in range(seeds)]
+        spec_of(own[0].method.name)  # raises ConfigError
         points.append(Point(values, tuple(_run(values, config) for config in own)))
     keys = [run.key for point in points for run in point.runs]
     if len({*keys}) < len(keys):
@@ -87,8 +89,9 @@ def row(point: Point, folder: Path, failures: Mapping[str, str] | None = None) -
     """Return what came of a point's finished runs, whose folders are in `folder`.
 
     Beside the point's values: ``runs`` (finished), ``metric``, ``validation`` and ``test`` with
-    their deviations ``validation_sd`` and ``test_sd`` (of samples; None for one run), ``megabytes``
-    (down and up, of a run), ``folders``, and ``failure`` if a run failed.
+    their deviations ``validation_sd`` and ``test_sd`` (of samples; None for one run), the ``split``
+    that ``test`` is of (validation without a test file), ``megabytes`` (down and up, of a run),
+    ``folders``, and ``failure`` if a run failed.
     """
     finished = [run for run in point.runs if RunFolder(folder / run.key).result() is not None]
     folders = [RunFolder(folder / run.key) for run in finished]
@@ -102,6 +105,7 @@ def row(point: Point, folder: Path, failures: Mapping[str, str] | None = None) -
         "metric": metric,
         **_spread("validation", [each.records()[-1].metric for each in folders]),
         **_spread("test", [each["after"]["metrics"][metric] for each in results]),
+        "split": results[0]["after"]["split"] if results else None,
         "megabytes": statistics.mean(bytes_sent) / 1e6 if bytes_sent else None,
         "folders": [str(each.path) for each in folders],
         "failure": failed[0] if failed else None,

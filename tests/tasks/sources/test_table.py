@@ -118,7 +118,11 @@ def test_numbers_with_fractions_are_classes_if_the_kind_says_so(write):
         ({"columns": {"text": "c"}}, DataError, r"has no column 'c' \(columns: a, b\)"),
         ({"kind": "generate"}, ConfigError, "'generate'; did you mean 'generation'"),
         ({"kind": "generation"}, DataError, "has no column 'input'"),
-        ({}, ConfigError, "the columns a, b make no task"),
+        (
+            {},
+            ConfigError,
+            "the columns a, b make no task; .* to instruction and output, or to text",
+        ),
         ({"columns": {"text": "a"}}, DataError, "one example, so none can be held out"),
     ],
 )

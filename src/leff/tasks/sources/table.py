@@ -277,7 +277,8 @@ def _kind(
     if kind is None:
         raise ConfigError(
             f"{rows.path}: the columns {listed(rows.columns)} make no task; map columns to "
-            "input and target, to text and label (or labels), to messages, or to text"
+            "input and target, to text and label (or labels), to messages, to instruction and "
+            "output, or to text"
         )
     return _known_kind(kind)
 
