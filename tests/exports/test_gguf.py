@@ -252,11 +252,13 @@ def test_a_classifier_is_refused(finished, tmp_path):
         leff.export(opened.folder.path, gguf=tmp_path / "x.gguf")
 
 
-def test_a_gguf_file_is_a_model_to_start_from(tmp_path):
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 1e-5), ("q8_0", 0.05)])
+def test_a_gguf_file_is_a_model_to_start_from(dtype, most, tmp_path):
     run = opened(tmp_path / "model", CONFIGS["llama"], pieces())
-    write_gguf(run, tmp_path / "base.gguf")
+    write_gguf(run, tmp_path / "base.gguf", dtype)
     model, tokenizer = load_model(tmp_path / "base.gguf", "text")
-    assert difference(run.trained()[0], model) < 1e-5
+    assert difference(run.trained()[0], model) < most
+    assert all(own.requires_grad and own.is_floating_point() for own in model.parameters())
     assert tokenizer("the").input_ids == pieces()("the").input_ids
     model.save_pretrained(tmp_path / "saved")  # as a run does at its end
     assert difference(AutoModelForCausalLM.from_pretrained(tmp_path / "saved"), model) < 1e-6

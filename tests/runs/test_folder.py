@@ -397,6 +397,12 @@ def test_lost_environment(copied, content):
         leff.resume(copied)
 
 
+def test_a_configuration_alone_is_no_run(tmp_path):
+    (tmp_path / "config.toml").write_text("seed = 3")  # as `leff new` makes it
+    with pytest.raises(CheckpointError, match=r"no run; `leff run .*config\.toml` starts one"):
+        leff.resume(tmp_path)
+
+
 def test_changed_data(settings, tmp_path):
     table = write_table(tmp_path / "train.jsonl", "generation")
     chosen = {**settings["fedavg"], "data.train": str(table)}

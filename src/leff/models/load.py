@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import transformers
 from torch import nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -69,6 +70,7 @@ def load_model(
             model, loading = auto.from_pretrained(
                 place,
                 **more,
+                **(_unpacked() if more else {}),
                 config=config,
                 dtype=torch.float32,
                 output_loading_info=True,
@@ -123,6 +125,15 @@ def _check_finite(name: str | Path, model: nn.Module) -> None:
     for key, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise ModelError(f"{key} of {name} is not finite; take a sound checkpoint")
+
+
+def _unpacked() -> dict[str, Any]:
+    """Return what has the library unpack a GGUF file's weights: packed ones cannot train.
+
+    A library that does not know the option always unpacks them.
+    """
+    known = getattr(transformers, "GgufConfig", None)
+    return {} if known is None else {"quantization_config": known(dequantize=True)}
 
 
 def _check_new_weights(

@@ -168,6 +168,11 @@ class RunFolder:
         """Return what `start` recorded.  Raises CheckpointError if it is lost or damaged."""
         remedy = f"the run cannot go on; start again with `leff run {self.path}/config.toml`"
         values = read_json(self.path / "environment.json", remedy)
+        if values is None and not (self.path / "rounds.jsonl").exists():
+            raise CheckpointError(
+                f"{self.path} holds a configuration and no run; "
+                f"`leff run {self.path}/config.toml` starts one"
+            )
         if values is None or not {"config_digest", "kind"} <= values.keys():
             raise CheckpointError(f"{self.path} has lost its environment.json; {remedy}")
         return values
