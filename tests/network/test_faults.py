@@ -319,7 +319,7 @@ def test_devices_that_go_wrong(tmp_path, count):
 # The soak
 
 
-@pytest.mark.soak(10, 200)
+@pytest.mark.soak(6, 200)
 def test_soak(tmp_path, count):
     """Something is killed every few seconds: the same bits, and bounds on memory and handles.
 

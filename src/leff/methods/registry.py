@@ -9,7 +9,7 @@ names a `MethodSpec` (docs/do/own-method.md has an example).
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from torch import nn
