@@ -93,12 +93,14 @@ def test_the_wheel_has_what_the_documents_use(wheel):
 
 @pytest.mark.slow
 def test_the_main_job_runs_from_the_wheel(installed, tmp_path):
-    installed("new", "walks", where=tmp_path)
-    small = ["training.rounds=1", "evaluation.final_examples=2", "proxy.examples=16"]
+    small = ["training.rounds=1", "data.train_examples=160", "proxy.examples=16"]
+    small += [f"evaluation.{key}" for key in ("examples=2", "final_examples=2", "gap_clients=0")]
     flags = [part for each in small for part in ("--set", each)]
-    printed = installed("run", "config.toml", "--out", "a", *flags, where=tmp_path / "walks")
+    printed = installed("run", "--out", "a", *flags, where=tmp_path)
     assert "round 1" in printed and str(ROOT) not in printed
     assert "SST-2" in installed("table", 8, "--no-run", where=tmp_path)
+    installed("new", "walks", where=tmp_path)  # that this one runs is in test_start
+    assert (tmp_path / "walks" / "fleet.toml").exists()
     installed("examples", "e2e.toml", "network", where=tmp_path)
     assert (tmp_path / "network" / "compose.yaml").exists()
 
