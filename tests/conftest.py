@@ -49,16 +49,11 @@ def tiny_gpt2(tmp_path_factory):
 
 
 @pytest.fixture
-def no_java(monkeypatch):
-    """The metrics that need it take seconds a run."""
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("JAVA_HOME", raising=False)
+def quick_runs(monkeypatch):
+    """Neither Java nor a picture, which takes longer than a tiny run."""
+    from tiny_runs import quicken
 
-
-@pytest.fixture
-def quick_runs(no_java, monkeypatch):
-    """Neither Java nor a picture, which takes as long as two rounds of a tiny run."""
-    monkeypatch.setattr("leff.report.picture.draw_run", lambda records, metric, path: path.touch())
+    quicken(monkeypatch)
 
 
 @pytest.fixture

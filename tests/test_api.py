@@ -14,15 +14,12 @@ from leff.errors import ConfigError, ModelError
 from leff.runs.config import load_config
 from leff.runs.options import MethodConfig, RunConfig
 
-
-@pytest.fixture(autouse=True)
-def no_java(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("JAVA_HOME", raising=False)
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 @pytest.fixture(scope="module")
 def run(tiny_gpt2, tmp_path_factory):
+    """A run with its picture."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", "")
         settings = options(tiny_gpt2, evaluation__beams=2)
@@ -33,7 +30,7 @@ def test_a_run(run):
     assert run.before.keys() == run.after.keys() >= {"BLEU", "NIST"}
     assert run.result["seed"] == 5 and run.result["task"] == "sample"
     assert [record.round for record in run.records()] == [0, 1, 2, 3]
-    assert run.picture.exists() and run.model.is_dir()
+    assert run.picture.stat().st_size > 10_000 and run.model.is_dir()
     assert run.load_model().config.n_layer == 4
 
 
@@ -100,7 +97,6 @@ def test_a_file_and_a_configuration(tmp_path, tiny_gpt2):
     assert a.result == b.result
 
 
-@pytest.mark.usefixtures("quick_runs")
 def test_workers_find_a_run_whose_folder_is_relative(tmp_path, monkeypatch):
     """They stay from run to run, and keep the working folder of the first."""
     options = least(tmp_path, engine__workers=2, engine__upload="int8", training__rounds=1)

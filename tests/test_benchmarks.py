@@ -113,6 +113,7 @@ def test_upload_has_a_row_for_each_form(tiny_gpt2):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_runs")
 def test_real_has_a_row_for_each_side_and_keeps_what_it_found(printed, tmp_path):
     sizes = {**SMALL, "proxy.task": "sample", "data.train_examples": 24, "training.rounds": 1}
     sizes |= {"clients.count": 2, "clients.partition": "iid"}

@@ -181,9 +181,11 @@ def run_small(config, out=None, progress=None, track=None):
     for key, value in SIZES.items():
         section, name = key.split(".")
         given.setdefault(section, {})[name] = value
-    if config.method.name == "leff" and not config.clients.fleet:
-        most = [min(layers, LAYERS) for layers in config.clients.layers]
-        given["clients"]["layers"] = most or [1, 2, 4]
+    if not config.clients.fleet:
+        given["clients"].setdefault("count", OPTIONS["clients.count"])
+        if config.method.name == "leff":
+            most = [min(layers, LAYERS) for layers in config.clients.layers]
+            given["clients"]["layers"] = most or OPTIONS["clients.layers"]
     return RUN(parse_config(given), out=out, progress=progress, track=track)
 
 
@@ -233,10 +235,9 @@ def try_command(words: list[str], monkeypatch) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch, tiny_gpt2):
+def folder(tmp_path, monkeypatch, tiny_gpt2, quick_runs):
     """A working directory with what the documents' commands read."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", "")  # without Java, which takes seconds
     for path in EXAMPLES.glob("*.toml"):
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "tiny-gpt2").symlink_to(tiny_gpt2)

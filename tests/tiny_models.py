@@ -73,7 +73,7 @@ CASES = [
 ]
 
 
-def tiny(name: str, kind: str, seed: int = 0) -> Any:
+def tiny(name: str, kind: str, seed: int = 0, layers: int = LAYERS) -> Any:
     """Return a random model in eval mode, every parameter drawn, norms and biases too."""
     config = CONFIGS[name]
     extra = {
@@ -81,6 +81,7 @@ def tiny(name: str, kind: str, seed: int = 0) -> Any:
         "multilabel": {"problem_type": "multi_label_classification"},
     }.get(kind, {})
     config = type(config).from_dict({**config.to_dict(), **extra})
+    config.num_hidden_layers = layers
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model_class(config, kind).from_config(config)

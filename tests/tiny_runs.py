@@ -147,6 +147,13 @@ def write_table(path: Path, kind: str, rows: int = 60) -> Path:
     return path
 
 
+def quicken(patch: pytest.MonkeyPatch) -> None:
+    """Do without Java and without a picture, which takes longer than a tiny run."""
+    patch.setenv("PATH", "")
+    patch.delenv("JAVA_HOME", raising=False)
+    patch.setattr("leff.report.picture.draw_run", lambda records, metric, path: path.touch())
+
+
 class Killed(BaseException):
     """Stands for the end of the process: nothing in the package may catch it."""
 

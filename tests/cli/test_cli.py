@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from tiny_runs import flags, options, save_tiny, write_table
+from tiny_runs import flags, options, quicken, save_tiny, write_table
 from typer.testing import CliRunner
 
 import leff
@@ -21,13 +21,8 @@ TABLE_5 = {
     ("gpt2-large", "fedbitfit"): 508_160,
     ("llama-3.1-8b", "fedlora"): 20_971_520,
 }
+pytestmark = pytest.mark.usefixtures("quick_runs")
 BYTES = ("model_bytes", "gradients", "optimizer", "download_bytes", "upload_bytes", "total_bytes")
-
-
-@pytest.fixture(autouse=True)
-def no_java(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("JAVA_HOME", raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +40,7 @@ def settings(tiny_gpt2, tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(settings, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", "")
+        quicken(patch)
         return leff.run(**settings, out=tmp_path_factory.mktemp("cli") / "run").folder
 
 
@@ -65,7 +60,6 @@ def test_run_prints_a_line_a_round_and_the_result(cli, settings, tmp_path):
     assert f"model     {tmp_path}/run/model" in lines
 
 
-@pytest.mark.usefixtures("quick_runs")
 def test_run_as_json(cli, settings, tmp_path):
     status, printed, said = cli("run", "--out", tmp_path / "run", "--json", *flags(settings))
     value = json.loads(printed)
@@ -76,7 +70,6 @@ def test_run_as_json(cli, settings, tmp_path):
     assert "round 1" in said  # progress
 
 
-@pytest.mark.usefixtures("quick_runs")
 def test_named_flags(cli, settings, tmp_path):
     table = settings["data.train"]
     rest = {k: v for k, v in settings.items() if k not in ("model.name", "training.rounds")}
@@ -101,7 +94,6 @@ def test_resume(cli, finished, tmp_path):
     assert status == 0 and "before" in printed
 
 
-@pytest.mark.usefixtures("quick_runs")
 def test_a_run_goes_on_from_a_finished_one(cli, finished, tmp_path):
     more = ["--rounds", "1", "--set", "training.learning_rate=0.001"]
     status, printed, _ = cli("run", "--from", finished, "--out", tmp_path / "b", "--json", *more)
@@ -251,7 +243,6 @@ def test_failure_during_the_work(cli, settings, tmp_path, monkeypatch):
     assert "error: [Errno 28] No space left on device" in said and "Traceback" not in said
 
 
-@pytest.mark.usefixtures("quick_runs")
 def test_an_interrupted_run_can_go_on(cli, settings, finished, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

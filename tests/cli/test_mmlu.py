@@ -8,6 +8,8 @@ from tiny_runs import flags, options, save_tiny
 
 import leff
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

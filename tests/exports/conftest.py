@@ -3,13 +3,13 @@
 from functools import cache
 
 import pytest
-from tiny_runs import options, save_tiny, write_table
+from tiny_runs import options, quicken, save_tiny, write_table
 
 import leff
 from leff.exports.opened import open_finished
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """Return a function that gives an opened run of a method, on a kind of task."""
 
@@ -31,7 +31,7 @@ def finished(tmp_path_factory):
         }
         model = start or save_tiny(folder / "model", kind)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PATH", "")  # no Java
+            quicken(patch)
             run = leff.run(out=folder / "run", **options(model, **given))
         return open_finished(run.folder)
 

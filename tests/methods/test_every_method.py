@@ -90,7 +90,8 @@ LEFT_OUT = {  # llama has no biases; the others would show nothing new
     "llama": ("fedbitfit", "fedavg", "fedlora", "fedlora-8", "flora", "flexlora"),
 }
 CASES = [(m, a) for a in MODELS for m in METHODS if m not in LEFT_OUT.get(a, ())]
-every = pytest.mark.parametrize(("method", "model"), CASES)
+# tests of one run are kept together, so that two workers do not both make it
+every = pytest.mark.parametrize(("method", "model"), CASES, scope="module")
 
 
 def small(model: str) -> Any:

@@ -76,7 +76,7 @@ def test_a_method_of_ones_own_has_plans(example):
 
 def test_an_installed_package_adds_a_method(example, monkeypatch):
     found = [entry("fedprox", "fedprox_example:SPEC")]
-    monkeypatch.setattr(registry, "entry_points", lambda group: found)
+    monkeypatch.setattr(registry, "installed", lambda: found)
     assert spec_of("fedprox") is example.SPEC and "fedprox" in methods()
     config = load_config(None, {"method.name": "fedprox", "method.momentum": 0.5})
     assert unused_options(config) == ["method.momentum"]
@@ -102,7 +102,7 @@ def test_a_method_of_ones_own_that_trains_blocks_has_the_options_of_blocks(table
     ],
 )
 def test_a_package_whose_method_is_broken_is_named(example, monkeypatch, name, value, words):
-    monkeypatch.setattr(registry, "entry_points", lambda group: [entry(name, value)])
+    monkeypatch.setattr(registry, "installed", lambda: [entry(name, value)])
     with pytest.raises(ConfigError, match=words):
         spec_of("mine")
     assert spec_of("leff").name == "leff"  # known methods are there all the same

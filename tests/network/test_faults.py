@@ -319,7 +319,7 @@ def test_devices_that_go_wrong(tmp_path, count):
 # The soak
 
 
-@pytest.mark.soak(10, 200)
+@pytest.mark.soak(6, 200)
 def test_soak(tmp_path, count):
     """Something is killed every few seconds: the same bits, and bounds on memory and handles.
 
@@ -393,8 +393,7 @@ def kill_supervisor(fed, random):
 
 
 def kill_run(fed, random):
-    fed.running.kill()
-    if not (fed.out / "result.json").exists():
+    if fed.running.kill():  # it had not ended; of a run that was done all is there
         fed.resume()
     return 1
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from rich.console import Console
-from tiny_runs import Killed, raises
+from tiny_runs import Killed, quicken, raises
 
 from leff.errors import ConfigError, DataError, ModelError
 from leff.paper.cells import Selection
@@ -41,7 +41,7 @@ def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("paper")
     places = Places(write_experiments(root / "experiments"), root / "results", root / "runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", "")
+        quicken(patch)
         assert Study.open("table1", Selection(seeds=(0,)), places).fill() == {}
     return root
 

@@ -15,26 +15,30 @@ from leff.runs.build_method import client_ranks
 from leff.runs.config import load_config
 from leff.wire.messages import Step
 
-GPT2 = ("gpt2", "generation")
 SMALL = {"training.batch_size": 4, "data.max_length": 12}
 SMALLEST = Step(batch_size=4, accumulation=4, checkpointing=True)
+
+
+def small():
+    """Two layers, since a rehearsal takes longer with each."""
+    return tiny("gpt2", "generation", layers=2)
 
 
 def ranks(name="flora", count=5, **given):
     values = {"method.name": name, "clients.count": count, **SMALL}
     values |= {key.replace("__", "."): value for key, value in given.items()}
-    return client_ranks(load_config(None, values), spec_of(name), tiny(*GPT2), "generation")
+    return client_ranks(load_config(None, values), spec_of(name), small(), "generation")
 
 
 def needed(rank, name="flora", **given):
     """The peak of a step done the smallest way, of a run's own size."""
     asked = ClientSetup(rank=rank, step=SMALLEST, length=12, **given)
-    return predict(tiny(*GPT2).config, "generation", spec_of(name), asked).peak
+    return predict(small().config, "generation", spec_of(name), asked).peak
 
 
 def refused(name, store, **given):
     with pytest.raises(ConfigError) as caught:
-        recipe(name, tiny(*GPT2), "generation", store, **SMALL, **given)
+        recipe(name, small(), "generation", store, **SMALL, **given)
     return str(caught.value)
 
 
@@ -63,13 +67,13 @@ def test_memory_that_has_no_room_for_a_clients_layers(store):
     given = {"clients__layers": [1, 2], "clients__count": 2, "context__embedding_bits": 32}
     asked = ClientSetup(step=SMALLEST, length=12, context=make_context("quantise", bits=8))
     one, two = (
-        predict(tiny(*GPT2).config, "generation", spec_of("leff"), replace(asked, layers=n)).peak
+        predict(small().config, "generation", spec_of("leff"), replace(asked, layers=n)).peak
         for n in (1, 2)
     )
     said = refused("leff", store, clients__memory=[f"{one}B", f"{two - 1}B"], **given)
     assert f"too little for leff, a step of which takes {two / 1e6:.1f} MB at least" in said
     fit = {"clients__memory": [f"{one}B", f"{two}B"], **given}
-    recipe("leff", tiny(*GPT2), "generation", store, **SMALL, **fit)
+    recipe("leff", small(), "generation", store, **SMALL, **fit)
 
 
 def test_fewer_bits_need_less_only_where_they_are_used():
@@ -96,7 +100,7 @@ def test_memory_that_has_no_room(name, store):
     assert "context.name = 'auto'" in said
     assert f"{needed(1, name) / 1e6:.1f} MB at least" in said
     roomy = {**given, "clients__memory": ["1GB", f"{needed(1, name)}B"]}
-    recipe(name, tiny(*GPT2), "generation", store, **SMALL, **roomy)
+    recipe(name, small(), "generation", store, **SMALL, **roomy)
 
 
 @pytest.mark.parametrize("name", ["fedavg", "fedbitfit", "fedlora", "slora"])
@@ -118,7 +122,7 @@ def test_ranks_that_the_memory_has_no_room_for(name, store):
     assert "clients.ranks gives a client with" in said and "rank 8" in said
     assert f"{needed(8, name) / 1e6:.1f} MB at least" in said
     given["clients__memory"][1] = f"{needed(8, name)}B"
-    recipe(name, tiny(*GPT2), "generation", store, **SMALL, **given)
+    recipe(name, small(), "generation", store, **SMALL, **given)
 
 
 def test_ranks_with_leff(store):

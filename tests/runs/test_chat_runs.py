@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tiny_runs import options
+from tiny_runs import options, quicken
 
 import leff
 from leff.errors import ConfigError, ModelError
@@ -42,7 +42,9 @@ def run(tiny_gpt2, tmp_path_factory):
         "evaluation__max_new_tokens": 4,
         "evaluation__final_examples": 2,
     }
-    return leff.run(**options(tiny_gpt2, **changes), out=folder / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        quicken(patch)
+        return leff.run(**options(tiny_gpt2, **changes), out=folder / "run")
 
 
 def test_a_run_learns_answers_and_writes_some(run):

@@ -7,7 +7,7 @@ import re
 import shutil
 
 import pytest
-from tiny_runs import Killed, least, outcome, raises, reseal
+from tiny_runs import Killed, least, outcome, quicken, raises, reseal
 
 import leff
 from leff.errors import CheckpointError, ConfigError, DataError
@@ -30,8 +30,7 @@ def runs(tmp_path_factory):
     top = tmp_path_factory.mktemp("damage")
     settings = least(top)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", "")
-        patch.setattr("leff.report.picture.draw_run", lambda records, metric, path: path.touch())
+        quicken(patch)
         leff.run(**settings, out=top / RUNS[0])
         shutil.copytree(top / RUNS[0], top / RUNS[1])
         (top / RUNS[1] / "result.json").unlink()

@@ -27,7 +27,7 @@ from leff.wire.messages import Capacity
 DIGESTS = ("examples_digest", "evaluation_digest", "model_digest", "proxy_digest")
 KINDS = ("generation", "classification", "regression", "text")
 
-pytestmark = pytest.mark.usefixtures("no_java")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 def table_options(tmp_path, kind, model, **changes):
@@ -64,7 +64,6 @@ def test_every_kind_end_to_end(kind, context, tmp_path):
             leff.generate(run.folder, ["a"])
 
 
-@pytest.mark.usefixtures("quick_runs")
 def test_an_unfinished_run_is_measured_at_its_newest_checkpoint(tmp_path, tiny_gpt2):
     settings = table_options(tmp_path, "generation", tiny_gpt2)
     run = leff.run(**settings, out=tmp_path / "run")
@@ -79,7 +78,6 @@ def test_an_unfinished_run_is_measured_at_its_newest_checkpoint(tmp_path, tiny_g
         leff.evaluate(run.folder)
 
 
-@pytest.mark.usefixtures("quick_runs")
 def test_a_run_goes_on_from_another_directory(tmp_path, tiny_gpt2, monkeypatch):
     """Paths in the configuration are relative to where the run was started."""
     home, away = tmp_path / "home", tmp_path / "away"
@@ -174,7 +172,6 @@ def test_the_options_of_training_reach_the_clients(tmp_path, tiny_gpt2, monkeypa
     assert found.pop("learning_rate") > 0 and found == given
 
 
-@pytest.mark.usefixtures("quick_runs")
 def test_the_environment_says_what_the_run_depended_on(tmp_path, tiny_gpt2):
     run = leff.run(**table_options(tmp_path, "generation", tiny_gpt2), out=tmp_path / "run")
     environment = json.loads((run.folder / "environment.json").read_text())
@@ -258,7 +255,6 @@ def test_a_checkpoint_of_another_model(tiny_gpt2):
         restore(model, Checkpoint(1, state, {}, {}))
 
 
-@pytest.mark.usefixtures("quick_runs")
 def test_no_machine_path_in_the_saved_model(tmp_path, tiny_gpt2):
     run = leff.run(**table_options(tmp_path, "generation", tiny_gpt2), out=tmp_path / "run")
     texts = [p.read_text() for p in Path(run.model).glob("*.json") if p.name != "tokenizer.json"]
@@ -283,7 +279,6 @@ def test_a_budget_that_nothing_fits_is_refused_before_any_work(tmp_path, tiny_gp
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.usefixtures("quick_runs")
 @pytest.mark.parametrize(
     ("every", "last", "measured"),
     [
@@ -300,7 +295,6 @@ def test_every_so_many_rounds_and_the_last_are_measured(every, last, measured, t
     assert {r.round for r in run.records()[1:] if r.metric is not None} == measured
 
 
-@pytest.mark.usefixtures("quick_runs")
 def test_the_plug_in_gap_is_in_the_record(tmp_path, tiny_gpt2):
     changes = {
         "context__name": "drop",

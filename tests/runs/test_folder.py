@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_runs import Killed, flags, options, outcome, raises, reseal, write_table
+from tiny_runs import Killed, flags, options, outcome, quicken, raises, reseal, write_table
 
 import leff
 from leff import api
@@ -58,14 +58,14 @@ def whole(settings, tmp_path_factory):
     """The folder of an uninterrupted run of each method."""
     folders = {name: tmp_path_factory.mktemp("whole") / name for name in CASES}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", "")
+        quicken(patch)
         for name, folder in folders.items():
             leff.run(**settings[name], out=folder)
     return folders
 
 
 @pytest.fixture
-def copied(whole, tmp_path):
+def copied(whole, tmp_path, quick_runs):
     """A copy of the leff run, made unfinished: its newest checkpoint is of the last round."""
     folder = shutil.copytree(whole["leff"], tmp_path / "run")
     (folder / "result.json").unlink()
@@ -188,7 +188,7 @@ def test_a_killed_run_goes_on_to_the_same_result(
     assert not (folder / "parts").exists() and not (folder / "updates").exists()
 
 
-def test_killed_again_and_again(settings, whole, tmp_path, monkeypatch):
+def test_killed_again_and_again(settings, whole, tmp_path, quick_runs):
     folder = tmp_path / "run"
     with pytest.raises(Killed):
         leff.run(**settings["leff"], out=folder, progress=Kill("trained", 2))
@@ -229,8 +229,7 @@ STATES = {
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_all_state_survives_a_kill(name, settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(picture, "draw_run", lambda records, metric, path: path.touch())
+def test_all_state_survives_a_kill(name, settings, tmp_path, quick_runs):
     options = {**settings["leff"], **{k.replace("__", "."): v for k, v in STATES[name].items()}}
     leff.run(**options, out=tmp_path / "whole")
     with pytest.raises(Killed):
@@ -239,9 +238,8 @@ def test_all_state_survives_a_kill(name, settings, tmp_path, monkeypatch):
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
-def test_what_the_clock_decided_is_done_again(settings, tmp_path, monkeypatch):
+def test_what_the_clock_decided_is_done_again(settings, tmp_path, monkeypatch, quick_runs):
     """Killed when the first round's students are made: the clock would now allow all steps."""
-    monkeypatch.setattr(picture, "draw_run", lambda records, metric, path: path.touch())
     options = {**settings["leff"], "context.steps": 6, "training.rounds": 1}
     clock = iter([0.0, 0.0, 0.0, 9.0])  # the start, and before each step
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -260,7 +258,9 @@ def test_what_the_clock_decided_is_done_again(settings, tmp_path, monkeypatch):
     assert {again.count(student) for student in again} == {2}
 
 
-def test_killed_before_the_configuration_is_there(settings, whole, tmp_path, monkeypatch):
+def test_killed_before_the_configuration_is_there(
+    settings, whole, tmp_path, monkeypatch, quick_runs
+):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr("leff.runs.folder.write_atomically", raises)

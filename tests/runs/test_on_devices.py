@@ -19,6 +19,8 @@ from leff.tasks.evaluator import Evaluator
 from leff.tasks.held_out import held_out_loss
 from leff.wire.messages import Measure
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 
 def settings(tmp_path, kind, **changes):
     table = write_table(tmp_path / "train.jsonl", kind)

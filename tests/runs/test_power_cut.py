@@ -28,7 +28,7 @@ def test_the_disk_forgets_what_was_not_synced(tmp_path):
     ]
 
 
-@pytest.mark.soak(16, 1000)
+@pytest.mark.soak(8, 1000)
 def test_a_power_cut_loses_no_more_than_the_last_round(count, tmp_path):
     settings = least(tmp_path)
     (top := tmp_path / "disk").mkdir()

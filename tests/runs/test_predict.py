@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from tiny_runs import options, save_tiny, write_table
+from tiny_runs import options, quicken, save_tiny, write_table
 from transformers import pipeline
 
 import leff
@@ -27,8 +27,7 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     made = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", "")
-        patch.setattr("leff.report.picture.draw_run", lambda records, metric, path: path.touch())
+        quicken(patch)
         for kind in ("classification", "regression", "generation"):
             given = options(save_tiny(root / f"start-{kind}", kind)) | SMALL
             table = write_table(root / f"{kind}.jsonl", kind)

@@ -22,6 +22,7 @@ from leff.tasks.metrics.glue import score_labels
 from leff.tasks.metrics.sums import figures
 from leff.wire.checks import ExpectedMeasure, checked_measure
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
 NAMES = ("flat", "steep", "wet")
 
 

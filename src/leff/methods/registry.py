@@ -9,7 +9,8 @@ names a `MethodSpec` (docs/do/own-method.md has an example).
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 
 from torch import nn
 
@@ -123,7 +124,7 @@ def methods() -> dict[str, MethodSpec]:
 
     Raises ConfigError for an entry point that cannot be loaded or is no `MethodSpec` of its name.
     """
-    for entry in entry_points(group=GROUP):
+    for entry in installed():
         if entry.name in _METHODS:
             continue
         try:
@@ -136,6 +137,12 @@ def methods() -> dict[str, MethodSpec]:
             raise ConfigError(f"{entry.value} is no MethodSpec with the name {entry.name!r}")
         register(spec)
     return dict(_METHODS)
+
+
+@cache
+def installed() -> tuple[EntryPoint, ...]:
+    """Return the entry points of installed packages.  To look through all packages takes long."""
+    return tuple(entry_points(group=GROUP))
 
 
 def users_of(option: str) -> tuple[str, ...]:

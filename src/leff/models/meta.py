@@ -17,6 +17,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from leff.models.kinds import model_class, name_loss
 
+# Those of transformers stand in the place of torch's while a model's weights are initialised.
+INITIALISERS = ("torch.nn.init", "transformers.initialization")
+
 
 class _EmptyOnMeta(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -24,7 +27,7 @@ class _EmptyOnMeta(TorchFunctionMode):
         if func is torch.empty:
             kwargs = {**kwargs, "device": "meta"}
         tensor = kwargs.get("tensor", args[0] if args else None)
-        if getattr(func, "__module__", "") == "torch.nn.init" and tensor.is_meta:
+        if getattr(func, "__module__", "") in INITIALISERS and tensor.is_meta:
             return tensor  # there is nothing to fill, and torch takes long to see it
         return func(*args, **kwargs)
 

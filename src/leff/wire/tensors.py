@@ -8,6 +8,7 @@ A payload is bytes, or the path of a file that holds them.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -103,10 +104,12 @@ def _whole(path: Path, name: str) -> "torch.Tensor":
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        shape = file.get_slice(name).get_shape()
-        if not shape:
+        rows = file.get_slice(name)
+        shape: list[int] = rows.get_shape()
+        dtype = rows[:0].dtype if shape else None
+        if dtype is None or math.prod(shape) * dtype.itemsize <= READ_BYTES:
             return file.get_tensor(name).clone()
-        tensor = torch.empty(shape, dtype=file.get_slice(name)[:0].dtype)
+    tensor = torch.empty(shape, dtype=dtype)
     for first, rows in _rows(path, name):
         tensor[first : first + len(rows)] = rows
     return tensor
