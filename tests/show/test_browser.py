@@ -10,7 +10,8 @@ import os
 import re
 import shutil
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
@@ -43,8 +44,27 @@ def browser():
         launched.close()
 
 
+@contextmanager
+def serving(*paths):
+    server = PageServer(Pages(Sources(list(paths))), served_at("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield server.at.address()
+    finally:
+        server.stop()
+        thread.join()
+
+
 @pytest.fixture
-def visit(browser):
+def serve():
+    """Return what serves runs at an address, until all windows are closed."""
+    with ExitStack() as servers:
+        yield lambda *paths: servers.enter_context(serving(*paths))
+
+
+@pytest.fixture
+def visit(browser, serve):
     """Return what opens an address in a window of its own, and watches over it."""
     opened = []
 
@@ -68,27 +88,14 @@ def visit(browser):
         assert not wrong and wide <= window
 
 
-@contextmanager
-def serving(*paths):
-    server = PageServer(Pages(Sources(list(paths))), served_at("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        yield server.at.address()
-    finally:
-        server.stop()
-        thread.join()
-
-
 @pytest.fixture
-def served(folder):
+def served(folder, serve):
     """The address of the page of one run that is not finished."""
-    with serving(folder) as address:
-        yield address
+    return serve(folder)
 
 
 @pytest.fixture
-def several(folder, tmp_path):
+def several(folder, tmp_path, serve):
     """The address of a page of three runs and a plan."""
     run_folder(tmp_path / "runs" / "b", method={"name": "fedavg"}, seed=3)
     append(run_folder(tmp_path / "runs" / "c", seed=20), record(3, plug_in_gap=0.25))
@@ -96,8 +103,7 @@ def several(folder, tmp_path):
     plan |= {"all_steps": 2}
     classes = {"phone": plan, "tv": {"problem": "too small"}}
     (tmp_path / "fleet.json").write_text(json.dumps({"model": "sample", "classes": classes}))
-    with serving(tmp_path / "runs", tmp_path / "fleet.json") as address:
-        yield address
+    return serve(tmp_path / "runs", tmp_path / "fleet.json")
 
 
 def column(page, number):
@@ -119,6 +125,24 @@ def test_a_run_that_goes_on_is_drawn_again(served, folder, visit):
     expect(page.locator("figure", has_text="Loss").locator("svg")).to_have_attribute(
         "aria-label", re.compile("1.7 at 3$")
     )
+
+
+def test_a_waiting_run_shows_the_time_and_the_networks_devices(tmp_path, serve, visit, monkeypatch):
+    folder = tmp_path / "waiting"
+    run_folder(folder, engine={"name": "flower"})
+    lines = (folder / "rounds.jsonl").read_text().splitlines(keepends=True)
+    (folder / "rounds.jsonl").write_text(lines[0])  # no client was asked yet
+    device = {"number": 1, "name": "attic", "state": "admitted", "last_seen": None}
+    device |= {"refused": None, "capacity": None}
+    server = {"address": "host:1", "running": True, "devices": [device]}
+    monkeypatch.setattr(Pages, "devices", lambda *_: {"server": server, "problem": None})
+    page = visit(serve(folder))
+    expect(page.locator("#devices-now")).to_contain_text("admitted")
+    written = page.locator(".facts li", has_text="written")
+    before = written.inner_text()
+    device |= {"state": "online", "last_seen": time.time()}
+    expect(page.locator("#devices-now")).to_contain_text("online")
+    expect(written).not_to_have_text(before)
 
 
 def test_a_cell_of_the_layer_map_tells_who_trained_it(served, visit):

@@ -4,8 +4,12 @@ import asyncio
 import json
 import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -138,7 +142,10 @@ def test_what_is_no_run_and_no_plan_is_refused(tmp_path, text):
 
 
 def test_the_page_is_for_this_machine_alone(folder):
-    visitor = Visitor(application(pages(folder), served_at("127.0.0.1", 80)), "http://127.0.0.1:80")
+    visitor = Visitor(
+        application(pages(folder), served_at("127.0.0.1", 80), asyncio.Event()),
+        "http://127.0.0.1:80",
+    )
     answer = visitor.get("/api/run", params={"name": "a"})
     assert (
         answer.json()["name"] == "a"
@@ -160,7 +167,7 @@ def test_the_page_is_for_this_machine_alone(folder):
 
 def test_elsewhere_it_takes_a_token_once(folder):
     at = served_at("0.0.0.0", 80)
-    visitor = Visitor(application(pages(folder), at), "http://host.lan")
+    visitor = Visitor(application(pages(folder), at, asyncio.Event()), "http://host.lan")
     assert visitor.get("/api/index").status_code == 403
     assert visitor.get("/", params={"token": "wrong"}).status_code == 403
     assert visitor.get("/", params={"token": at.token}).status_code == 307
@@ -199,6 +206,19 @@ def test_a_run_is_shown_while_it_goes_on(folder, monkeypatch):
     assert said[0].startswith(address) and str(folder) in said[0]
     with pytest.raises(httpx.ConnectError):
         httpx.get(address)
+
+
+def test_the_server_ends_in_silence_while_a_page_is_open(folder):
+    leff = Path(sys.executable).with_name("leff")
+    asked = [leff, "show", folder, "--no-browser"]
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        address = run.stdout.readline().split()[0]
+        with httpx.stream("GET", f"{address}api/events?run=a&since=1", timeout=20) as events:
+            lines = events.iter_lines()
+            assert next(lines)
+            run.send_signal(signal.SIGINT)
+            assert "still here" not in "".join(lines)  # they end
+        assert run.wait(20) == 130 and run.stderr.read() == ""
 
 
 def test_an_export_names_no_address_and_texts_stay_texts(folder, tmp_path, capsys, monkeypatch):

@@ -13,6 +13,7 @@ import json
 import secrets
 import socket
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
@@ -101,8 +102,9 @@ class PageServer:
                 "give another --port, or none for any that is free"
             ) from None
         self.at = ServedAt(at.host, self._socket.getsockname()[1], at.token)
+        ending = asyncio.Event()
         config = uvicorn.Config(
-            application(pages, self.at),
+            application(pages, self.at, ending),
             loop="asyncio",
             http="h11",
             ws="none",
@@ -111,7 +113,7 @@ class PageServer:
             lifespan="off",
             timeout_graceful_shutdown=1,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config, ending)
 
     def run(self) -> None:
         """Serve until `stop`, or until the process is interrupted."""
@@ -122,8 +124,20 @@ class PageServer:
         self._server.should_exit = True
 
 
-def application(pages: Pages, at: ServedAt) -> ASGIApp:
-    """Return the page and its values as an ASGI application."""
+class _Server(uvicorn.Server):
+    """Ends the streams of events before it waits for what is still open."""
+
+    def __init__(self, config: uvicorn.Config, ending: asyncio.Event) -> None:
+        super().__init__(config)
+        self._ending = ending
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._ending.set()
+        await super().shutdown(sockets)
+
+
+def application(pages: Pages, at: ServedAt, ending: asyncio.Event) -> ASGIApp:
+    """Return the page and its values as an ASGI application; streams end once `ending` is set."""
 
     async def page(_: Request) -> Response:
         return FileResponse(STATIC / "index.html")
@@ -141,7 +155,7 @@ def application(pages: Pages, at: ServedAt) -> ASGIApp:
     async def events(request: Request) -> Response:
         name, since = request.query_params.get("run"), request.query_params.get("since", "")
         known = int(since) if since.isdecimal() and len(since) < 10 else -1
-        found = _events(pages, name, known)
+        found = _events(pages, name, known, ending)
         return StreamingResponse(found, media_type="text/event-stream")
 
     routes = [
@@ -177,12 +191,14 @@ def _number(request: Request) -> int:
     return int(given)
 
 
-async def _events(pages: Pages, name: str | None, known: int) -> AsyncGenerator[str]:
+async def _events(
+    pages: Pages, name: str | None, known: int, ending: asyncio.Event
+) -> AsyncGenerator[str]:
     """Yield an event whenever a run, or any run, is not as it was at version `known`."""
     pause = LOOK_AT_ALL_SECONDS if name is None else LOOK_SECONDS
     quiet = 0.0
     yield "retry: 2000\n\n"
-    while True:
+    while not ending.is_set():
         try:
             found = await run_in_threadpool(partial(pages.version, name))
         except LeffError:
@@ -194,7 +210,8 @@ async def _events(pages: Pages, name: str | None, known: int) -> AsyncGenerator[
             yield ": still here\n\n"
             quiet = 0.0
         known, quiet = found, quiet + pause
-        await asyncio.sleep(pause)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ending.wait(), pause)
 
 
 class _Guarded:

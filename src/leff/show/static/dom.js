@@ -51,6 +51,11 @@ export function responsive(draw) {
   return Object.assign(document.createElement("own-drawing"), { draw });
 }
 
+/** Call `again` every so many seconds, for as long as an element is on the page. */
+export function whileShown(element, every, again) {
+  const timer = setInterval(() => (element.isConnected ? again() : clearInterval(timer)), 1000 * every);
+}
+
 /** Return a labelled choice of one of `options`, pairs of a value and a text. */
 export function choice(label, options, value, chosen) {
   const list = options.map(([own, text]) => el("option", { value: own, selected: own === value }, text));

@@ -1,13 +1,14 @@
 // The page of one run.
 import { chart } from "./chart.js";
-import { el, shape } from "./dom.js";
+import { el, shape, whileShown } from "./dom.js";
 import { ago, bytes, number, option, percent, seconds, spans } from "./format.js";
 import { layerMap } from "./layers.js";
-import { load } from "./source.js";
+import { isFile, load } from "./source.js";
 import { plainTable, sortable } from "./table.js";
 import { textsOf } from "./texts.js";
 
 const STALE = 10; // rounds' time without news, after which a run may have been interrupted
+const AGAIN = 5; // seconds between looks at the clock, and at the network's devices
 
 /** Return the page of a run's values; `state` is of the address, and `changed` sets it. */
 export function runPage(run, state, changed) {
@@ -30,8 +31,18 @@ export function runPage(run, state, changed) {
     options(run, state, changed));
 }
 
+/** Return what a run is and how far it is; how long ago that was goes on. */
 function head(run) {
-  const silent = run.written && run.now - run.written;
+  const place = el("div");
+  const began = performance.now();
+  const draw = () => place.replaceChildren(facts(run, run.now + (performance.now() - began) / 1000));
+  draw();
+  if (!isFile) whileShown(place, AGAIN, draw);
+  return place;
+}
+
+function facts(run, now) {
+  const silent = run.written && now - run.written;
   const usual = run.rounds_done ? run.seconds / run.rounds_done : Infinity;
   const quiet = !run.finished && silent > Math.max(60, STALE * usual);
   const fact = (name, value) => el("li", {}, el("span", {}, name), el("strong", {}, value));
@@ -47,7 +58,7 @@ function head(run) {
       fact("down, all rounds", bytes(run.download)),
       fact("up, all rounds", bytes(run.upload)),
       fact("time", seconds(run.seconds)),
-      fact("written", ago(run.written, run.now))),
+      fact("written", isFile && run.written ? new Date(1000 * run.written).toLocaleString() : ago(run.written, now))),
     run.who && el("p", { class: "note" }, run.who),
     quiet && el("p", { class: "bad" }, `Nothing was written for ${seconds(Math.round(silent))}. If the run was interrupted, leff resume ${run.folder} goes on.`));
 }
@@ -80,7 +91,12 @@ function curves(run) {
 }
 
 function devices(run, state, changed) {
-  if (!run.clients.length) return el("p", { class: "note" }, "No client was asked yet.");
+  return el("div", {},
+    run.clients.length ? clients(run, state, changed) : el("p", { class: "note" }, "No client was asked yet."),
+    run.engine === "flower" && !isFile && network(run));
+}
+
+function clients(run, state, changed) {
   const all = [
     { key: "client", label: "client", number: true },
     { key: "device", label: "class" },
@@ -97,12 +113,9 @@ function devices(run, state, changed) {
     { key: "failures", label: "failures", number: true },
   ];
   const columns = all.filter(({ key }) => run.clients.some((row) => row[key] !== null));
-  const live = el("div", { id: "devices-now" });
-  showLive(run, live);
   return el("div", {},
     sortable(run.clients, columns, state.devices ?? "client", (key) => changed({ devices: key }), "clients of the run"),
-    run.clients.some((row) => row.memory) && el("p", { class: "note" }, "Memory: weights, gradients and optimizer as measured (dark), the predicted peak of a step (light), beside what the device reported."),
-    live);
+    run.clients.some((row) => row.memory) && el("p", { class: "note" }, "Memory: weights, gradients and optimizer as measured (dark), the predicted peak of a step (light), beside what the device reported."));
 }
 
 /** Return what a client holds in words, and as a bar if it reported its memory. */
@@ -116,21 +129,30 @@ function memory(row) {
     shape("rect", { width: part(row.state), height: 8, fill: "#0072B2" })), words];
 }
 
-/** Fill a place with the network's devices as they are now, if the run has any. */
-async function showLive(run, place) {
-  if (run.engine !== "flower") return;
-  try {
-    const { server, problem } = await load("devices", { name: run.name });
-    if (!server) {
-      if (problem) place.append(el("p", { class: "note" }, `The server's own list: ${problem}.`));
-      return;
+/** Return the network's devices as they are now, looked at again and again. */
+function network(run) {
+  const place = el("div", { id: "devices-now" });
+  const look = async () => {
+    try {
+      const { server, problem } = await load("devices", { name: run.name });
+      place.replaceChildren(...(server ? devicesNow(server) : [el("p", { class: "note" }, `The server's own list: ${problem}.`)]));
+    } catch (error) {
+      place.replaceChildren(el("p", { class: "note" }, error.message));
     }
-    const rows = server.devices.map((device) => [device.number, device.name, device.state, ago(device.last_seen, Date.now() / 1000), bytes(device.capacity?.memory_bytes), device.refused ?? ""]);
-    place.append(el("h3", {}, `Devices now, at ${server.address}${server.running ? "" : " (the server does not run)"}`));
-    place.append(plainTable([["", "name", "state", "last seen", "memory", "why it took no part"], ...rows]));
-  } catch (error) {
-    place.append(el("p", { class: "note" }, error.message));
-  }
+  };
+  look();
+  whileShown(place, AGAIN, look);
+  return place;
+}
+
+function devicesNow(server) {
+  const now = Date.now() / 1000;
+  const rows = server.devices.map(({ number: own, name, state, last_seen: seen, capacity, refused }) =>
+    [own, name, state, ago(seen, now), bytes(capacity?.memory_bytes), capacity?.layers ?? null, capacity?.examples ?? null, refused ?? ""]);
+  return [
+    el("h3", {}, `Devices now, at ${server.address}${server.running ? "" : " (the server does not run)"}`),
+    plainTable([["", "name", "state", "last seen", "memory", "layers it reported", "examples", "why it took no part"], ...rows]),
+  ];
 }
 
 function failures(run) {
