@@ -164,7 +164,7 @@ def test_a_cell_of_the_layer_map_tells_who_trained_it(served, visit):
     expect(panel).to_contain_text("stand-in error where the layer was replaced: 0.03 (layers 2-3)")
     assert box["width"] > 200
     page.get_by_label("colour:").select_option("who")
-    expect(page.locator("figure", has_text="Layers")).to_contain_text("each trained the width")
+    expect(page.locator("figure", has_text="Layers")).to_contain_text("share of the clients")
     assert "colour=who" in page.url
 
 

@@ -115,10 +115,9 @@ def test_names_set_runs_apart_and_new_runs_appear(folder, tmp_path):
 
 def test_a_plan_is_told_beside_what_was_measured(folder, tmp_path):
     plan = tmp_path / "plan.json"
-    row = {"count": 2, "layers": 1, "predicted_bytes": 5, "upload_bytes": 7}
-    plan.write_text(
-        json.dumps({"model": "sample", "classes": {"phone": row, "tv": {"problem": "no"}}})
-    )
+    row = {"count": 2, "method": "leff", "layers": 1, "predicted_bytes": 5, "upload_bytes": 7}
+    classes = {"phone": row, "tv": {"problem": "no"}}
+    plan.write_text(json.dumps({"model": "sample", "classes": classes}))
     append(folder, record(3))
     lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     for line in lines:
@@ -128,7 +127,11 @@ def test_a_plan_is_told_beside_what_was_measured(folder, tmp_path):
     (folder / "rounds.jsonl").write_text("".join(json.dumps(sealed(each)) + "\n" for each in lines))
     phone, tv = pages(folder, plan).plan("plan")["classes"]
     assert phone["measured"]["jobs"] == 3 and phone["measured"]["layers"] == 2
+    assert phone["measured"]["state_bytes"] == 2000
     assert tv["problem"] == "no" and tv["measured"] is None
+    row["method"] = "fedavg"  # the run's is another
+    plan.write_text(json.dumps({"model": "sample", "classes": classes}))
+    assert pages(folder, plan).plan("plan")["classes"][0]["measured"] is None
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"classes": 3}', '{"a": 1}'])

@@ -186,6 +186,7 @@ def device_plan(
         "layers": plan.footprint.block_layers,
         "context": None if setting is None else str(setting),
         "predicted_bytes": plan.rehearsal.peak,
+        "state_bytes": plan.footprint.state_bytes,
         **error,
         "setup_bytes": plan.footprint.setup_bytes,
         **asdict(needs),

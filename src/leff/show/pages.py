@@ -122,8 +122,6 @@ class Pages:
         return sum(run.version for run in chosen)
 
     def _run(self, name: str) -> Followed:
-        runs = self._sources.runs()
-        if name not in runs:
-            raise ConfigError(f"there is no run {name}")
-        runs[name].refresh()
-        return runs[name]
+        run = self._sources.run(name)
+        run.refresh()
+        return run

@@ -24,6 +24,7 @@ class Sources:
         self._runs: list[Path] = []
         self._roots: list[Path] = []
         self._followed: dict[Path, Followed] = {}
+        self._named: dict[str, Followed] = {}
         for path in paths:
             if path.is_file():
                 self.plans[path.stem] = read_plan(path)
@@ -41,7 +42,16 @@ class Sources:
         paths = list(dict.fromkeys(path.absolute() for path in [*self._runs, *found]))
         for path in paths:
             self._followed.setdefault(path, Followed(path))
-        return {name: self._followed[path] for name, path in zip(_names(paths), paths, strict=True)}
+        followed = (self._followed[path] for path in paths)
+        self._named = dict(zip(_names(paths), followed, strict=True))
+        return self._named
+
+    def run(self, name: str) -> Followed:
+        """Return a run by name.  Folders are looked through again only if it is not known."""
+        found = self._named.get(name) or self.runs().get(name)
+        if found is None:
+            raise ConfigError(f"there is no run {name}")
+        return found
 
 
 def is_run(path: Path) -> bool:

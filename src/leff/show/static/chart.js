@@ -51,7 +51,7 @@ function draw(width, series, x, y, front, title, readout) {
   const yTexts = yTicks.map((each) => (y.text ?? number)(each));
   const left = 12 + 7 * Math.max(...yTexts.map((text) => text.length));
   const named = series.length > 1 && !series.some((each) => each.marks);
-  const right = named ? Math.min(width / 3, 10 + 6.6 * Math.max(...series.map((each) => each.name.length))) : 14;
+  const right = named ? Math.min(width / 2, 10 + 6.6 * Math.max(...series.map((each) => each.name.length))) : 14;
   const bottom = HEIGHT - 36;
   const px = (value) => left + ((value - x0) / (x1 - x0 || 1)) * (width - left - right);
   const py = (value) => bottom - ((value - y0) / (y1 - y0 || 1)) * (bottom - 10);

@@ -2,6 +2,7 @@
 
 const OTHERS = ["#0072B2", "#E09200", "#00A776", "#CB5500", "#4CABE8", "#EE74B6", "#6B6B6B", "#9A8700"];
 const SCALE = ["#e7f0f7", "#9ecae1", "#4f9bcb", "#1f66ad", "#0a2f66"];
+const STEPS = 64; // of the scale
 const DASHES = ["", "7 3", "2 3", "9 3 2 3"];
 
 /** Return a colour for each name, in their order. */
@@ -21,9 +22,9 @@ export function runStyles(runs, methods) {
   );
 }
 
-/** Return the colour of a share from 0 to 1. */
+/** Return the colour of a share from 0 to 1, in steps that no eye tells apart. */
 export function scaled(share) {
-  const place = Math.min(Math.max(share, 0), 1) * (SCALE.length - 1);
+  const place = (Math.round(Math.min(Math.max(share, 0), 1) * STEPS) / STEPS) * (SCALE.length - 1);
   const k = Math.min(Math.floor(place), SCALE.length - 2);
   const parts = [1, 3, 5].map((at) => {
     const [low, high] = [SCALE[k], SCALE[k + 1]].map((hex) => parseInt(hex.slice(at, at + 2), 16));

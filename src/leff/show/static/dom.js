@@ -23,13 +23,23 @@ function filled(element, attributes, children) {
   return element;
 }
 
-// Draws itself to its width: at once when it comes onto the page, and again whenever that changes.
+const undrawn = new Set(); // drawings that came onto the page together
+
+/** Draw what is undrawn: all widths are read first, so that the page is laid out once. */
+function drawAll() {
+  const widths = [...undrawn].map((each) => [each, Math.round(each.clientWidth)]);
+  undrawn.clear();
+  for (const [each, width] of widths) each.fit(width);
+}
+
+// Draws itself to its width: as soon as it is on the page, and again whenever that changes.
 class Drawing extends HTMLElement {
   #width = 0;
-  #watch = new ResizeObserver(() => requestAnimationFrame(() => this.#fit()));
+  #watch = new ResizeObserver(() => requestAnimationFrame(() => this.fit(Math.round(this.clientWidth))));
 
   connectedCallback() {
-    this.#fit();
+    if (!undrawn.size) queueMicrotask(drawAll);
+    undrawn.add(this);
     this.#watch.observe(this);
   }
 
@@ -37,11 +47,10 @@ class Drawing extends HTMLElement {
     this.#watch.disconnect();
   }
 
-  #fit() {
-    const now = Math.round(this.clientWidth);
-    if (!now || now === this.#width) return;
-    this.#width = now;
-    this.replaceChildren(this.draw(now));
+  fit(width) {
+    if (!width || width === this.#width) return;
+    this.#width = width;
+    this.replaceChildren(this.draw(width));
   }
 }
 customElements.define("own-drawing", Drawing);

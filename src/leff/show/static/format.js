@@ -1,13 +1,14 @@
 // Values as people read them.  A value that is not known is a dash.
 
 const NONE = "–";
+const WHOLE = new Intl.NumberFormat("en"); // one, as each takes long to make
 const known = (value) => value !== null && value !== undefined;
 
 /** Return a number with four significant digits. */
 export function number(value) {
   if (!known(value)) return NONE;
   if (typeof value !== "number") return String(value);
-  if (Number.isInteger(value)) return value.toLocaleString("en");
+  if (Number.isInteger(value)) return WHOLE.format(value);
   return Math.abs(value) >= 1e4 || Math.abs(value) < 1e-3 ? value.toExponential(2) : String(Number(value.toPrecision(4)));
 }
 

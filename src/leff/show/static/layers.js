@@ -8,11 +8,12 @@ import { load } from "./source.js";
 const ROW = 20;
 const LEFT = 34;
 const LEAST_WIDTH = 3; // pixels of a round; of more rounds than fit, each cell is of several
+const NO_COLOUR = "var(--low)";
 const COLOURS = {
   moved: ["how far it moved", (round, layer) => round.moved[layer], "mean L2 norm of what clients changed"],
   trained: ["how many clients trained it", (round, layer) => round.trained[layer] || null, "clients"],
   importance: ["its importance", (round, layer) => round.importance[layer], "share of the round's sum"],
-  who: ["who trained it", null, "each trained the width that it has of the cell"],
+  who: ["who trained it", null, "width: share of the clients that trained it"],
 };
 
 /** Return the map of a run; `state` has `colour` and `cell`, and `changed` keeps them. */
@@ -59,18 +60,20 @@ function draw(width, cells, chosen) {
   const colours = groupColours(run.groups);
   const value = valueOf(cells);
   const most = Math.max(...rounds.flatMap((round) => round.moved.map((_, layer) => value(round, layer) ?? 0)), 1e-300);
+  const painted = new Map(); // colour -> its cells as one path, as thousands of elements are slow
+  const paint = (fill, x, layer, wide) => painted.set(fill, `${painted.get(fill) ?? ""}M${x.toFixed(1)} ${top(layer)}h${wide.toFixed(1)}v${ROW - 1}h-${wide.toFixed(1)}z`);
   columns.forEach((own, k) => {
+    const [x, wide] = [LEFT + k * step, Math.max(step - (step > 6 ? 1 : 0), 0.5)];
     for (let layer = 0; layer < run.layers; layer += 1) {
-      const at = { x: LEFT + k * step, y: top(layer), height: ROW - 1 };
-      const wide = Math.max(step - (step > 6 ? 1 : 0), 0.5);
-      if (colour === "who") stripes(svg, own, layer, at, wide, colours);
+      if (colour === "who") stripes(own, layer, colours, (fill, from, share) => paint(fill, x + from * wide, layer, share * wide));
       else {
         const known = own.map((round) => value(round, layer)).filter((each) => each !== null && each !== undefined);
         const mean = known.length ? known.reduce((sum, each) => sum + each, 0) / known.length : null;
-        svg.append(shape("rect", { ...at, width: wide, fill: mean === null ? "var(--low)" : scaled(mean / most) }));
+        paint(mean === null ? NO_COLOUR : scaled(mean / most), x, layer, wide);
       }
     }
   });
+  for (const [fill, d] of painted) svg.append(shape("path", { d, fill }));
   axes(svg, run, columns, step, height, every);
   const mark = shape("rect", { fill: "none", stroke: "var(--ink)", "stroke-width": 2, width: step, height: ROW - 1, visibility: "hidden" });
   svg.append(mark);
@@ -114,16 +117,17 @@ function valueOf({ colour }) {
   };
 }
 
-function stripes(svg, rounds, layer, at, wide, colours) {
+/** Paint a cell's stripes, one for each group that trained the layer: its first place and width, shares of the cell. */
+function stripes(rounds, layer, colours, paint) {
   const counts = new Map();
   for (const round of rounds) for (const [name, n] of Object.entries(round.who[layer])) counts.set(name, (counts.get(name) ?? 0) + n);
   const all = [...counts.values()].reduce((sum, n) => sum + n, 0);
-  if (!all) return svg.append(shape("rect", { ...at, width: wide, fill: "var(--low)" }));
-  let x = at.x;
+  if (!all) return paint(NO_COLOUR, 0, 1);
+  let from = 0;
   for (const [name, colour] of colours) {
-    const own = (wide * (counts.get(name) ?? 0)) / all;
-    if (own) svg.append(shape("rect", { ...at, x, width: own, fill: colour }));
-    x += own;
+    const share = (counts.get(name) ?? 0) / all;
+    if (share) paint(colour, from, share);
+    from += share;
   }
 }
 

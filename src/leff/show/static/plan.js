@@ -4,7 +4,7 @@ import { bytes, number, seconds } from "./format.js";
 import { plainTable } from "./table.js";
 
 const COMPARED = [
-  ["layers", "layers", number], ["predicted_bytes", "peak of a step", bytes], ["steps", "steps", number],
+  ["layers", "layers", number], ["state_bytes", "weights, gradients, optimizer", bytes], ["steps", "steps", number],
   ["download_bytes", "down", bytes], ["upload_bytes", "up", bytes], ["round_seconds", "a round", seconds],
 ];
 
@@ -40,6 +40,7 @@ function bars(classes) {
 function measured(classes) {
   const rows = classes.filter((each) => each.measured).flatMap((each) =>
     COMPARED.map(([key, label, text]) => [each.class, label, text(each[key]), text(each.measured[key]), `${each.measured.jobs} jobs of ${each.measured.runs.join(", ")}`]));
-  if (!rows.length) return el("p", { class: "note" }, "No shown run has devices of these classes and this model. Show one beside the plan: leff show RUN PLAN.");
-  return plainTable([["class", "", "planned", "in runs, mean", "of"], ...rows]);
+  if (!rows.length) return el("p", { class: "note" }, "No shown run has this model and method, and devices of these classes. Show one beside the plan: leff show RUN PLAN.");
+  return el("div", {}, plainTable([["class", "", "planned", "in runs, mean", "of"], ...rows]),
+    el("p", { class: "note" }, "Of weights, gradients and optimizer it is the most that a job had. A round's time is by the run's virtual clock. No run measures the peak of a step."));
 }
