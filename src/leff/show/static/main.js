@@ -54,8 +54,9 @@ async function show(fresh = false) {
   try {
     const found = await page(where);
     if (!found || mine !== turn) return;
-    const focus = focused();
+    const [focus, open] = [focused(), fresh ? [] : unfolded()];
     view.replaceChildren(found.content());
+    unfold(open);
     document.title = `${found.title} · LEFF`;
     crumbs.replaceChildren(el("a", { href: "#/runs?" }, "all runs"), where.kind === "runs" ? "" : ` / ${where.kind} / ${where.name}`);
     live.textContent = isFile ? "a file, as it was" : "";
@@ -73,6 +74,17 @@ async function show(fresh = false) {
 /** Return which of the page's controls has the focus, by its place among them. */
 function focused() {
   return [...view.querySelectorAll("button, select, input, a, svg[tabindex], summary")].indexOf(document.activeElement);
+}
+
+/** Return whether each of the page's folds is open. */
+function unfolded() {
+  return [...view.querySelectorAll("details")].map((fold) => fold.open);
+}
+
+/** Open the folds that were open, unless the page has other folds now. */
+function unfold(open) {
+  const folds = [...view.querySelectorAll("details")];
+  if (folds.length === open.length) folds.forEach((fold, k) => (fold.open = open[k]));
 }
 
 function refocus(place) {
