@@ -181,11 +181,12 @@ def run_small(config, out=None, progress=None, track=None):
     for key, value in SIZES.items():
         section, name = key.split(".")
         given.setdefault(section, {})[name] = value
-    if not config.clients.fleet:
-        given["clients"].setdefault("count", OPTIONS["clients.count"])
-        if config.method.name == "leff":
-            most = [min(layers, LAYERS) for layers in config.clients.layers]
-            given["clients"]["layers"] = most or OPTIONS["clients.layers"]
+    clients = given["clients"]
+    if config.data.task == "sample" and not config.clients.fleet:
+        clients.setdefault("count", OPTIONS["clients.count"])
+    if config.method.name == "leff" and not config.clients.fleet:
+        most = [min(layers, LAYERS) for layers in config.clients.layers]
+        clients["layers"] = most or OPTIONS["clients.layers"]
     return RUN(parse_config(given), out=out, progress=progress, track=track)
 
 

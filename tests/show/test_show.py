@@ -20,10 +20,10 @@ from tiny_runs import command
 from leff.errors import ConfigError
 from leff.files import sealed, write_json
 from leff.show.beside import PageBeside
-from leff.show.export import MODULES
 from leff.show.followed import Followed
 from leff.show.pages import Pages
-from leff.show.server import STATIC, PageServer, application, is_loopback, served_at
+from leff.show.script import MODULES, STATIC
+from leff.show.server import PageServer, application, is_loopback, served_at
 from leff.show.sources import Sources
 
 

@@ -4,7 +4,6 @@ write_page(Pages(Sources([Path("runs/a")])), Path("a.html"))
 """
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,9 @@ from typing import Any
 from leff.errors import ConfigError
 from leff.files import finite, write_atomically
 from leff.show.pages import Pages
-from leff.show.server import STATIC
+from leff.show.script import STATIC, script
 
 MOST_JOBS = 20_000  # whose part in a round an export holds: about 4 MB
-MODULES = (  # each after those that it imports
-    *("dom", "format", "colours", "source", "download", "table", "chart", "layers"),
-    *("texts", "run", "runs", "plan", "main"),
-)
-_IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./(\w+)\.js";$', re.MULTILINE)
-_EXPORT = re.compile(r"^export ((?:async )?(?:function|const) (\w+))", re.MULTILINE)
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 )
@@ -43,10 +36,14 @@ def page_text(pages: Pages) -> str:
     """Return the HTML of `write_page`."""
     values = json.dumps(finite(_values(pages)), separators=(",", ":"), allow_nan=False)
     html = (STATIC / "index.html").read_text(encoding="utf-8")
-    html = re.sub(r'<link rel="stylesheet"[^>]*>', f"<style>\n{_style()}</style>", html)
+    style = (STATIC / "style.css").read_text(encoding="utf-8")
+    html = html.replace(
+        '<link rel="stylesheet" href="static/style.css">', f"<style>\n{style}</style>"
+    )
     data = f'<script id="data" type="application/json">{_inside_script(values)}</script>'
-    script = f"<script>\n{_script()}</script>"
-    html = re.sub(r'<script type="module"[^>]*></script>', lambda _: data + script, html)
+    code = f"<script>\n{script()}</script>"
+    html = html.replace('<script defer src="page.js"></script>\n', "")
+    html = html.replace("</body>", f"{data}{code}\n</body>")
     policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     return html.replace('<meta charset="utf-8">', f'<meta charset="utf-8">{policy}')
 
@@ -75,22 +72,6 @@ def _rounds(pages: Pages, found: Mapping[str, Any]) -> dict[str, Any]:
         for name, view in runs.items()
         for each in view["rounds"][::every]
     }
-
-
-def _style() -> str:
-    return (STATIC / "style.css").read_text(encoding="utf-8")
-
-
-def _script() -> str:
-    """Return all modules as one script: each a function of its own, which returns its exports."""
-    return "const modules = {};\n" + "".join(map(_module, MODULES))
-
-
-def _module(name: str) -> str:
-    text = (STATIC / f"{name}.js").read_text(encoding="utf-8")
-    exports = ", ".join(own for _, own in _EXPORT.findall(text))
-    text = _EXPORT.sub(r"\1", _IMPORT.sub(r"const \1 = modules.\2;", text))
-    return f"modules.{name} = (() => {{\n{text}return {{ {exports} }};\n}})();\n"
 
 
 def _inside_script(text: str) -> str:

@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -41,8 +40,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from leff.errors import ConfigError, LeffError
 from leff.files import finite
 from leff.show.pages import Pages
+from leff.show.script import STATIC, script
 
-STATIC = Path(__file__).with_name("static")
 LOOK_SECONDS = 1.0  # between looks at a run that is shown
 LOOK_AT_ALL_SECONDS = 5.0  # at all runs
 BEAT_SECONDS = 15.0  # between signs of life
@@ -142,6 +141,9 @@ def application(pages: Pages, at: ServedAt, ending: asyncio.Event) -> ASGIApp:
     async def page(_: Request) -> Response:
         return FileResponse(STATIC / "index.html")
 
+    async def code(_: Request) -> Response:
+        return Response(script(), media_type="text/javascript")
+
     def values(make: Callable[[Request], Any]) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
             try:
@@ -160,6 +162,7 @@ def application(pages: Pages, at: ServedAt, ending: asyncio.Event) -> ASGIApp:
 
     routes = [
         Route("/", page),
+        Route("/page.js", code),
         Route("/api/index", values(lambda _: pages.index())),
         Route("/api/run", values(lambda r: pages.run(_name(r)))),
         Route("/api/round", values(lambda r: pages.round(_name(r), _number(r)))),
