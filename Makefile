@@ -34,7 +34,7 @@ test: install
 
 browser:
 	command -v chromium || command -v chromium-browser || \
-	  (apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends chromium)
+	  (apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends chromium)
 
 docs: install
 	$(BIN)/python scripts/build_docs.py

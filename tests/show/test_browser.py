@@ -25,7 +25,8 @@ from leff.show.sources import Sources
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 QUIET = [  # nothing that a browser does on its own
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    *("--no-first-run", "--disable-gpu", *(["--no-sandbox"] if os.getuid() == 0 else [])),
+    *("--no-first-run", "--disable-gpu", "--disable-dev-shm-usage"),
+    *(["--no-sandbox"] if os.getuid() == 0 else []),
 ]
 
 expect.set_options(timeout=20_000)  # ms
