@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_runs import least, options, write_table
+from tiny_runs import FLEET, least, options, write_table
 
 import leff
 from leff.errors import ConfigError, ModelError
@@ -227,15 +227,6 @@ def test_runs_beside_each_other(run, tiny_gpt2, tmp_path):
     assert "seed" not in found  # the same in both
     with pytest.raises(ConfigError, match="two runs or more"):
         leff.compare([run.folder])
-
-
-FLEET = """[phone]
-count = 4
-memory = "2GB"
-speed = "50GFLOP/s"
-down = "20Mbit/s"
-up = "5Mbit/s"
-"""
 
 
 def test_a_plan_of_a_method_of_a_budget_and_of_a_fleet(tiny_gpt2, tmp_path):

@@ -36,7 +36,7 @@ from unittest.mock import patch
 
 import jsonschema
 import pytest
-from tiny_runs import LAYERS, OPTIONS
+from tiny_runs import FLEET, LAYERS, OPTIONS
 from typer.main import get_command
 
 import leff
@@ -258,15 +258,6 @@ def folder(tmp_path, monkeypatch, tiny_gpt2, quick_runs):
 
 def question(number):
     return {"role": "user", "content": f"Is walk {number} long?"}
-
-
-FLEET = """[phone]
-count = 4
-memory = "2GB"
-speed = "50GFLOP/s"
-down = "20Mbit/s"
-up = "5Mbit/s"
-"""
 
 
 @pytest.mark.parametrize("text", of_all_documents("sh"))

@@ -147,6 +147,15 @@ def write_table(path: Path, kind: str, rows: int = 60) -> Path:
     return path
 
 
+FLEET = """[phone]
+count = 4
+memory = "2GB"
+speed = "50GFLOP/s"
+down = "20Mbit/s"
+up = "5Mbit/s"
+"""
+
+
 def quicken(patch: pytest.MonkeyPatch) -> None:
     """Do without Java and without a picture, which takes longer than a tiny run."""
     patch.setenv("PATH", "")
