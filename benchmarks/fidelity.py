@@ -170,6 +170,7 @@ def run_of(config: RunConfig, folder: Path) -> dict[str, Any]:
     clients = [client for record in records for client in record.clients]
     names = ("download_bytes", "upload_bytes", "plan_seconds", "merge_seconds", "seconds")
     means = {name: statistics.mean(getattr(record, name) for record in records) for name in names}
+    norms = [client.norm for client in clients if client.norm is not None]
     levelling = sum(record.level.download_bytes for record in records if record.level)
     predicted = planned(
         config.model.name, config.method.name, config, layers=max(config.clients.layers)
@@ -186,6 +187,8 @@ def run_of(config: RunConfig, folder: Path) -> dict[str, Any]:
         "round_seconds": means["seconds"],
         "download_bytes": means["download_bytes"] + levelling / len(records),
         "upload_bytes": means["upload_bytes"],
+        "median_norm": statistics.median(norms) if norms else None,
+        "noise": run.result.get("privacy", {}).get("noise"),
         "curve": curve,
     }
 
@@ -241,7 +244,7 @@ def compare(arguments: argparse.Namespace, keep: Path, results: Path) -> list[di
                 **{
                     key: statistics.mean(run[key] for run in runs)
                     for key in runs[0]
-                    if key != "curve"
+                    if key not in ("curve", "median_norm", "noise")
                 },
                 "deviation": statistics.stdev(r["mean_last5"] for r in runs)
                 if len(runs) > 1

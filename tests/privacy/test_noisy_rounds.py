@@ -17,7 +17,7 @@ from leff.privacy.ledger import Ledger
 from leff.round import run_round
 from leff.runs.build_method import build_method
 from leff.runs.config import load_config
-from leff.runs.privacy import Privacy
+from leff.runs.privacy import ServerNoise, run_noise
 from leff.server import Server
 from leff.wire.json import job_digest
 from leff.wire.messages import Update
@@ -51,7 +51,8 @@ def private(name, model, folder, noise=1.0, clip=0.1, rate=1.0, seed=0, **more):
     method = build_method(config, writer, proxy("generation"), model)
     method.begin(model)
     folder.mkdir(exist_ok=True)
-    return method, Privacy(config, Ledger(folder / "privacy.json"), noise, None), writer.store
+    ledger, random = Ledger(folder / "privacy.json"), run_noise(config, folder)
+    return method, ServerNoise(config, ledger, noise, lambda: random), writer.store
 
 
 def private_rounds(name, folder, rounds=1, present=SIZES, **settings):

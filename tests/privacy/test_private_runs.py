@@ -10,7 +10,9 @@ import leff
 from leff.errors import ConfigError, RunError
 from leff.files import unsealed
 from leff.privacy.accountant import Release, epsilon
+from leff.privacy.gaussian import gaussian_epsilon
 from leff.runs import federation
+from leff.runs.config import load_config
 from leff.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
@@ -59,11 +61,13 @@ def test_the_budget_is_spent_over_the_rounds_and_is_everywhere(tmp_path):
     assert f"({found[-1]:.2f}, 0.05) differential privacy of each client" in card
 
 
-@pytest.mark.parametrize("method", ["leff", "fedlora"])
-def test_a_resumed_run_is_the_same_to_the_bit_noise_included(method, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "where"), [("leff", "server"), ("fedlora", "server"), ("leff", "device")]
+)
+def test_a_resumed_run_is_the_same_to_the_bit_noise_included(method, where, tmp_path, monkeypatch):
     """The key is of the operating system, and outlives the process."""
     changes = {"method__name": method, "clients__per_round": 0.6, "method__rank": 2}
-    changes |= {"privacy__noise": 0.5, "privacy__epsilon": 0.0}
+    changes |= {"privacy__noise": 0.5, "privacy__epsilon": 0.0, "privacy__where": where}
     given = private(tmp_path, training__rounds=2, **changes)
     with pytest.raises(Killed):
         leff.run(**given, out=tmp_path / "run", progress=KillAfter(1))
@@ -159,6 +163,38 @@ def test_a_start_without_privacy_is_said(tmp_path, caplog):
     )
 
 
+def test_devices_add_noise_themselves_and_epsilon_is_of_who_was_asked_most(tmp_path):
+    changes = {"privacy__where": "device", "clients__per_round": 0.25, "training__rounds": 4}
+    run = leff.run(**private(tmp_path, **changes), out=tmp_path / "run")
+    noise = run.result["privacy"]["noise"]
+    asked = [client for entry in ledger(tmp_path / "run")["entries"] for client in entry["clients"]]
+    most = max(asked.count(client) for client in range(4))
+    assert len(asked) == 4 and 1 <= most < 4
+    assert spent(tmp_path / "run")[-1] == pytest.approx(gaussian_epsilon([noise / 2] * most, DELTA))
+    assert gaussian_epsilon([noise / 2] * 4, DELTA) == pytest.approx(50, rel=1e-3)
+
+
+def test_the_two_kinds_of_noise_are_not_added_up(tmp_path):
+    leff.run(**private(tmp_path, training__rounds=1), out=tmp_path / "first")
+    more = private(tmp_path, privacy__where="device", training__rounds=1)
+    with pytest.raises(
+        ConfigError, match=r"trained with privacy\.where = 'server', and ε of the two"
+    ):
+        leff.run(**{**more, "model.name": str(tmp_path / "first")}, out=tmp_path / "second")
+
+
+def test_a_continued_run_of_noisy_devices_goes_on_with_what_was_spent(tmp_path):
+    given = private(tmp_path, privacy__where="device", training__rounds=2)
+    leff.run(**given, out=tmp_path / "first")
+    first = spent(tmp_path / "first")[-1]
+    more = {**given, "model.name": str(tmp_path / "first"), "privacy.epsilon": 80.0}
+    leff.run(**more, out=tmp_path / "second")
+    found = spent(tmp_path / "second")
+    assert found[0] == pytest.approx(first) and found[-1] == pytest.approx(80, rel=1e-3)
+    with pytest.raises(ConfigError, match=r"privacy\.epsilon = 50 leaves nothing for 2 rounds"):
+        leff.run(**{**more, "privacy.epsilon": 50.0}, out=tmp_path / "third")
+
+
 def test_the_clip_follows_the_norms(tmp_path):
     changes = {"privacy__quantile": 0.5, "privacy__clip": 100.0, "training__rounds": 3}
     leff.run(**private(tmp_path, privacy__epsilon=1e4, **changes), out=tmp_path / "run")
@@ -220,9 +256,18 @@ def test_what_would_prove_nothing_is_refused(changes, message, tmp_path):
     [
         ({"privacy.clip": 2.0}, "privacy.clip = 2.0 does nothing alone; set privacy.epsilon"),
         ({"privacy.noise": 0.0, "privacy.quantile": 0.5}, "privacy.quantile = 0.5 needs noise"),
+        (
+            {"privacy.epsilon": 1.0, "privacy.where": "device", "privacy.quantile": 0.5},
+            "needs the clients' true norms",
+        ),
         ({"method.together": True, "method.sampling": "fixed"}, "keeps each client at its own"),
     ],
 )
 def test_options_that_contradict_are_refused(changes, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         leff.run(**{**options(save_tiny(tmp_path / "model")), **changes}, out=tmp_path / "run")
+
+
+def test_on_a_network_the_number_of_devices_must_be_given():
+    with pytest.raises(ConfigError, match=r"clients\.count must be given for privacy on a network"):
+        load_config(None, {"privacy.epsilon": 1.0, "engine.name": "flower"})

@@ -84,6 +84,8 @@ def _of_training(job: Job) -> list[Range]:
         ("batch_size", step.batch_size, 1, MOST_BATCH),
         ("accumulation", step.accumulation, 1, max(1, step.batch_size)),
         ("proximal", step.proximal, 0, 1e6),
+        ("clip", job.clip, 0, 1e9),
+        ("noise", job.noise, 0, 1e6),
     ]
 
 

@@ -23,6 +23,7 @@ from leff.client.steps import local_steps
 from leff.client.upload import packed
 from leff.errors import LeffError
 from leff.models.hardware import give_back
+from leff.privacy.noise import Noise
 from leff.seeds import forked
 from leff.tasks.encode import Example
 from leff.wire.messages import Job, Update
@@ -37,6 +38,7 @@ def train(
     device: torch.device,
     residuals: Residuals | None = None,
     deadline: Deadline | None = None,
+    noise: Noise | None = None,
 ) -> Update:
     """Do a job on a client's own examples and return the update.
 
@@ -44,7 +46,7 @@ def train(
     `residuals` before the round; without these, what rounding loses is lost.  Dropout and the order
     of the examples draw from `job.seed`.  If a loss or a weight is not finite, or there are no
     examples, the update reports a failure, and nothing is raised.  After the `deadline` no step is
-    begun.
+    begun.  If the job asks for noise, it comes from `noise`, or else from the operating system.
     """
     started = time.perf_counter()
     model, trained = prepared(job, fetch, device)
@@ -54,7 +56,7 @@ def train(
     tensors = {name: parameter.detach().cpu() for name, parameter in trained.items()}
     payload, failure = b"", done.failure
     if failure is None:
-        payload, failure = packed(job, tensors, fetch, residuals)
+        payload, failure = packed(job, tensors, fetch, residuals, noise)
     return Update(
         round=job.round,
         client=job.client,
@@ -78,6 +80,7 @@ def train_or_fail(
     device: torch.device,
     residuals: Residuals | None = None,
     deadline: Deadline | None = None,
+    noise: Noise | None = None,
 ) -> Update:
     """Train, and return any error on the client as an update with its failure.
 
@@ -86,7 +89,7 @@ def train_or_fail(
     """
     before = resident_bytes(device)
     try:
-        return train(job, fetch, examples, device, residuals, deadline)
+        return train(job, fetch, examples, device, residuals, deadline, noise)
     except LeffError:
         raise
     except Exception as error:

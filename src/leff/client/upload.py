@@ -8,8 +8,10 @@ from collections.abc import Mapping
 import torch
 
 from leff.client.model import Fetch, tuned_values
+from leff.client.noised import noised
 from leff.client.residuals import Residuals
 from leff.models import config_from_json, family_of
+from leff.privacy.noise import Noise, fresh_key
 from leff.wire.codec import encoded
 from leff.wire.messages import Job
 from leff.wire.tensors import pack
@@ -22,14 +24,17 @@ def packed(
     trained: Mapping[str, torch.Tensor],
     fetch: Fetch,
     residuals: Residuals | None = None,
+    noise: Noise | None = None,
 ) -> tuple[bytes, str | None]:
     """Return the payload of trained fp32 tensors, by the full model's names, or why there is none.
 
-    With `residuals`, what rounding lost before is added to what training changed, and what is lost
-    now is kept for the next time.
+    With a clip in the job, `noise` is added (`client.noised`).  With `residuals`, what rounding
+    lost before is added to what training changed, and what is lost now is kept for the next time.
     """
     if not all(torch.isfinite(tensor).all() for tensor in trained.values()):
         return b"", NOT_FINITE
+    if job.clip:
+        trained = noised(job, trained, first_values(job, fetch), noise or Noise(fresh_key()))
     if job.upload == "full":
         return pack(trained), None
     start, before = (

@@ -6,6 +6,7 @@ HOME/join.json      the federation that it joined
      device.toml    data, capacity and limits, written by `leff device join`, edited by people
      parts/         parts of models, kept for the next round
      inbox.json     the job at work, outbox/ answers, residuals/ what rounding left
+     privacy.json   noise of each update, if its owner set a privacy budget
      node.json      what the server calls it
      status.json    what it does now
 

@@ -106,6 +106,8 @@ class LimitSettings(_Section):
     upload: str = "4GB"
     time: str = "24h"
     epochs: Annotated[float, Field(gt=0)] = 100.0
+    epsilon: Annotated[float, Field(gt=0)] | None = None
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
 
     @field_validator("cache", "download", "upload", "time")
     @classmethod

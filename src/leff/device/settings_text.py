@@ -36,4 +36,6 @@ download = "8GB"
 upload = "4GB"
 time = "24h"
 epochs = 100.0
+# epsilon = 8.0            # most that all updates together may tell; a job without noise is refused
+# delta = 1e-5
 """

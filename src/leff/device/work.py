@@ -28,6 +28,7 @@ from leff.client.measure import examples_of, measure_or_fail
 from leff.client.model import Fetch
 from leff.client.residuals import Residuals
 from leff.client.train import train_or_fail
+from leff.device.budget import Budget
 from leff.device.cache import PartCache
 from leff.device.data import DeviceData, read_data
 from leff.device.exchange import Exchange, HttpsExchange
@@ -77,6 +78,7 @@ class Worker:
             most_seconds=parse_seconds(limits.time),
             most_epochs=limits.epochs,
         )
+        self._budget = Budget(folder / "privacy.json", limits.epsilon, limits.delta)
         self._data: tuple[TaskCard, DeviceData, str] | None = None
         self.refused = ""  # why the last ask was refused, for the device's owner
         make_folder(self._outbox)
@@ -160,9 +162,10 @@ class Worker:
         kept = Kept(self._outbox / ask.run, job.client, ask.job)
         done = kept.read()
         if done is None:
-            fault = job_fault(job, self._limits, ask.seconds)
+            fault = job_fault(job, self._limits, ask.seconds) or self._budget.fault(job)
             if fault is not None:
                 return self._refusal(ask, fault)
+            self._budget.note(job)
             self._working(f"training in round {job.round + 1}")
             update = self._trained(ask, job, until)
             done = kept.write(update)

@@ -24,6 +24,7 @@ from leff.client.residuals import Residuals
 from leff.client.train import train_or_fail
 from leff.engines.processes import end_with
 from leff.errors import RunError
+from leff.privacy.noise import Noise
 from leff.tasks.encode import Example
 from leff.wire.messages import Capacity, Job, Measure, MeasureJob, Update
 from leff.wire.parts import PartStore
@@ -37,7 +38,8 @@ class LocalFleet:
     """Clients by id, with their examples and the capacity that each reports.
 
     `residuals` is where clients keep what rounding lost of their updates, and `validation` has the
-    examples that each client holds out to measure models on.
+    examples that each client holds out to measure models on.  `noise` is asked for once clients add
+    noise to their updates.
     """
 
     def __init__(
@@ -49,9 +51,11 @@ class LocalFleet:
         workers: int = 1,
         residuals: Residuals | None = None,
         validation: Sequence[Sequence[Example]] = (),
+        noise: Callable[[], Noise] | None = None,
     ) -> None:
         self._examples, self._capacities, self._validation = examples, capacities, validation
         self._store, self._device, self._residuals = store, device, residuals
+        self._noise = noise
         self._workers = max(1, min(workers, len(examples)))
         self.steady = True
 
@@ -64,7 +68,10 @@ class LocalFleet:
     def train(self, jobs: Sequence[Job]) -> Generator[Update]:
         """Yield the jobs' updates as they finish.  RunError if a worker process is killed."""
         kept = self._residuals
-        own = [(self._examples[job.client], kept and kept.of(job.client)) for job in jobs]
+        noise = self._noise() if self._noise and any(job.clip for job in jobs) else None
+        own = [
+            (self._examples[job.client], kept and kept.of(job.client), None, noise) for job in jobs
+        ]
         return self._done(train_or_fail, jobs, own)
 
     def measure(self, jobs: Sequence[MeasureJob]) -> Generator[Measure]:

@@ -42,7 +42,8 @@ class JobWriter:
     """Writes jobs for one task and puts their parts into a store.
 
     With 16 `shell_bits` the frozen word embeddings are sent, kept and read as float16.  `upload` is
-    the form in which trained tensors come back, and `private` says that nothing else does.
+    the form in which trained tensors come back, and `private` says that nothing else does.  `clip`
+    and `noise` are for noise that clients add.
     """
 
     store: Store
@@ -51,6 +52,8 @@ class JobWriter:
     shell_bits: int = 32
     upload: Upload = "full"
     private: bool = False
+    clip: float = 0.0
+    noise: float = 0.0
 
     def block(self, model: nn.Module, layers: Sequence[int]) -> Segment:
         """Return these layers of the full model as a segment that trains."""
@@ -97,6 +100,8 @@ class JobWriter:
                 tuned=tuned.get(client),
                 upload=self.upload,
                 private=self.private,
+                clip=self.clip,
+                noise=self.noise,
             )
             for client in sorted(segments)
         )

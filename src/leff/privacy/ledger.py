@@ -2,7 +2,6 @@
 
     ledger = Ledger(folder / "privacy.json", before)
     ledger.add(Entry(round=1, inputs="9f2c…", noise=1.1, rate=0.1, clip=1.0, next_clip=1.0))
-    epsilon(ledger.releases, delta)
 
 An entry is on disk before its sum is used.  A round that is done again, since the run was killed or
 its checkpoints were lost, has the same noise if the clients sent the same, and then shows nothing
@@ -22,7 +21,7 @@ from leff.privacy.accountant import Release
 
 @dataclass(frozen=True)
 class Entry:
-    """One noisy sum; `inputs` is a digest of what the clients sent."""
+    """A round's noisy sum, or noisy updates; `inputs` is a digest of what the clients sent."""
 
     round: int  # from 1
     inputs: str
@@ -30,10 +29,7 @@ class Entry:
     rate: float  # q
     clip: float  # C
     next_clip: float  # C of the next round
-
-    @property
-    def release(self) -> Release:
-        return Release(self.noise, self.rate)
+    clients: tuple[int, ...] = ()  # that were asked, if each adds the noise to its own update
 
 
 class Ledger:
@@ -48,14 +44,11 @@ class Ledger:
             return
         try:
             self.before = [Release(*pair) for pair in values["before"]]
-            self.entries = [Entry(**each) for each in values["entries"]]
+            self.entries = [
+                Entry(clients=tuple(each.pop("clients")), **each) for each in values["entries"]
+            ]
         except (LookupError, TypeError) as error:
             raise CheckpointError(f"{path} is no ledger ({error!r})") from None
-
-    @property
-    def releases(self) -> list[Release]:
-        """All releases, those before the run first."""
-        return [*self.before, *(entry.release for entry in self.entries)]
 
     def add(self, entry: Entry) -> None:
         """Keep an entry, unless it is there; it is on disk when this returns."""

@@ -566,6 +566,11 @@ class EngineConfig(Section):
 class PrivacyConfig(Section):
     """Differential privacy of clients, on if epsilon or noise is given (docs/do/private.md)."""
 
+    where: Literal["server", "device"] = Field(
+        default="server",
+        description="server: it adds noise to the sum of updates, and is trusted with each; "
+        "device: each adds noise to its own update, which takes far more of it",
+    )
     epsilon: Annotated[float, Field(ge=0, le=1e6)] = Field(
         default=0.0, description="most ε that the whole run may spend; 0: no limit"
     )

@@ -9,6 +9,7 @@ import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from leff.models.kinds import LEVELLED_KINDS
 from leff.round import Fleet
 from leff.runs.budgets import check_deadline, client_devices, client_layers, client_reports
 from leff.runs.options import RunConfig
+from leff.runs.privacy import run_noise
 from leff.runs.shares import client_examples
 from leff.runs.sources import text_form
 from leff.tasks.columns import Table
@@ -88,6 +90,7 @@ def simulated_population(
             worker_count(config.engine.workers, device, config.engine.threads),
             Residuals(folder / "residuals", config.engine.checkpoints),
             held,
+            cache(lambda: run_noise(config, folder)),
         )
     else:
         from leff.runs.network import simulated_fleet

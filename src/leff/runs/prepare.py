@@ -27,7 +27,7 @@ from leff.runs.levelling import leveller_of
 from leff.runs.on_devices import on_devices
 from leff.runs.options import RunConfig
 from leff.runs.population import simulated_population
-from leff.runs.privacy import make_privacy
+from leff.runs.privacy import check_method, make_privacy
 from leff.runs.rates import with_learning_rate
 from leff.runs.shares import divided
 from leff.runs.sources import evaluator_for, load_start, task_of, text_form, with_prompt
@@ -80,12 +80,15 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         from leff.runs.network import network_population
 
         clients = network_population(config, task, model, tokenizer, store, folder.path)
+    privacy = make_privacy(config, folder)
     writer = JobWriter(
         store,
         task.kind,
         tokenizer.pad_token_id,
         upload=config.engine.upload,
-        private=config.privacy.on,
+        private=privacy is not None,
+        clip=privacy.job_clip if privacy is not None else 0.0,
+        noise=privacy.job_noise if privacy is not None else 0.0,
     )
     digests = {
         **clients.digests,
@@ -98,6 +101,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         digests["proxy_digest"] = tensors_digest(proxy)
     model = model.to(device)
     method = build_method(config, writer, proxy, model)
+    check_method(config, method)
     guard = make_guard(config, method, clients.layers, len(blocks(model)))
     if unused := unused_options(config, task.kind):
         log.info("without effect in this run: %s", ", ".join(unused))
@@ -114,7 +118,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         evaluator=evaluator_for(config, task, tokenizer) if measured_here else None,
         on_devices=on_devices(config, task, writer),
         leveller=leveller_of(config, task, writer, proxy),
-        privacy=make_privacy(config, method, folder),
+        privacy=privacy,
         digests=digests,
     )
 

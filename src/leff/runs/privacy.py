@@ -1,6 +1,6 @@
 """From options to the privacy of a run: who takes part, the noise of a round, and what is spent.
 
-privacy = make_privacy(config, method, folder)         # None if it is off
+privacy = make_privacy(config, folder)                 # None if it is off
 privacy.choose(clients, round_index)
 privacy.merge(method, model, context, spool)
 privacy.epsilon                                        # spent so far
@@ -9,8 +9,11 @@ privacy.epsilon                                        # spent so far
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,17 @@ from torch import nn
 from leff.errors import ConfigError
 from leff.extras import need
 from leff.files import file_digest, write_atomically
-from leff.methods.method import Method, RoundContext, SingleUpdateMethod
+from leff.methods.guard import Guard
+from leff.methods.method import Method, RoundContext, SingleUpdateMethod, merge_round
 from leff.methods.noisy import Mechanism, noisy_means
 from leff.privacy.accountant import Release, epsilon, noise_for
+from leff.privacy.gaussian import gaussian_epsilon, gaussian_noise
 from leff.privacy.ledger import Entry, Ledger
 from leff.privacy.noise import Noise, fresh_key, seeded_key
+from leff.round import choose_clients
 from leff.runs.folder import RunFolder
-from leff.runs.options import PrivacyConfig, RunConfig
+from leff.runs.options import RunConfig
+from leff.seeds import numpy_rng
 from leff.wire.messages import Update
 from leff.wire.spool import Spool
 
@@ -36,46 +43,45 @@ QUANTILE_COST = 1.1  # how much more noise the updates get if the clip follows a
 QUANTILE_STEP = 0.2  # of the clip's logarithm, per unit of the quantile's error (Andrew et al.)
 
 
-class Privacy:
-    """What a run releases of its clients: noisy sums, and the count of them."""
+class Privacy(ABC):
+    """What a run releases of its clients: sums or updates with noise, and the count of them.
 
-    def __init__(
-        self, config: RunConfig, ledger: Ledger, noise: float, key_file: Path | None
-    ) -> None:
-        """`noise` is z; without a `key_file` the key is made of the run's seed."""
-        self.settings: PrivacyConfig = config.privacy
-        self.noise, self._rate = noise, config.clients.per_round
-        self._clients, self._ledger = self._rate * config.clients.count, ledger
-        self._key_file, self._seed = key_file, config.seed
-        self._source: Noise | None = None
+    `job_clip` and `job_noise` are what jobs ask clients to do themselves.
+    """
 
-    @property
-    def _random(self) -> Noise:
-        """The run's noise; its key is made when it is first needed, and kept."""
-        if self._source is None:
-            if self._key_file is None:
-                key = seeded_key(self._seed)
-            else:
-                if not self._key_file.exists():
-                    write_atomically(self._key_file, fresh_key(), secret=True)
-                key = self._key_file.read_bytes()
-            self._source = Noise(key)
-        return self._source
+    job_clip = job_noise = 0.0
 
+    def __init__(self, config: RunConfig, ledger: Ledger, noise: float) -> None:
+        """`noise` is in units of the clip."""
+        self.settings, self.noise = config.privacy, noise
+        self._rate, self._ledger, self._seed = config.clients.per_round, ledger, config.seed
+
+    @abstractmethod
     def choose(self, clients: Sequence[int], index: int) -> list[int]:
-        """Return who takes part in round `index` (from 0): each client by its own draw."""
-        return [each for each in clients if self._random.takes_part(each, index, self._rate)]
+        """Return who takes part in round `index` (from 0)."""
+
+    @abstractmethod
+    def merge(self, method: Method, model: nn.Module, context: RoundContext, spool: Spool) -> None:
+        """Merge a round's updates, in place, after the ledger has counted the round."""
+
+    @abstractmethod
+    def _spent(self, more: int = 0) -> float:
+        """Return ε after the rounds done, and `more` of them."""
 
     @property
     def epsilon(self) -> float | None:
         """ε that was spent so far; None without noise."""
-        if not self.noise:
-            return None
-        return epsilon(self._ledger.releases, self.settings.delta)
+        return self._spent() if self.noise else None
+
+    def allows(self) -> bool:
+        """Return whether one more round keeps the budget; without `privacy.stop` always."""
+        most = self.settings.epsilon
+        return not (most and self.settings.stop) or self._spent(more=1) <= most
 
     def summary(self) -> dict[str, Any]:
-        """Return what the whole run has spent, for its result: ε, δ, noise, rate and clip."""
+        """Return what the whole run has spent, for its result."""
         return {
+            "where": self.settings.where,
             "epsilon": self.epsilon,
             "delta": self.settings.delta,
             "noise": self.noise,
@@ -84,35 +90,35 @@ class Privacy:
             "reproducible": self.settings.reproducible,
         }
 
-    def allows(self) -> bool:
-        """Return whether one more round keeps the budget; without `privacy.stop` always."""
-        most = self.settings.epsilon
-        if not (most and self.settings.stop):
-            return True
-        more = [*self._ledger.releases, Release(self.noise, self._rate)]
-        return epsilon(more, self.settings.delta) <= most
+
+class ServerNoise(Privacy):
+    """Noise in the sum of a round, which a server adds that clients trust."""
+
+    def __init__(
+        self, config: RunConfig, ledger: Ledger, noise: float, random: Callable[[], Noise]
+    ) -> None:
+        """`random` is asked once the run has begun, since it may make its key then."""
+        super().__init__(config, ledger, noise)
+        self._clients, self._random = self._rate * config.clients.count, random
+
+    def choose(self, clients: Sequence[int], index: int) -> list[int]:
+        """Return who takes part: each client by its own draw, perhaps nobody."""
+        random = self._random()
+        return [each for each in clients if random.takes_part(each, index, self._rate)]
 
     def merge(self, method: Method, model: nn.Module, context: RoundContext, spool: Spool) -> None:
-        """Merge a round's updates with noise, in place, after the ledger has counted it."""
-        assert not isinstance(method, SingleUpdateMethod), "make_privacy refuses it"
+        assert not isinstance(method, SingleUpdateMethod), "check_method refuses it"
         updates, number = spool.files(), context.index + 1
         inputs = _digest(updates)
         clip = self._ledger.clip(number, self.settings.clip)
 
         def draw(count: int, label: str) -> Any:
-            return self._random.normal(count, "sum", number, inputs, label)
+            return self._random().normal(count, "sum", number, inputs, label)
 
         norms = [update.norm or 0.0 for update, _ in updates]
         follows = bool(self.settings.quantile)
-        entry = Entry(
-            round=number,
-            inputs=inputs,
-            noise=self.noise,
-            rate=self._rate,
-            clip=clip,
-            next_clip=self._next_clip(clip, norms, draw(1, "norms")[0]) if follows else clip,
-        )
-        self._ledger.add(entry)
+        after = self._next_clip(clip, norms, draw(1, "norms")[0]) if follows else clip
+        self._ledger.add(Entry(number, inputs, self.noise, self._rate, clip, after))
         noise = self.noise * (QUANTILE_COST if follows else 1.0)
         mechanism = Mechanism(clip, noise, self._clients)
         opened = method.opened(model, context)
@@ -130,6 +136,42 @@ class Privacy:
         below = 0.5 + halves / self._clients
         return clip * math.exp(-QUANTILE_STEP * (below - self.settings.quantile))
 
+    def _spent(self, more: int = 0) -> float:
+        releases = [*self._ledger.before, *_releases(self._ledger)]
+        return epsilon([*releases, *[Release(self.noise, self._rate)] * more], self.settings.delta)
+
+
+class DeviceNoise(Privacy):
+    """Noise in every update, which clients add that do not trust the server.
+
+    Neighbouring data sets differ in all that one client has, so an update may change by twice the
+    clip.  Who takes part is no secret: ε is that of the client that was asked most often.
+    """
+
+    def __init__(self, config: RunConfig, ledger: Ledger, noise: float) -> None:
+        super().__init__(config, ledger, noise)
+        self.job_clip, self.job_noise = config.privacy.clip, noise
+
+    def choose(self, clients: Sequence[int], index: int) -> list[int]:
+        """Return a share of the clients, as without privacy."""
+        return choose_clients(clients, self._rate, numpy_rng(self._seed, "clients", index))
+
+    def merge(self, method: Method, model: nn.Module, context: RoundContext, spool: Spool) -> None:
+        number, clip = context.index + 1, self.settings.clip
+        asked, inputs = tuple(sorted(spool.asked)), _digest(spool.files())
+        self._ledger.add(Entry(number, inputs, self.noise, self._rate, clip, clip, asked))
+        merge_round(method, model, spool, Guard(weights="equal"))
+
+    def _spent(self, more: int = 0) -> float:
+        counts = Counter(client for entry in self._ledger.entries for client in entry.clients)
+        most = max(counts.values(), default=0) + more
+        before = [release.noise for release in self._ledger.before]
+        return gaussian_epsilon([*before, *[self.noise / 2] * most], self.settings.delta)
+
+
+def _releases(ledger: Ledger) -> list[Release]:
+    return [Release(entry.noise, entry.rate) for entry in ledger.entries]
+
 
 def _digest(updates: Sequence[tuple[Update, Path]]) -> str:
     """Return a digest of what clients sent."""
@@ -137,53 +179,109 @@ def _digest(updates: Sequence[tuple[Update, Path]]) -> str:
     return hashlib.sha256("\n".join(sent).encode()).hexdigest()
 
 
-def make_privacy(config: RunConfig, method: Method, folder: RunFolder) -> Privacy | None:
+def run_noise(config: RunConfig, folder: Path) -> Noise:
+    """Return a run's source of noise, with a key that is made once and kept in its folder."""
+    return Noise(seeded_key(config.seed) if config.privacy.reproducible else _kept_key(folder))
+
+
+def _kept_key(folder: Path) -> bytes:
+    path = folder / KEY
+    if not path.exists():
+        write_atomically(path, fresh_key(), secret=True)
+    return path.read_bytes()
+
+
+def make_privacy(config: RunConfig, folder: RunFolder) -> Privacy | None:
     """Return the privacy of a run, or None if it is off; nothing is written yet.
 
-    Raises ConfigError for a method whose merge cannot be noised, for a δ that is too large for the
-    clients, and for a budget that is spent; CheckpointError for a damaged ledger.
+    Raises ConfigError for a δ that is too large for the clients, and for a budget that is spent;
+    CheckpointError for a damaged ledger.
     """
     settings, count = config.privacy, config.clients.count
     if not settings.on:
         return None
     need("privacy", "the count of ε")
-    if isinstance(method, SingleUpdateMethod) or not hasattr(method, "opened"):
-        raise ConfigError(
-            f"privacy cannot be used with {method.name}, whose merge needs single updates; use "
-            "leff, fedavg, fedbitfit, fedlora or slora"
-        )
     if settings.noise != 0 and settings.delta * count >= 1:
         raise ConfigError(
             f"privacy.delta = {settings.delta:g} must be below 1 / {count} clients = "
             f"{1 / count:g}, or it allows to give one client's data away"
         )
+    if settings.reproducible:
+        log.warning("privacy.reproducible: who knows the seed can take the noise away again")
     ledger = Ledger(folder.path / LEDGER, _spent_before(config))
-    rate, rounds = config.clients.per_round, config.training.rounds
-    noise = settings.noise
-    if noise is None:
-        noise = noise_for(settings.epsilon, settings.delta, rate, rounds, ledger.before)
-    privacy = Privacy(config, ledger, noise, None if settings.reproducible else folder.path / KEY)
+    noise = least_noise(config, ledger.before)
+    if settings.where == "device":
+        privacy: Privacy = DeviceNoise(config, ledger, noise)
+    else:
+        random = cache(lambda: run_noise(config, folder.path))
+        privacy = ServerNoise(config, ledger, noise, random)
     if not (ledger.entries or privacy.allows()):
         raise ConfigError(
             f"privacy.noise = {noise:g} leaves no round within privacy.epsilon = "
             f"{settings.epsilon:g}; raise one of them"
         )
-    if settings.reproducible:
-        log.warning("privacy.reproducible: who knows the seed can take the noise away again")
     return privacy
 
 
+def check_method(config: RunConfig, method: Method) -> None:
+    """Raise ConfigError if the method's merge cannot be noised."""
+    single = isinstance(method, SingleUpdateMethod) or not hasattr(method, "opened")
+    if config.privacy.on and single:
+        raise ConfigError(
+            f"privacy cannot be used with {method.name}, whose merge needs single updates; use "
+            "leff, fedavg, fedbitfit, fedlora or slora"
+        )
+
+
+def least_noise(config: RunConfig, before: Sequence[Release] = ()) -> float:
+    """Return the noise that was given, or the least that keeps ε over all rounds.
+
+    Raises ConfigError if what was released `before` has used ε up.
+    """
+    settings, rounds = config.privacy, config.training.rounds
+    if settings.noise is not None:
+        return settings.noise
+    if settings.where == "server":
+        return noise_for(settings.epsilon, settings.delta, config.clients.per_round, rounds, before)
+    try:
+        spent = sum(release.noise**-2 for release in before)
+        return 2 * gaussian_noise(settings.epsilon, settings.delta, rounds, spent)
+    except ValueError:
+        raise ConfigError(
+            f"privacy.epsilon = {settings.epsilon:g} leaves nothing for {rounds} rounds: more was "
+            "spent before; raise it, or start from a model that was not trained on these clients"
+        ) from None
+
+
 def _spent_before(config: RunConfig) -> list[Release]:
-    """Return the releases of the run whose model this run starts from."""
+    """Return the releases of the run whose model this run starts from.
+
+    Raises ConfigError if its noise was added elsewhere, since the two guarantees do not add up.
+    """
     start = Path(config.model.name)
     start = start.parent if start.name == "model" else start
     with suppress(OSError):
         if (start / "config.toml").exists():
-            _, own = RunFolder.open(start)
+            own = RunFolder.open(start)[1]
             if own.privacy.on:
-                return Ledger(start / LEDGER).releases
+                return _carried(start, own, config.privacy.where)
             log.warning(
                 "%s was trained without privacy; what it learnt of these clients is not counted",
                 start,
             )
     return []
+
+
+def _carried(start: Path, own: RunConfig, where: str) -> list[Release]:
+    if own.privacy.where != where:
+        raise ConfigError(
+            f"{start} was trained with privacy.where = {own.privacy.where!r}, and ε of the two "
+            f"cannot be added; use the same, or start from another model"
+        )
+    ledger = Ledger(start / LEDGER)
+    if where == "server":
+        return [*ledger.before, *_releases(ledger)]
+    counts = Counter(client for entry in ledger.entries for client in entry.clients)
+    most = max(counts, key=lambda client: counts[client], default=None)
+    own_entries = [entry for entry in ledger.entries if most in entry.clients]
+    return [*ledger.before, *(Release(entry.noise / 2) for entry in own_entries)]

@@ -28,6 +28,16 @@ def check_privacy(config: "RunConfig") -> None:
             f"privacy.epsilon = {privacy.epsilon:g} cannot be kept with privacy.noise = 0; leave "
             "out privacy.noise, and the least that keeps it is found"
         )
+    if privacy.where == "device" and privacy.quantile:
+        raise ValueError(
+            f"privacy.quantile = {privacy.quantile:g} needs the clients' true norms, which devices "
+            "that add noise do not send; set privacy.clip"
+        )
+    if privacy.where == "device" and config.engine.name == "flower-simulation":
+        raise ValueError(
+            "privacy.where = 'device' is for engine local, or flower with real devices; on Ray the "
+            "noise would not outlive a kill"
+        )
     if privacy.quantile and privacy.noise == 0:
         raise ValueError(
             f"privacy.quantile = {privacy.quantile:g} needs noise, or the clip itself tells of "

@@ -138,7 +138,8 @@ class Job:
     what always trains.  With `tuned` no segment and no tail trains, but what it says.
     `predicted_bytes` is the peak of a step; 0 if nobody asked, as no memory is limited.  `upload`
     is the form in which the trained tensors come back (`wire.codec`).  With `private` neither
-    losses nor the layers' importance come back.
+    losses nor the layers' importance come back.  With a `clip` the client scales what training
+    changed down to this L2 norm, and adds Gaussian noise of deviation `noise` · `clip`.
     """
 
     round: int
@@ -155,6 +156,8 @@ class Job:
     predicted_bytes: int = 0
     upload: Upload = "full"
     private: bool = False
+    clip: float = 0.0
+    noise: float = 0.0
 
     @property
     def block(self) -> tuple[int, ...]:

@@ -32,6 +32,7 @@ _OWN = [
     rf"this device allows {_NUMBER}; see its limits",
     r"a transfer failed: the server(, or the network, was away| refused it)",
     r"its disk is full",
+    r"its privacy budget does not allow the job; see limits\.epsilon in its device\.toml",
     r"this SuperNode has no leff-home in its node-config",
     r"this SuperNode's device cannot work; its own log says why",
     r"its process ended while it did this job",

@@ -70,6 +70,11 @@ class Spool:
         write_json(self._header(update.client), entry)
         self.updates[update.client] = replace(update, payload=b"")
 
+    @property
+    def asked(self) -> set[int]:
+        """The clients that the round has jobs for."""
+        return set(self._jobs)
+
     def accepted(self) -> Iterator[Update]:
         """Yield the updates that did not fail, in the order of client ids.
 

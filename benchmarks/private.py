@@ -1,0 +1,154 @@
+"""What noise costs: LEFF, FedLoRA and FedAvg at equal ε, with many clients.
+
+    .venv/bin/python -m benchmarks.private --task sample --clients 40 200       # hours
+    .venv/bin/python -m benchmarks.private --task sst2 --clients 40 --json
+
+All sides have the same splits, seeds, rounds, clients and δ, and every client takes part in each
+round.  A row per side, number of clients and ε: `mean_last5` as in `benchmarks.fidelity`, the mean
+and deviation over `--partitions` seeds; `noise` is the deviation in units of the clip.  ε = inf is
+the same sum, clipped, without noise.
+
+The clip is each side's own: `--clips` times the median norm of what its clients change in a run
+without privacy.  The best of them at ε = 8 is taken, on a seed that is not among those reported, for
+each number of clients.  A smaller clip means smaller steps and as much less noise.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.fidelity import SIDES, TUNING_SEED, known_rate, one_run, shared_options
+
+EPSILONS = (2.0, 8.0, math.inf)
+TUNED_AT = 8.0
+CLIPS = (0.1, 0.3, 1.0)
+
+
+def private(epsilon: float, clip: float, clients: int) -> dict[str, Any]:
+    """Return the options of a run with this budget; noise is of the seed, so that it repeats."""
+    options: dict[str, Any] = {
+        "privacy.clip": clip,
+        "privacy.delta": 0.1 / clients,
+        "privacy.reproducible": True,
+    }
+    return options | (
+        {"privacy.noise": 0.0} if math.isinf(epsilon) else {"privacy.epsilon": epsilon}
+    )
+
+
+def compare(arguments: argparse.Namespace, keep: Path, results: Path) -> list[dict[str, Any]]:
+    """Return a row for each number of clients, side and ε."""
+    rows = []
+    for clients in arguments.clients:
+        shared = shared_options(argparse.Namespace(**{**vars(arguments), "clients": clients}))
+        shared |= {"clients.min_examples": 1, "evaluation.gap_clients": 0}
+        for side in arguments.sides:
+            rate = known_rate(side, arguments.task)
+            options = {**shared, "training.learning_rate": rate}
+            clip = tuned_clip(side, options, clients, arguments.clips, keep, results)
+            for epsilon in arguments.epsilons:
+                runs = [
+                    one_run(
+                        side,
+                        {**options, **private(epsilon, clip, clients), "seed": seed},
+                        keep,
+                        results,
+                    )
+                    for seed in range(arguments.seed, arguments.seed + arguments.partitions)
+                ]
+                rows.append(row_of(side, clients, epsilon, clip, rate, runs))
+                print(show(rows[-1]), file=sys.stderr, flush=True)
+    return rows
+
+
+def tuned_clip(
+    side: str,
+    options: Mapping[str, Any],
+    clients: int,
+    shares: Sequence[float],
+    keep: Path,
+    results: Path,
+) -> float:
+    """Return the clip with the best `mean_last5` at ε = 8, on the tuning seed."""
+    given = {**options, "seed": TUNING_SEED}
+    median = one_run(side, given, keep, results)["median_norm"]
+    clips = [float(f"{share * median:.3g}") for share in shares]
+    found = {
+        clip: one_run(side, {**given, **private(TUNED_AT, clip, clients)}, keep, results)[
+            "mean_last5"
+        ]
+        for clip in clips
+    }
+    print(f"tuning {side}, {clients} clients: median norm {median:.3g}, {found}", file=sys.stderr)
+    return max(found, key=lambda clip: found[clip])
+
+
+def row_of(
+    side: str,
+    clients: int,
+    epsilon: float,
+    clip: float,
+    rate: float,
+    runs: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    own = [run["mean_last5"] for run in runs]
+    return {
+        "method": side,
+        "clients": clients,
+        "epsilon": epsilon if math.isfinite(epsilon) else None,
+        "clip": clip,
+        "learning_rate": rate,
+        "noise": runs[0]["noise"],
+        "mean_last5": statistics.mean(own),
+        "deviation": statistics.stdev(own) if len(own) > 1 else None,
+        "before": statistics.mean(run["before"] for run in runs),
+        "partitions": len(runs),
+        "runs": list(runs),
+    }
+
+
+def show(row: Mapping[str, Any]) -> str:
+    budget = "inf" if row["epsilon"] is None else f"{row['epsilon']:g}"
+    spread = "" if row["deviation"] is None else f" ± {row['deviation']:.1f}"
+    return (
+        f"{row['clients']:>4} clients  {row['method']:<8} ε {budget:<4} noise {row['noise']:.2f}, "
+        f"clip {row['clip']:g}  before {row['before']:.1f}  last 5: {row['mean_last5']:.1f}{spread}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--task", default="sample")
+    add("--clients", type=int, nargs="+", default=[40, 200])
+    add("--sides", nargs="+", choices=SIDES, default=["leff", "fedlora", "fedavg"])
+    add("--epsilons", type=float, nargs="+", default=list(EPSILONS))
+    add("--clips", type=float, nargs="+", default=list(CLIPS), help="of the median norm")
+    add("--partitions", type=int, default=3)
+    add("--rounds", type=int, default=10)
+    add("--examples", type=int)
+    add("--epochs", type=float)
+    add("--layers", type=int, nargs="+", default=[1])
+    add("--alpha", type=float, default=0.5)
+    add("--seed", type=int, default=200)
+    add("--keep", type=Path)
+    add("--results", type=Path)
+    add("--json", action="store_true")
+    arguments = parser.parse_args()
+    arguments.set = []
+    with tempfile.TemporaryDirectory() as scratch:
+        keep = arguments.keep or Path(scratch)
+        rows = compare(arguments, keep, arguments.results or keep)
+    print(json.dumps(rows, indent=1) if arguments.json else "\n".join(map(show, rows)))
+
+
+if __name__ == "__main__":
+    main()
