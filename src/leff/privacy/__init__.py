@@ -1,0 +1,1 @@
+"""What keeps one client's update from being seen: sums under masks, bounds and noise."""
