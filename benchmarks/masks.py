@@ -32,7 +32,7 @@ from leff.privacy import secure_client
 from leff.privacy.fixed_point import FixedPoint
 from leff.privacy.masks import KEY_BYTES, add_mask
 from leff.privacy.secure_messages import groups_of, pair_seed, pair_sign
-from leff.privacy.secure_sums import Group, Masked, SecureClient, SecureServer
+from leff.privacy.secure_sums import Group, GroupSum, Masked, SecureClient, SecureServer
 
 LAYER, LAYERS, ALL = 7_087_872, 12, 124_439_808  # values of GPT-2
 SHARING = 4  # clients that train the same layer
@@ -136,7 +136,8 @@ class Play:
         shares = iter([side.do(side.client.share, self.roster) for side in self.sides])
         self.boxes, more = timed(self.server.boxes, shares)
         self.setup_seconds = seconds + more  # of the server
-        # what these send is made by `all_masked`
+        self.masks = {name: self.all_masks(name) for name in groups}
+        # these only open their boxes; what they send is made by `all_masked`
         with patch.object(secure_client, "add_mask", lambda values, seed, sign: None):
             for number in self.left[measured : measured + clients // 2]:
                 own = groups_of(number, groups)
@@ -149,68 +150,64 @@ class Play:
         side, own = self.sides[number], groups_of(number, self.groups)
         sent, encoding = timed(self.encode, own)
         masked = side.do(side.client.mask, self.boxes[number], sent)
-        plain, copying = timed(self.copied, sent)
-        del sent
+        _, copying = timed(lambda: [words.tobytes() for words in sent.values()])
+        sent.clear()
         survivors, adding = timed(self.server.survivors, self.all_masked(masked))
         answers = [side.do(side.client.unmask, survivors)]
         answers += [client.unmask(survivors) for client in self.others]
         sums, opening = timed(self.server.sums, iter(answers))
-        for name, found in sums.items():
-            count = np.uint32(len(found.clients))
-            assert np.array_equal(found.total, self.words[: len(found.total)] * count), name
-        assert len(sums) == len(self.groups)
-        del found, sums
-        _, plain_adding = timed(self.add_up, plain)
+        assert sums.keys() == self.groups.keys() and all(map(self.is_right, sums.values()))
+        sums.clear()
+        _, plain_adding = timed(self.add_up)
         masked_server = self.setup_seconds + adding + opening
         return {
             "client": {"masked": encoding + side.seconds, "plain": encoding + copying},
             "server": {"masked": masked_server, "plain": plain_adding},
         }
 
+    def is_right(self, found: GroupSum) -> bool:
+        words = self.words[: len(found.total)]
+        return np.array_equal(found.total, words * np.uint32(len(found.clients)))
+
     def encode(self, own: Mapping[str, Group]) -> dict[str, Words]:
         return {n: self.fixed.encode(self.floats[: group.size]) for n, group in own.items()}
 
-    def copied(self, sent: Mapping[str, Words]) -> dict[int, bytes]:
-        """Return values as bytes, by how many they are."""
-        return {len(words): words.tobytes() for words in sent.values()}
-
-    def add_up(self, plain: Mapping[int, bytes]) -> dict[str, Words]:
+    def add_up(self) -> dict[str, Words]:
         """Add up all clients' values without masks."""
         totals = {name: np.zeros(group.size, np.uint32) for name, group in self.groups.items()}
         for client in self.left:
             for name, group in groups_of(client, self.groups).items():
-                totals[name] += np.frombuffer(plain[group.size], np.uint32)
+                totals[name] += self.words[: group.size]
         return totals
 
     def all_masked(self, real: Masked) -> Iterator[Masked]:
-        """Yield what all send.  `real`'s peers mask with each other as little as gives the sum.
+        """Yield what all send.  The sums are right, and nobody but `real` had to mask for them.
 
-        The masks of pairs that are both left cancel, so only those with `real` matter, and these
-        are all put into one peer's values.
+        In each group one peer of `real` sends all masks that `real` did not, and the others none.
         """
-        pending = dict(real.values)
         yield real
+        missing = dict(self.masks)
+        for name, values in real.values.items():
+            words = np.frombuffer(values, np.uint32)
+            missing[name] = missing[name] + self.words[: len(words)] - words
         for client in self.left:
-            if client == real.client:
-                continue
-            values: dict[str, bytes] = {}
-            for name in groups_of(client, self.groups):
-                total = self.without_survivors(client, name)
-                if name in pending:
-                    total -= np.frombuffer(pending.pop(name), np.uint32)
-                    total += self.without_survivors(real.client, name)
-                values[name] = total.tobytes()
-            yield Masked(client, values)
+            if client != real.client:
+                own = groups_of(client, self.groups)
+                sent = {name: self.words[: group.size] for name, group in own.items()}
+                for name in missing.keys() & own.keys():
+                    sent[name] = sent[name] + missing.pop(name)
+                yield Masked(client, {name: each.data.cast("B") for name, each in sent.items()})
 
-    def without_survivors(self, client: int, name: str) -> Words:
-        """Return a client's values with its self mask and those shared with who dropped."""
-        drawn, group = self.sides[client].drawn, self.groups[name]
-        _, mask_key, *seeds = drawn
-        total = self.words[: group.size].copy()
-        add_mask(total, seeds[list(groups_of(client, self.groups)).index(name)], 1)
-        for peer in set(self.gone).intersection(group.cohort):
-            seed = pair_seed(mask_key, self.roster.keys[peer], ROUND, name)
-            add_mask(total, seed, pair_sign(client, peer))
+    def all_masks(self, name: str) -> Words:
+        """Return the sum of the masks that the server has to take off a group."""
+        group = self.groups[name]
+        total = np.zeros(group.size, np.uint32)
+        for client in set(self.left).intersection(group.cohort):
+            _, mask_key, *seeds = self.sides[client].drawn
+            add_mask(total, seeds[list(groups_of(client, self.groups)).index(name)], 1)
+            for peer in set(self.gone).intersection(group.cohort):
+                seed = pair_seed(mask_key, self.roster.keys[peer], ROUND, name)
+                add_mask(total, seed, pair_sign(client, peer))
         return total
 
 
@@ -265,7 +262,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES[:2])
     parser.add_argument("--clients", type=int, nargs="+", default=[8, 40], help="multiples of 4")
     parser.add_argument("--dropped", type=int, default=0)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     import_module(SHAMIR)  # takes a second, which is no client's

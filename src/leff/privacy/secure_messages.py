@@ -29,7 +29,11 @@ class Message(Protocol):
 
 @dataclass(frozen=True)
 class Group:
-    """What is summed as one: who trains it, in the order of their numbers, and how many values."""
+    """What is summed as one: who trains it, in the order of their numbers, and how many values.
+
+    Each group costs its clients a secret that they share, so what the same clients train is best
+    one group.
+    """
 
     cohort: tuple[int, ...]
     size: int
