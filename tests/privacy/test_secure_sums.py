@@ -3,6 +3,7 @@
 import itertools
 import random
 import secrets
+import sys
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import fields, replace
@@ -370,6 +371,31 @@ def test_a_late_value_of_a_client_that_dropped_stays_masked():
     assert all(4 not in answer.self_masks["a"] for answer in said.answers)
     with pytest.raises(SecureSumError, match="client 4 is not among the survivors 0, 1, 2, 3"):
         said.clients[4].unmask(said.survivors)
+
+
+def test_no_key_is_used_twice(monkeypatch, quick_shares):
+    """A box's nonce and a mask's start at 0, so each box and each mask needs a key of its own."""
+    sealed, masked = [], []
+    seal, add_mask = secure_client.seal, secure_client.add_mask
+    monkeypatch.setattr(
+        secure_client, "seal", lambda key, plain: sealed.append(key) or seal(key, plain)
+    )
+    monkeypatch.setattr(
+        secure_client, "add_mask", lambda *given: masked.append(given[1]) or add_mask(*given)
+    )
+    groups = {"a": Group((0, 1, 2), 1), "b": Group((0, 1, 2), 1), "c": Group((0, 2), 1)}
+    for round_index in (1, 2):  # with the same private keys, which is worse than it gets
+        monkeypatch.setattr(sys.modules[__name__], "ROUND", round_index)
+        play(groups, 2)
+    assert len(set(sealed)) == len(sealed) == 2 * 6
+    pairs, seeds = 2 * (3 + 3 + 1), 3 + 3 + 2  # both sides of a pair have its key; seeds recur
+    assert len(masked) == 2 * (2 * 7 + 8) and len(set(masked)) == pairs + seeds
+
+
+def test_keys_are_fresh_by_default():
+    first, second = (SecureClient(0, ROUND) for _ in range(2))
+    sent = [first.advertise(), second.advertise()]
+    assert len({key for each in sent for key in (each.sealing, each.masking)}) == 4
 
 
 # What is refused
