@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from leff.errors import SecureSumError
-from leff.privacy.fixed_point import LARGEST_SUM, MOST_CLIENTS, FixedPoint
+from leff.privacy.fixed_point import MOST_CLIENTS, FixedPoint
 
+LARGEST_SUM = 2**31 - 1
 CLIPS = st.floats(1e-20, 1e20)
 CLIENTS = st.integers(1, MOST_CLIENTS)
 

@@ -398,6 +398,13 @@ def test_keys_are_fresh_by_default():
     assert len({key for each in sent for key in (each.sealing, each.masking)}) == 4
 
 
+def test_a_group_of_two_is_opened_by_default():
+    clients = [SecureClient(i, ROUND) for i in range(5)]
+    roster = SecureServer(ROUND, ALL, 3).roster(each.advertise() for each in clients)
+    assert roster.least_cohort == 2
+    assert clients[0].share(roster).client == 0
+
+
 # What is refused
 
 
