@@ -19,6 +19,7 @@ EXTRAS = {  # an extra, and the packages that we import of it, as `import` names
     "gguf": ("gguf",),
     "java": ("pycocoevalcap",),
     "mlflow": ("mlflow",),
+    "privacy": ("opacus",),
     "tensorboard": ("tensorboard",),
     "trackio": ("trackio",),
     "wandb": ("wandb",),

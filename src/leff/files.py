@@ -80,9 +80,15 @@ def write_synced(path: Path, payload: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def write_atomically(path: Path, payload: bytes) -> None:
-    """Replace a file at once: a reader sees the whole old file or the whole new one."""
+def write_atomically(path: Path, payload: bytes, secret: bool = False) -> None:
+    """Replace a file at once: a reader sees the whole old file or the whole new one.
+
+    A `secret` file can be read by its owner only.
+    """
     unfinished = path.with_name(f".{path.name}.new")
+    if secret:
+        unfinished.unlink(missing_ok=True)
+        unfinished.touch(mode=0o600)
     write_synced(unfinished, payload)
     unfinished.replace(path)
     sync_folder(path.parent)

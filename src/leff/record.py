@@ -105,6 +105,7 @@ class RoundRecord:
     idle_share: float | None = None
     clients: tuple[ClientRecord, ...] = ()
     level: "Levelling | None" = None  # with training.levelled
+    epsilon: float | None = None  # of privacy, spent so far
     too_few: Mapping[str, int] | None = None  # layer or tail -> its clients, if not merged
     plug_in: Sequence[Mapping[str, Any]] | None = None  # `gap.Gap` of some clients
     plug_in_gap: float | None = None

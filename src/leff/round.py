@@ -94,6 +94,18 @@ class Leveller(Protocol):
         ...
 
 
+class Privacy(Protocol):
+    """Bounds what a round tells of one client (`leff.runs.privacy`)."""
+
+    def choose(self, clients: Sequence[int], index: int) -> list[int]:
+        """Return who takes part in round `index` (from 0), perhaps nobody."""
+        ...
+
+    def merge(self, method: Method, model: nn.Module, context: RoundContext, spool: Spool) -> None:
+        """Merge the round's updates with noise, in place."""
+        ...
+
+
 UNNEEDED = "not needed: enough others had answered"
 
 
@@ -107,8 +119,11 @@ def run_round(
     watcher: Watcher | None = None,
     spare: float = 0.0,
     leveller: Leveller | None = None,
+    privacy: Privacy | None = None,
 ) -> RoundRecord:
     """Run one round with a `share` of the clients; the model is changed in place.
+
+    With `privacy` it says who takes part, and merges; the record has no figure of a client's data.
 
     With `spare`, this share of clients more is asked, and the round ends once as many updates can
     be merged as were needed (over-selection, Bonawitz et al. 2019).
@@ -118,7 +133,7 @@ def run_round(
     """
     watcher, times = watcher or Watcher(), [time.perf_counter()]
     rng = numpy_rng(context.seed, "clients", context.index)
-    asked, needed, answers = _reports(fleet, context, share, spare, rng)
+    asked, needed, answers = _reports(fleet, context, share, spare, rng, privacy)
     reports, unfit = server.believed(asked, answers, len(blocks(model)))  # 1
     plan = method.plan(model, context, reports)  # 2
     schedule = schedule_jobs(model, plan, reports, server.holdings.missing, server.limits)
@@ -141,17 +156,29 @@ def run_round(
     times.append(time.perf_counter())
     observed = watcher.observe(plan, server.spool)
     times.append(time.perf_counter())
-    too_few = merge_round(method, model, server.spool, server.guard)  # 4
+    too_few: Mapping[str, int] = {}
+    if privacy is not None:  # 4
+        privacy.merge(method, model, context, server.spool)
+    else:
+        too_few = merge_round(method, model, server.spool, server.guard)
     level = leveller and leveller.level(model, fleet, server, context, reports)
     times.append(time.perf_counter())
-    record = round_record(context, reports, schedule, *server.close())
+    jobs, updates, dropped = server.close()
+    if privacy is not None:
+        updates = [replace(update, norm=None, norms=()) for update in updates]
+    record = round_record(context, reports, schedule, jobs, updates, dropped)
     names = ("plan_seconds", "train_seconds", "observe_seconds", "merge_seconds")
     seconds = dict(zip(names, np.diff(times).tolist(), strict=True))
     return replace(record, too_few=too_few or None, level=level, **observed, **seconds)
 
 
 def _reports(
-    fleet: Fleet, context: RoundContext, share: float, spare: float, rng: np.random.Generator
+    fleet: Fleet,
+    context: RoundContext,
+    share: float,
+    spare: float,
+    rng: np.random.Generator,
+    privacy: Privacy | None,
 ) -> tuple[list[int], int, list[Capacity]]:
     """Return the clients that are asked, how many of them are needed, and their reports.
 
@@ -162,7 +189,11 @@ def _reports(
         reports = [from_json(Capacity, text) for text in decided["reports"]]
         return decided["asked"], decided["needed"], reports
     there = fleet.clients()
-    asked, needed = choose_clients(there, share, rng, spare), share_of(len(there), share)
+    if privacy is None:
+        asked, needed = choose_clients(there, share, rng, spare), share_of(len(there), share)
+    else:
+        asked = privacy.choose(there, context.index)
+        needed = len(asked)
     answers = fleet.report(asked)
     if not fleet.steady:
         texts = [to_json(answer) for answer in answers]

@@ -258,9 +258,10 @@ def _expected(model: nn.Module, job: Job, examples: int) -> Expected:
         round=job.round,
         client=job.client,
         layers=job.block,
-        scored=job.block if job.tuned is None else (),
+        scored=job.block if job.tuned is None and not job.private else (),
         examples=examples,
         steps=job_steps(job, examples),
         shapes=expected_shapes(model, job),
         upload=job.upload,
+        private=job.private,
     )

@@ -61,11 +61,11 @@ def train(
         layers=job.block,
         examples=len(examples),
         payload=payload,
-        losses=None if failure else _ends(done.losses),
+        losses=None if failure or job.private else _ends(done.losses),
         steps=len(done.losses),
         train_seconds=time.perf_counter() - started,
         upload_bytes=len(payload),
-        layer_scores=() if failure else done.layer_scores,
+        layer_scores=() if failure or job.private else done.layer_scores,
         state_bytes=done.state_bytes,
         failure=failure,
     )

@@ -10,9 +10,9 @@ from torch import nn
 
 from leff.methods.aggregate import merge_layers
 from leff.methods.jobs import JobWriter
-from leff.methods.method import Plan, RoundContext
+from leff.methods.method import Opened, Plan, RoundContext
 from leff.methods.sums import Means
-from leff.models import blocks
+from leff.models import blocks, trainable_names
 from leff.wire.messages import Capacity
 
 
@@ -28,9 +28,13 @@ class FedAvg:
         pass
 
     def plan(self, model: nn.Module, context: RoundContext, reports: Sequence[Capacity]) -> Plan:
-        everything = (self._writer.block(model, range(len(blocks(model)))),)
+        everything = (self._writer.block(model, _all(model)),)
         segments = {report.client: everything for report in reports}
         return Plan(self._writer.jobs(self._writer.frame(model), context, segments))
+
+    def opened(self, model: nn.Module, context: RoundContext) -> Opened:
+        parameters, names = dict(model.named_parameters()), trainable_names(model, _all(model))
+        return Opened.by_all({name: parameters[name] for name in names})
 
     def merge(self, model: nn.Module, means: Means) -> None:
         merge_layers(model, means)
@@ -40,3 +44,7 @@ class FedAvg:
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         pass
+
+
+def _all(model: nn.Module) -> range:
+    return range(len(blocks(model)))

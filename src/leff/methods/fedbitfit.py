@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from leff.methods.aggregate import merge_layers
-from leff.methods.method import Plan, RoundContext
+from leff.methods.method import Opened, Plan, RoundContext
 from leff.methods.sums import Means
 from leff.methods.whole import WholeModel, own_parameters, shapes_of
 from leff.models import bitfit_names
@@ -32,9 +32,12 @@ class FedBitFit:
         self._base.put(model)
 
     def plan(self, model: Any, context: RoundContext, reports: Sequence[Capacity]) -> Plan:
-        tensors = own_parameters(model, self._names)
+        tensors = self.opened(model, context).values
         tuned = Tuned(shapes_of(tensors), self._base.store.put(tensors))
         return Plan(self._base.jobs(context, {report.client: tuned for report in reports}))
+
+    def opened(self, model: Any, context: RoundContext) -> Opened:
+        return Opened.by_all(own_parameters(model, self._names))
 
     def merge(self, model: Any, means: Means) -> None:
         merge_layers(model, means)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from leff.methods.adapters import merge_adapters
-from leff.methods.method import Plan, RoundContext
+from leff.methods.method import Opened, Plan, RoundContext
 from leff.methods.sums import Means
 from leff.methods.whole import WholeModel, own_parameters, shapes_of
 from leff.models import lora
@@ -33,9 +33,12 @@ class FedLora:
         self._base.put(model)
 
     def plan(self, model: Any, context: RoundContext, reports: Sequence[Capacity]) -> Plan:
-        tensors = {**self._adapters, **own_parameters(model)}
+        tensors = self.opened(model, context).values
         tuned = Tuned(shapes_of(tensors), self._base.store.put(tensors), self._scale)
         return Plan(self._base.jobs(context, {report.client: tuned for report in reports}))
+
+    def opened(self, model: Any, context: RoundContext) -> Opened:
+        return Opened.by_all({**self._adapters, **own_parameters(model)})
 
     def merge(self, model: Any, means: Means) -> None:
         self._adapters = merge_adapters(model, self._adapters, self._scale, means)

@@ -42,7 +42,7 @@ class JobWriter:
     """Writes jobs for one task and puts their parts into a store.
 
     With 16 `shell_bits` the frozen word embeddings are sent, kept and read as float16.  `upload` is
-    the form in which trained tensors come back.
+    the form in which trained tensors come back, and `private` says that nothing else does.
     """
 
     store: Store
@@ -50,6 +50,7 @@ class JobWriter:
     pad_id: int
     shell_bits: int = 32
     upload: Upload = "full"
+    private: bool = False
 
     def block(self, model: nn.Module, layers: Sequence[int]) -> Segment:
         """Return these layers of the full model as a segment that trains."""
@@ -95,6 +96,7 @@ class JobWriter:
                 training=context.training,
                 tuned=tuned.get(client),
                 upload=self.upload,
+                private=self.private,
             )
             for client in sorted(segments)
         )

@@ -14,18 +14,19 @@ from torch import nn
 from leff.methods.aggregate import Merge
 from leff.methods.assignment import Assignment
 from leff.methods.jobs import JobWriter
-from leff.methods.method import Plan, RoundContext
+from leff.methods.method import Opened, Plan, RoundContext
 from leff.methods.sampling import BlockSampler, in_turn
 from leff.methods.stand_ins import Bank, Batch, Span, StandIn
 from leff.methods.sums import Means
-from leff.models import blocks, layer_state
+from leff.models import blocks, layer_prefix, layer_state, trainable_names
 from leff.wire.messages import Capacity, Part, Segment
 
 
 class Leff:
     """Samples layers, compresses the others, and aggregates layer by layer.
 
-    `proxy` has batches of public data without labels, on which the stand-ins are made.
+    `proxy` has batches of public data without labels, on which the stand-ins are made.  `sizes` are
+    the layers that clients train, in turn, as far as that is known beforehand.
     """
 
     name = "leff"
@@ -38,16 +39,17 @@ class Leff:
         bank: Bank,
         merge: Merge,
         proxy: Sequence[Batch],
+        sizes: Sequence[int] = (),
     ) -> None:
         self._writer, self._sampler, self._assignment = writer, sampler, assignment
-        self._bank, self._merge, self._proxy = bank, merge, proxy
+        self._bank, self._merge, self._proxy, self._sizes = bank, merge, proxy, sizes
 
     def begin(self, model: nn.Module) -> None:
         pass
 
     def plan(self, model: nn.Module, context: RoundContext, reports: Sequence[Capacity]) -> Plan:
         assigned, layers = self._assignment.assign(model, reports), len(blocks(model))
-        if not assigned:  # no client has the memory and the time
+        if not assigned and not self._sampler.together:  # no client has the memory and the time
             return Plan(())
         wanted = {client: own.layers for client, own in assigned.items()}
         labels = {
@@ -60,7 +62,8 @@ class Leff:
             client: assigned[client].context.spans(block, layers)
             for client, block in drawn.blocks.items()
         }
-        stand_ins = self._compress(model, context, around.values())  # Sec. 3.3
+        expected = self._expected(model, context)
+        stand_ins = self._compress(model, context, [*around.values(), *expected])  # Sec. 3.3
         frozen = self._frozen(stand_ins)
         trained = self._trained(model, drawn.blocks.values())
         segments = {
@@ -72,9 +75,37 @@ class Leff:
             facts["contexts"] = {str(client): own.name for client, own in assigned.items()}
         return Plan(self._writer.jobs(self._writer.frame(model), context, segments), facts)
 
+    def opened(self, model: nn.Module, context: RoundContext) -> Opened:
+        """Return the layers that clients of the known sizes train in this round, and the tail.
+
+        If no size is known, these are all layers, each as if every client trained it.  Blocks must
+        be drawn together.
+        """
+        nested, parameters = self._sampler.nested(model, context), dict(model.named_parameters())
+        shares = dict.fromkeys(trainable_names(model, ()), 1.0)
+        for layer in range(len(nested)):
+            inside = [layer in nested[size - 1] for size in self._sizes] or [True]
+            prefix = layer_prefix(model, layer)
+            own = [name for name in parameters if name.startswith(prefix)]
+            if any(inside):
+                shares |= dict.fromkeys(own, sum(inside) / len(inside))
+        return Opened({name: parameters[name] for name in shares}, shares)
+
     def merge(self, model: nn.Module, means: Means) -> None:
         self._merge.apply(model, means)  # Sec. 3.5
         self._sampler.take_in(means)
+
+    def _expected(self, model: nn.Module, context: RoundContext) -> list[tuple[Span, ...]]:
+        """Return the spans around the round's block of every known size, if all draw together.
+
+        Students then learn in the same rounds, whoever takes part.
+        """
+        if not self._sampler.together:
+            return []
+        nested, sizes = self._sampler.nested(model, context), sorted(set(self._sizes))
+        reports = [Capacity(place, size, 1) for place, size in enumerate(sizes)]
+        assigned = self._assignment.assign(model, reports).values()
+        return [own.context.spans(nested[own.layers - 1], len(nested)) for own in assigned]
 
     def _compress(
         self, model: nn.Module, context: RoundContext, around: Iterable[tuple[Span, ...]]

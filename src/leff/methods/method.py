@@ -43,6 +43,23 @@ class Plan:
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
+@dataclass(frozen=True)
+class Opened:
+    """All that a round may change: each tensor's value at its start, and its expected clients.
+
+    `shares` is, for each tensor, the share of a round's clients that train it, in (0, 1].  It does
+    not depend on who takes part.
+    """
+
+    values: Mapping[str, torch.Tensor]
+    shares: Mapping[str, float]
+
+    @classmethod
+    def by_all(cls, values: Mapping[str, torch.Tensor]) -> "Opened":
+        """Return tensors that every client trains."""
+        return cls(values, dict.fromkeys(values, 1.0))
+
+
 class Planner(Protocol):
     """The part that all methods share, however they merge."""
 
@@ -67,6 +84,10 @@ class Planner(Protocol):
 
 class MeanMethod(Planner, Protocol):
     """A method that merges means over clients."""
+
+    def opened(self, model: nn.Module, context: RoundContext) -> Opened:
+        """Return what the round may change, whoever takes part; the model is not changed."""
+        ...
 
     def merge(self, model: nn.Module, means: Means) -> None:
         """Put the round's means into the model, in place."""

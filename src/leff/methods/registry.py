@@ -60,6 +60,7 @@ class BlockParts:
     merge: Merge
     proxy: Sequence[Batch]
     embedding_bits: int = 32
+    sizes: Sequence[int] = ()  # of clients, in turn, as far as known
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ def _leff(given: Ingredients) -> Method:
         Bank(parts.distillation),
         parts.merge,
         parts.proxy,
+        parts.sizes,
     )
 
 

@@ -40,7 +40,9 @@ class Rule:
 
     `source` says who measures the importance: the server, on `batches` batches of proxy data a
     round, or the clients while they train.  `exploration` is the share of uniform sampling.  With
-    `mixed`, clients that have every label together draw together (`methods.mixing`).
+    `mixed`, clients that have every label together draw together (`methods.mixing`).  With
+    `together` all clients of a round train around one place: each block lies inside all larger
+    ones, and nothing depends on who takes part.
     """
 
     sampling: Sampling = "importance"
@@ -50,6 +52,7 @@ class Rule:
     exploration: float = 0.0
     stratified: bool = True
     mixed: bool = False
+    together: bool = False
     batches: int = 2
 
 
@@ -68,6 +71,12 @@ class BlockSampler:
         self._rule, self._proxy, self._layers = rule, proxy, layers
         self._measured = RunningScores(layers)
         self._turns: dict[int, int] = {}  # client -> rounds it took part in
+        self._latest: tuple[int, list[range]] | None = None  # a round's nested blocks
+
+    @property
+    def together(self) -> bool:
+        """Whether all clients of a round train around one place."""
+        return self._rule.together
 
     def draw(
         self,
@@ -83,6 +92,8 @@ class BlockSampler:
         """
         rule, scores = self._rule, self._scores(model, context)
         clients = sorted(wanted)
+        if rule.together:
+            return self._together(scores, context, wanted)
         probabilities = {client: self._probabilities(scores, wanted[client]) for client in clients}
         rng = numpy_rng(context.seed, "blocks", context.index)
         groups = self._groups(clients, labels, context)
@@ -100,6 +111,44 @@ class BlockSampler:
             "entropy_uniform": float(np.mean([np.log(len(p)) for p in probabilities.values()])),
         }
         return Drawn(blocks, facts)
+
+    def nested(self, model: nn.Module, context: RoundContext) -> list[range]:
+        """Return the round's block of 1, 2, ... L layers, with `together`.
+
+        The block of one layer is drawn by the rule.  A larger one has one layer more, before or
+        after, by the blocks' probabilities.  Raises RunError as `draw`.
+        """
+        if self._latest is None or self._latest[0] != context.index:
+            self._nested(self._scores(model, context), context)
+        assert self._latest is not None
+        return self._latest[1]
+
+    def _nested(self, scores: np.ndarray | None, context: RoundContext) -> list[range]:
+        rng, total = numpy_rng(context.seed, "blocks", context.index), self._layers
+        single = self._probabilities(scores, 1)
+        turn = self._rule.sampling == "round_robin"
+        first = context.index % total if turn else draw_block(single, rng.random())
+        found = [range(first, first + 1)]
+        for layers in range(2, total + 1):
+            chances, starts = self._probabilities(scores, layers), (first - 1, first)
+            possible = [each for each in starts if 0 <= each <= total - layers]
+            weights = np.array([chances[each] for each in possible])
+            first = possible[draw_block(weights / weights.sum(), rng.random())]
+            found.append(range(first, first + layers))
+        self._latest = context.index, found
+        return found
+
+    def _together(
+        self, scores: np.ndarray | None, context: RoundContext, wanted: Mapping[int, int]
+    ) -> Drawn:
+        nested = self._nested(scores, context)
+        chances = self._probabilities(scores, 1)
+        facts: dict[str, Any] = {
+            "layer_scores": None if scores is None else [float(score) for score in scores],
+            "entropy": sampling_entropy(self._rule.sampling, chances),
+            "entropy_uniform": float(np.log(len(chances))),
+        }
+        return Drawn({client: nested[wanted[client] - 1] for client in sorted(wanted)}, facts)
 
     def take_in(self, means: Means) -> None:
         """Take in the importance that the round's clients measured."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from leff.methods.adapters import merge_adapters
-from leff.methods.method import Plan, RoundContext
+from leff.methods.method import Opened, Plan, RoundContext
 from leff.methods.sums import Means
 from leff.methods.whole import WholeModel, own_parameters, put_parameters, shapes_of
 from leff.models import lora, sparse
@@ -38,12 +38,15 @@ class SLora:
 
     def plan(self, model: Any, context: RoundContext, reports: Sequence[Capacity]) -> Plan:
         self._round = context.index
-        tensors = {**self._trained, **own_parameters(model)}
+        tensors = self.opened(model, context).values
         part = self._base.store.put(tensors)
         tuned = Tuned(shapes_of(tensors), part, self._scale, self._seed)
         stage = 1 if self._round < self._sparse_rounds else 2
         jobs = self._base.jobs(context, {report.client: tuned for report in reports})
         return Plan(jobs, {"slora_stage": stage})
+
+    def opened(self, model: Any, context: RoundContext) -> Opened:
+        return Opened.by_all({**self._trained, **own_parameters(model)})
 
     def merge(self, model: Any, means: Means) -> None:
         if self._round >= self._sparse_rounds:

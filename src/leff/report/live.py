@@ -55,6 +55,8 @@ class LiveTable:
         self._metric = federation.metric
         if federation.on_devices is not None:
             self._more["devices"] = _on_devices
+        if federation.privacy is not None:
+            self._more["epsilon"] = _epsilon
         if federation.clients.devices:
             self._more["simulated"] = _simulated
         self._console.print(_heading(federation), highlight=False)
@@ -174,6 +176,10 @@ def _on_devices(record: RoundRecord) -> str:
     return _number(record.devices["loss"]) + (
         f", worst {worst['client']}: {_number(worst['loss'])}" if worst else ""
     )
+
+
+def _epsilon(record: RoundRecord) -> str:
+    return "" if record.epsilon is None else f"{record.epsilon:.2f}"
 
 
 def _simulated(record: RoundRecord) -> str:

@@ -82,7 +82,16 @@ def _block_parts(
         merge=Merge(method.relaxation or None, method.momentum),
         proxy=proxy,
         embedding_bits=context.embedding_bits,
+        sizes=_known_sizes(config, len(blocks(model))),
     )
+
+
+def _known_sizes(config: RunConfig, layers: int) -> tuple[int, ...]:
+    """Return the number of layers of each client, in turn; () if devices decide by themselves."""
+    clients, remote = config.clients, config.engine.name == "flower"
+    if clients.fleet or (remote and not clients.layers):
+        return ()
+    return tuple(layers_in_turn(clients, layers))
 
 
 def _assignment(

@@ -67,6 +67,8 @@ def _card(
         "bytes down, all rounds": f"{result['download_bytes']:,}",
         "bytes up, all rounds": f"{result['upload_bytes']:,}",
     }
+    if "privacy" in result:
+        facts["privacy of clients"] = _privacy(result["privacy"])
     after, before = result["after"], result["before"]
     lines = ["---", *head, "---", "", f"# {what} fine-tuned with LEFF", "", *use]
     lines += ["", "## How it was made", "", "| | |", "|---|---|"]
@@ -80,6 +82,13 @@ def _card(
         for name, value in after["metrics"].items()
     ]
     return "\n".join(lines) + "\n"
+
+
+def _privacy(spent: Mapping[str, Any]) -> str:
+    """Return the guarantee in words, or that there is none."""
+    if spent["epsilon"] is None or spent["reproducible"]:
+        return "none: sums had no noise, or noise from a known seed"
+    return f"({spent['epsilon']:.2f}, {spent['delta']:g}) differential privacy of each client"
 
 
 def base_name(config: RunConfig) -> tuple[str, bool]:

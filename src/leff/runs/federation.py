@@ -30,6 +30,7 @@ from leff.runs.gap import measure_clients
 from leff.runs.on_devices import OnDevices
 from leff.runs.options import RunConfig
 from leff.runs.population import Population
+from leff.runs.privacy import Privacy
 from leff.runs.sources import text_form
 from leff.runs.trained import restore, save_model
 from leff.runs.who import who
@@ -78,6 +79,7 @@ class Federation:
     digests: dict[str, str]  # of training data, start model and evaluation data
     on_devices: OnDevices | None = None  # None if the server alone measures
     leveller: Leveller | None = None  # None if the head is left as it is
+    privacy: Privacy | None = None  # None if sums have no noise
     done: int = 0
 
     @property
@@ -109,6 +111,13 @@ class Federation:
                 if not self.folder.records():
                     self._measure_before(progress)
                 for index in range(self.done, self.config.training.rounds):
+                    if self.privacy is not None and not self.privacy.allows():
+                        log.warning(
+                            "the run ends after round %d: one more would pass privacy.epsilon = %g",
+                            index,
+                            self.config.privacy.epsilon,
+                        )
+                        break
                     self._round(index, progress)
                 return self._finish()
 
@@ -172,7 +181,8 @@ class Federation:
 
     def _measure_before(self, progress: Progress) -> None:
         record = self._measured(RoundRecord(0))
-        record = replace(record, before=self._full(record))
+        spent = None if self.privacy is None else self.privacy.epsilon
+        record = replace(record, before=self._full(record), epsilon=spent)
         self.folder.append(record)
         progress.measured(record)
 
@@ -217,8 +227,11 @@ class Federation:
             _Watch(self, index, progress),
             self.config.engine.spare if self.config.engine.name == "flower" else 0.0,
             self.leveller,
+            self.privacy,
         )
-        _check_failures(record, self.config.clients.per_round == 1)
+        _check_failures(record, self.config.clients.per_round == 1, self.privacy is not None)
+        if self.privacy is not None:
+            record = replace(record, epsilon=self.privacy.epsilon)
         if (index + 1) % evaluation.every == 0 or training.rounds - index <= evaluation.last:
             record = self._measured(record)
         record = replace(record, seconds=time.perf_counter() - started)
@@ -254,7 +267,8 @@ class Federation:
         failures = [client.failure for client in clients if client.failure is not None]
         if len(failures) == len(clients):
             sat_out = [why for record in records[1:] for why in (record.sat_out or {}).values()]
-            reason = [*failures, *sat_out][0]
+            drawn = "no client was drawn; raise clients.per_round"
+            reason = [*failures, *sat_out, drawn][0]
             raise RunError(f"no client's update could be used in any round ({reason})")
         first, last = records[0], records[-1]
         before, after = dict(first.before or {}), self._full(last)
@@ -263,7 +277,7 @@ class Federation:
         result: dict[str, Any] = {
             "task": self.task.name,
             "method": self.config.method.name,
-            "rounds": self.config.training.rounds,
+            "rounds": last.round,
             "seed": self.config.seed,
             "metric": self.metric,
             "before": before,
@@ -274,6 +288,8 @@ class Federation:
             + sum(record.level.download_bytes for record in records if record.level),
             "upload_bytes": sum(client.upload_bytes for client in clients),
         }
+        if self.privacy is not None:
+            result["privacy"] = self.privacy.summary()
         if self.task.labels:
             result["labels"] = list(self.task.labels)
         card = model_card(
@@ -307,12 +323,13 @@ class _Watch(Watcher):
         return self._federation.observe(self._index, plan, spool)
 
 
-def _check_failures(record: RoundRecord, everyone: bool) -> None:
+def _check_failures(record: RoundRecord, everyone: bool, private: bool) -> None:
     """Log who failed or sat out; `everyone` says that all clients were asked.
 
-    Raises RunError if no update could be used.  Two rounds without an update go on, since the
-    next one asks for something else: clients that all ran out of memory are asked for less, and
-    if all sat out, a round that draws other clients may do better.
+    Raises RunError if no update could be used.  Two rounds without an update go on, since the next
+    one asks for something else: clients that all ran out of memory are asked for less, and if all
+    sat out, a round that draws other clients may do better.  A `private` run goes on too: its end
+    would tell who failed.
     """
     failed = [client for client in record.clients if client.failure is not None]
     sat_out = record.sat_out or {}
@@ -321,7 +338,7 @@ def _check_failures(record: RoundRecord, everyone: bool) -> None:
     if failed:
         first = failed[0].failure
         log.warning("round %d: refused %d updates (%s)", record.round, len(failed), first)
-    if len(failed) < len(record.clients):
+    if len(failed) < len(record.clients) or private:
         return
     if everyone and not record.clients:
         raise RunError(

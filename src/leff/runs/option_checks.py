@@ -6,6 +6,7 @@ check_together(config)       # ValueError for two values that do not fit
 from typing import TYPE_CHECKING
 
 from leff.errors import ConfigError, shown
+from leff.runs.privacy_checks import check_privacy
 from leff.units import BYTES, FLOPS, parse_amount, parse_seconds
 
 if TYPE_CHECKING:
@@ -31,11 +32,17 @@ def check_together(config: "RunConfig") -> None:
             f"evaluation.where = {config.evaluation.where!r} needs clients.validation_share above "
             "0, or clients have nothing to measure on"
         )
+    check_privacy(config)
     engine = config.engine
     if engine.ray and engine.workers:
         raise ValueError(
             f"engine.ray = {shown(engine.ray)} and engine.workers = {engine.workers} both say how "
             "many clients work at a time; leave out engine.workers, and set engine.client_cpus"
+        )
+    if config.method.together and config.method.sampling == "fixed":
+        raise ValueError(
+            "method.sampling = 'fixed' keeps each client at its own block, and method.together "
+            "puts all in one place; use importance, random or round_robin"
         )
     if min(config.clients.layers, default=1) < 1:
         raise ValueError(

@@ -36,7 +36,7 @@ from leff.runs.option_types import (
     check_path,
     picked,
 )
-from leff.runs.presets import PRESETS
+from leff.runs.presets import PRESETS, PRIVATE
 from leff.tasks.encode import Kind
 from leff.tasks.load import OWN
 from leff.tasks.text_form import TextForm
@@ -268,6 +268,11 @@ class MethodConfig(Section):
     )
     exploration: Share = Field(
         default=0.1, description="share of uniform sampling, so that every layer gets trained"
+    )
+    together: bool = Field(
+        default=False,
+        description="all clients of a round train around one place, each block inside all larger "
+        "ones; always so with privacy, where the noise then is on few layers",
     )
     stratified: bool = Field(
         default=True,
@@ -558,6 +563,45 @@ class EngineConfig(Section):
     )
 
 
+class PrivacyConfig(Section):
+    """Differential privacy of clients, on if epsilon or noise is given (docs/do/private.md)."""
+
+    epsilon: Annotated[float, Field(ge=0, le=1e6)] = Field(
+        default=0.0, description="most ε that the whole run may spend; 0: no limit"
+    )
+    delta: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=1e-5, description="δ; must be below 1 / clients"
+    )
+    noise: Annotated[float, Field(ge=0, le=1e6)] | None = Field(
+        default=None,
+        description="deviation of the noise in each value of a sum, in units of the clip; without "
+        "it, the least that keeps epsilon; 0: none, to see what clipping alone does",
+    )
+    clip: Annotated[float, Field(gt=0, le=1e9)] = Field(
+        default=1.0,
+        description="largest L2 norm of all that one client changes in a round (a run without "
+        "privacy has the norms in its records)",
+    )
+    quantile: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="above 0: the clip follows this quantile of the clients' norms, which costs a "
+        "tenth more noise (Andrew et al. 2021); 0: it stays",
+    )
+    stop: bool = Field(
+        default=True, description="end the run before a round that would pass epsilon"
+    )
+    reproducible: bool = Field(
+        default=False,
+        description="noise from the run's seed, for research: who knows the seed can take it away; "
+        "false: from the operating system",
+    )
+
+    @property
+    def on(self) -> bool:
+        """Whether the sums of updates are noised."""
+        return self.epsilon > 0 or self.noise is not None
+
+
 class RunConfig(Section):
     """A whole run."""
 
@@ -577,7 +621,24 @@ class RunConfig(Section):
     context: ContextConfig = ContextConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     engine: EngineConfig = EngineConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _private(cls, values: Any) -> Any:
+        """Fill in what privacy needs; values that are given win, and are refused later."""
+        if not isinstance(values, Mapping):
+            return values
+        given = dict(cast("Mapping[str, Any]", values))
+        privacy: Any = given.get("privacy", {})
+        if isinstance(privacy, Section):
+            privacy = privacy.model_dump()
+        if not isinstance(privacy, Mapping):
+            return given
+        own = cast("Mapping[str, Any]", privacy)
+        on = own.get("epsilon") or own.get("noise") is not None
+        return _filled(given, PRIVATE) if on else given
 
     @model_validator(mode="before")
     @classmethod
@@ -587,16 +648,21 @@ class RunConfig(Section):
             return values
         combined = dict(cast("Mapping[str, Any]", values))
         preset = combined.get("preset", "default")
-        known = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
-        for name, options in known.items():
-            given: Any = combined.get(name, {})
-            if isinstance(given, Section):
-                given = given.model_dump(exclude_unset=True)
-            if isinstance(given, Mapping):
-                combined[name] = {**options, **cast("Mapping[str, Any]", given)}
-        return combined
+        return _filled(combined, PRESETS.get(preset, {}) if isinstance(preset, str) else {})
 
     @model_validator(mode="after")
     def _check(self) -> "RunConfig":
         check_together(self)
         return self
+
+
+def _filled(values: Mapping[str, Any], more: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a configuration's values, with those of `more` where none is given."""
+    combined = dict(values)
+    for name, options in more.items():
+        given: Any = combined.get(name, {})
+        if isinstance(given, Section):
+            given = given.model_dump(exclude_unset=True)
+        if isinstance(given, Mapping):
+            combined[name] = {**options, **cast("Mapping[str, Any]", given)}
+    return combined

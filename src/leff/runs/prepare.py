@@ -27,6 +27,7 @@ from leff.runs.levelling import leveller_of
 from leff.runs.on_devices import on_devices
 from leff.runs.options import RunConfig
 from leff.runs.population import simulated_population
+from leff.runs.privacy import make_privacy
 from leff.runs.rates import with_learning_rate
 from leff.runs.shares import divided
 from leff.runs.sources import evaluator_for, load_start, task_of, text_form, with_prompt
@@ -79,7 +80,13 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         from leff.runs.network import network_population
 
         clients = network_population(config, task, model, tokenizer, store, folder.path)
-    writer = JobWriter(store, task.kind, tokenizer.pad_token_id, upload=config.engine.upload)
+    writer = JobWriter(
+        store,
+        task.kind,
+        tokenizer.pad_token_id,
+        upload=config.engine.upload,
+        private=config.privacy.on,
+    )
     digests = {
         **clients.digests,
         "evaluation_digest": _digest_rows(task),
@@ -107,6 +114,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         evaluator=evaluator_for(config, task, tokenizer) if measured_here else None,
         on_devices=on_devices(config, task, writer),
         leveller=leveller_of(config, task, writer, proxy),
+        privacy=make_privacy(config, method, folder),
         digests=digests,
     )
 

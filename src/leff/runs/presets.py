@@ -1,6 +1,7 @@
 """Named sets of options, such as ``preset = "paper"``; options that a user sets win.
 
 PRESETS["paper"]["context"]["name"]      # "distil"
+PRIVATE["method"]["weights"]             # "equal": what privacy needs, whatever the preset
 """
 
 from typing import Any
@@ -38,4 +39,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "proximal": 0.0,
         },
     },
+}
+
+PRIVATE: dict[str, dict[str, Any]] = {
+    "method": {"together": True, "weights": "equal", "mixed": False},
+    "training": {"levelled": False},
+    "evaluation": {"gap_clients": 0},
 }

@@ -28,7 +28,11 @@ def unused_options(config: RunConfig, kind: str | None = None) -> list[str]:
     unused += _unused_by_place(config.evaluation.where, config.training.levelled)
     unused += _unused_by_engine(config.engine.name)
     default = RunConfig.model_validate(
-        {"preset": config.preset, "data": {"task": config.data.task}}
+        {
+            "preset": config.preset,
+            "data": {"task": config.data.task},
+            "privacy": {"noise": 1.0} if config.privacy.on else {},
+        }
     )
     return [key for key in unused if _value(config, key) != _value(default, key)]
 

@@ -20,6 +20,7 @@ from leff.show.options_view import options_view
 FIGURES = (
     *("round", "loss", "metric", "train_loss", "plug_in_gap", "download_bytes", "upload_bytes"),
     *("seconds", "train_seconds", "evaluation_seconds", "round_seconds_simulated", "idle_share"),
+    "epsilon",
 )
 RECENT = 3  # rounds by which the time that is left is told
 MOST_GROUPS = 8  # that colours can tell apart

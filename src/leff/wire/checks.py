@@ -38,6 +38,7 @@ class Expected:
 
     `scored` are the layers whose importance the client may send.  `shapes` has the name and the
     shape of each tensor that it must send, in the form `upload`; `headers.most_bytes` bounds them.
+    With `private` it may send no losses.
     """
 
     round: int
@@ -48,6 +49,7 @@ class Expected:
     steps: int  # at most
     shapes: Shapes
     upload: Upload = "full"
+    private: bool = False
 
 
 def report_fault(report: Capacity, layers: int) -> str | None:
@@ -139,6 +141,8 @@ def _field_fault(update: Update, expected: Expected) -> str | None:
         return "layer_scores must have one number, from 0 up, for each layer, or none"
     if update.losses is not None and not _are_numbers(update.losses, (2,), -MOST_LOSS, MOST_LOSS):
         return "losses must be two finite numbers"
+    if update.losses is not None and expected.private:
+        return "it sent losses, which a private run does not ask for"
     if update.failure is not None and type(update.failure) is not str:
         return f"failure must be a text, got {shown(update.failure)}"
     if update.out_of_memory_bytes and update.failure is None:

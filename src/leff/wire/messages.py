@@ -137,7 +137,8 @@ class Job:
     tokenizer's padding; `shell` holds the embeddings and whatever else is always frozen, `tail`
     what always trains.  With `tuned` no segment and no tail trains, but what it says.
     `predicted_bytes` is the peak of a step; 0 if nobody asked, as no memory is limited.  `upload`
-    is the form in which the trained tensors come back (`wire.codec`).
+    is the form in which the trained tensors come back (`wire.codec`).  With `private` neither
+    losses nor the layers' importance come back.
     """
 
     round: int
@@ -153,6 +154,7 @@ class Job:
     tuned: Tuned | None = None
     predicted_bytes: int = 0
     upload: Upload = "full"
+    private: bool = False
 
     @property
     def block(self) -> tuple[int, ...]:

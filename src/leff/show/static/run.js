@@ -83,6 +83,9 @@ function curves(run) {
   if (run.rounds.some((round) => round.plug_in_gap !== null)) {
     found.splice(2, 0, chart({ title: "Plug-in gap", note: "nats: the full model's loss minus the client model's, after training", x, y: {}, series: [of("gap", "plug_in_gap", own, "")] }));
   }
+  if (run.rounds.some((round) => round.epsilon !== null)) {
+    found.push(chart({ title: "Privacy", note: "ε spent up to each round", x, y: {}, series: [of("ε", "epsilon", own, "")] }));
+  }
   if (run.rounds.some((round) => round.round_seconds_simulated !== null)) {
     found.push(chart({ title: "Time on the devices", note: "by the virtual clock", x, y: { text: seconds }, series: [of("round", "round_seconds_simulated", own, "")] }));
     found.push(chart({ title: "Idle", note: "mean share of a round that a client waits", x, y: { text: percent }, series: [of("idle", "idle_share", own, "")] }));

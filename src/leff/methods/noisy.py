@@ -1,0 +1,107 @@
+"""The sum of clipped updates with Gaussian noise, as means: what a client adds is bounded.
+
+    means = noisy_means(opened, spool.files(), Mechanism(clip=1.0, noise=1.1, clients=40), draw)
+    method.merge(model, means)
+
+    mean_l = start_l + (Σ_i Δ_i · min(1, C / ‖Δ_i‖) + N(0, (z · C)²)) / (n · π_l)
+
+Δ_i is what training changed in all tensors of client i together, C the clip, and z the noise.  n is
+the number of clients that a round expects, and π_l the share of them that it expects to train the
+tensor (`Opened`).  Neither depends on who took part.  So a client that is not there, or fails,
+changes the sum by C at most and nothing else (McMahan et al. 2018).  All clients count the same.
+Every tensor that the round could have changed gets the same noise, however few trained it.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from leff.methods.method import Opened
+from leff.methods.sums import Mean
+from leff.wire.messages import Update
+from leff.wire.tensors import one_by_one, shapes_of
+
+Draw = Callable[[int, str], np.ndarray]  # count, label -> numbers of mean 0 and deviation 1
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """The clip C, the noise's deviation in units of it, and the number of clients expected."""
+
+    clip: float
+    noise: float  # z
+    clients: float  # n
+
+    @property
+    def deviation(self) -> float:
+        """The noise's deviation in each value of the sum."""
+        return self.noise * self.clip
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """A client's tensors, in a file, and the factor that clips what training changed in them."""
+
+    file: Path
+    names: Collection[str]
+    factor: float
+
+
+@dataclass(frozen=True)
+class NoisyMeans:
+    """`sums.Means` with noise."""
+
+    opened: Opened
+    updates: Sequence[Clipped]
+    mechanism: Mechanism
+    draw: Draw
+    scores: Mapping[int, float] = field(default_factory=dict[int, float])  # nobody sends any
+    too_few: Mapping[str, int] = field(default_factory=dict[str, int])  # noise hides how few
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {name: tuple(own.shape) for name, own in self.opened.values.items()}
+
+    def mean(self, name: str) -> Mean:
+        start = self.opened.values[name].detach().to("cpu", torch.float64)
+        noise = torch.from_numpy(self.draw(start.numel(), name)).view(start.shape)  # pyright: ignore[reportUnknownMemberType]
+        total = noise * self.mechanism.deviation
+        for own in self.updates:
+            if name in own.names:
+                total += (one_by_one(own.file)(name).to(torch.float64) - start) * own.factor
+        share = self.opened.shares[name]
+        return Mean(start + total / (self.mechanism.clients * share), share)
+
+    def means(self) -> Iterator[tuple[str, Mean]]:
+        return ((name, self.mean(name)) for name in self.opened.values)
+
+
+def noisy_means(
+    opened: Opened, updates: Sequence[tuple[Update, Path]], mechanism: Mechanism, draw: Draw
+) -> NoisyMeans:
+    """Return the means of updates, whose tensors are in files, of all that a round could change.
+
+    Each update has the `norm` of its difference.  Raises ValueError for an update with a tensor
+    that the round did not open.
+    """
+    clipped: list[Clipped] = []
+    for update, file in updates:
+        names = shapes_of(file).keys()
+        if update.norm is None or not names <= opened.values.keys():
+            foreign = sorted(names - opened.values.keys())
+            raise ValueError(
+                f"client {update.client} sent {foreign}, and its norm is {update.norm}"
+            )
+        clipped.append(Clipped(file, names, clip_factor(update.norm, mechanism.clip)))
+    return NoisyMeans(opened, clipped, mechanism, draw)
+
+
+def clip_factor(norm: float, clip: float) -> float:
+    """Return what a difference of this norm is multiplied with, so that its norm is at most `clip`.
+
+    The smallest float below clip / norm is taken, so that rounding cannot pass the clip.
+    """
+    return 1.0 if norm <= clip else float(np.nextafter(clip / norm, 0.0))

@@ -1,0 +1,90 @@
+"""What options must be for the noise to bound what one client tells.
+
+check_privacy(config)       # ValueError for a value that would leave the bound unproven
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from leff.errors import shown
+
+if TYPE_CHECKING:
+    from leff.runs.options import RunConfig
+
+
+def check_privacy(config: "RunConfig") -> None:
+    """Raise ValueError for values that do not fit privacy, with key, value and remedy."""
+    privacy, default = config.privacy, type(config.privacy)()
+    if not privacy.on:
+        for key in type(privacy).model_fields:
+            value = getattr(privacy, key)
+            if value != getattr(default, key):
+                raise ValueError(
+                    f"privacy.{key} = {shown(value)} does nothing alone; set privacy.epsilon, or "
+                    "privacy.noise"
+                )
+        return
+    if privacy.epsilon and privacy.noise == 0:
+        raise ValueError(
+            f"privacy.epsilon = {privacy.epsilon:g} cannot be kept with privacy.noise = 0; leave "
+            "out privacy.noise, and the least that keeps it is found"
+        )
+    if privacy.quantile and privacy.noise == 0:
+        raise ValueError(
+            f"privacy.quantile = {privacy.quantile:g} needs noise, or the clip itself tells of "
+            "clients; leave out privacy.noise"
+        )
+    if config.engine.name == "flower" and "count" not in config.clients.model_fields_set:
+        raise ValueError(
+            "clients.count must be given for privacy on a network: how many devices there are; the "
+            "noise is for so many, whoever is there in a round"
+        )
+    for key, value, allowed, why in _needed(config):
+        if value not in allowed:
+            remedy = " or ".join(map(shown, allowed))
+            raise ValueError(
+                f"{key} = {shown(value)} cannot be used with privacy, as {why}; it must be {remedy}"
+            )
+
+
+def _needed(config: "RunConfig") -> list[tuple[str, Any, tuple[Any, ...], str]]:
+    """Return keys with their values, what these may be with privacy, and why."""
+    method, context = config.method, config.context
+    rows: list[tuple[str, Any, tuple[Any, ...], str]] = [
+        ("method.weights", method.weights, ("equal",), "a client's weight must not tell its size"),
+        ("method.most_weight", method.most_weight, (1.0,), "all clients weigh the same"),
+        ("method.merge", method.merge, ("mean",), "noise is for sums"),
+        ("method.clip_norm", method.clip_norm, (0.0,), "privacy.clip is the bound"),
+        (
+            "training.levelled",
+            config.training.levelled,
+            (False,),
+            "devices would tell what labels they have",
+        ),
+        (
+            "evaluation.where",
+            config.evaluation.where,
+            ("server",),
+            "devices' figures are not noised",
+        ),
+        (
+            "evaluation.gap_clients",
+            config.evaluation.gap_clients,
+            (0,),
+            "single updates would be measured",
+        ),
+        ("engine.spare", config.engine.spare, (0.0,), "who is quick would decide who counts"),
+    ]
+    if config.method.name != "leff":
+        return rows
+    return [
+        *rows,
+        ("method.source", method.source, ("proxy",), "devices' importance is not noised"),
+        ("method.together", method.together, (True,), "blocks must not tell who takes part"),
+        (
+            "context.name",
+            context.name,
+            ("quantise", "drop", "distil"),
+            "its choices depend on who takes part",
+        ),
+        ("context.seconds", context.seconds, (0.0,), "a clock would decide what all clients get"),
+    ]

@@ -1,0 +1,228 @@
+"""Whole runs with noise: what is recorded, resumed, continued, stopped and refused."""
+
+import json
+import stat
+
+import pytest
+from tiny_runs import Killed, least, options, outcome, raises, save_tiny
+
+import leff
+from leff.errors import ConfigError, RunError
+from leff.files import unsealed
+from leff.privacy.accountant import Release, epsilon
+from leff.runs import federation
+from leff.runs.folder import RunFolder
+
+pytestmark = pytest.mark.usefixtures("quick_runs")
+DELTA = 0.05
+
+
+def private(folder, **changes):
+    own = {"privacy__epsilon": 50.0, "privacy__delta": DELTA, "clients__count": 4}
+    return least(folder, data__train_examples=24, **{**own, **changes})
+
+
+def ledger(folder):
+    return unsealed((folder / "privacy.json").read_bytes())
+
+
+def spent(folder):
+    return [record.epsilon for record in RunFolder(folder).records()]
+
+
+class KillAfter:
+    """A progress that ends the process after so many records."""
+
+    def __init__(self, rounds):
+        self.rounds = rounds
+
+    def __getattr__(self, _):
+        return lambda *_: None
+
+    def measured(self, record):
+        if record.round == self.rounds:
+            raise Killed
+
+
+def test_the_budget_is_spent_over_the_rounds_and_is_everywhere(tmp_path):
+    run = leff.run(**private(tmp_path, training__rounds=3), out=tmp_path / "run")
+    found = spent(tmp_path / "run")
+    assert found[0] == 0
+    assert found == sorted(found) and len(set(found)) == 4
+    assert 0.97 * 50 < found[-1] <= 50
+    line = json.loads((tmp_path / "run" / "rounds.jsonl").read_text().splitlines()[-1])
+    assert line["epsilon"] == found[-1]
+    privacy = run.result["privacy"]
+    assert privacy["epsilon"] == found[-1]
+    assert epsilon([Release(privacy["noise"])] * 3, DELTA) == pytest.approx(found[-1])
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert f"({found[-1]:.2f}, 0.05) differential privacy of each client" in card
+
+
+@pytest.mark.parametrize("method", ["leff", "fedlora"])
+def test_a_resumed_run_is_the_same_to_the_bit_noise_included(method, tmp_path, monkeypatch):
+    """The key is of the operating system, and outlives the process."""
+    changes = {"method__name": method, "clients__per_round": 0.6, "method__rank": 2}
+    changes |= {"privacy__noise": 0.5, "privacy__epsilon": 0.0}
+    given = private(tmp_path, training__rounds=2, **changes)
+    with pytest.raises(Killed):
+        leff.run(**given, out=tmp_path / "run", progress=KillAfter(1))
+    copy_key = (tmp_path / "run" / "privacy.key").read_bytes()
+    leff.resume(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("leff.runs.privacy.fresh_key", lambda: copy_key)
+        leff.run(**given, out=tmp_path / "whole")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+    assert len(ledger(tmp_path / "run")["entries"]) == 2
+    leff.run(**given, out=tmp_path / "other")
+    assert outcome(tmp_path / "other")["model"] != outcome(tmp_path / "whole")["model"]
+
+
+def test_the_key_is_for_its_owner_alone(tmp_path):
+    leff.run(**private(tmp_path, training__rounds=1), out=tmp_path / "run")
+    mode = (tmp_path / "run" / "privacy.key").stat().st_mode
+    assert stat.S_IMODE(mode) == 0o600
+
+
+def test_a_repeated_round_of_other_updates_counts_twice(tmp_path, monkeypatch):
+    """Killed after its ledger, before its checkpoint; then a client sends something else."""
+    given = private(tmp_path, training__rounds=2)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(federation.Federation, "_measured", lambda own, record: record)
+        patch.setattr(RunFolder, "save_checkpoint", raises)
+        leff.run(**given, out=tmp_path / "run")
+    assert len(ledger(tmp_path / "run")["entries"]) == 1
+    for header in (tmp_path / "run" / "updates").glob("client-1.*"):
+        header.write_bytes(b"lost")
+    train = federation.run_round
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            federation,
+            "run_round",
+            lambda model, method, fleet, context, *more: train(
+                model, method, fleet, other(context), *more
+            ),
+        )
+        leff.resume(tmp_path / "run")
+    entries = ledger(tmp_path / "run")["entries"]
+    assert [entry["round"] for entry in entries][:2] == [1, 1]
+    assert spent(tmp_path / "run")[-1] > 50 * 0.97 or len(entries) == 2
+
+
+def other(context):
+    """The same round with another rate, so that updates differ."""
+    from dataclasses import replace
+
+    training = replace(context.training, learning_rate=context.training.learning_rate / 2)
+    return replace(context, training=training)
+
+
+def test_the_run_ends_before_the_budget_is_passed(tmp_path, caplog):
+    changes = {"privacy__noise": 1.0, "privacy__epsilon": 5.0, "training__rounds": 9}
+    run = leff.run(**private(tmp_path, **changes), out=tmp_path / "run")
+    done = run.result["rounds"]
+    assert 0 < done < 9
+    assert epsilon([Release(1.0)] * done, DELTA) <= 5 < epsilon([Release(1.0)] * (done + 1), DELTA)
+    assert (
+        f"the run ends after round {done}: one more would pass privacy.epsilon = 5" in caplog.text
+    )
+    assert leff.resume(tmp_path / "run").result == run.result
+    assert RunFolder.open_finished(tmp_path / "run")
+
+
+def test_without_stop_it_goes_on(tmp_path):
+    changes = {"privacy__noise": 1.0, "privacy__epsilon": 3.0, "privacy__stop": False}
+    leff.run(**private(tmp_path, training__rounds=4, **changes), out=tmp_path / "run")
+    assert spent(tmp_path / "run")[-1] > 3
+
+
+def test_a_continued_run_goes_on_with_what_was_spent(tmp_path):
+    given = private(tmp_path, training__rounds=2, privacy__epsilon=20.0)
+    leff.run(**given, out=tmp_path / "first")
+    first = spent(tmp_path / "first")[-1]
+    more = {**given, "model.name": str(tmp_path / "first"), "privacy.epsilon": 30.0}
+    run = leff.run(**more, out=tmp_path / "second")
+    found = spent(tmp_path / "second")
+    assert found[0] == pytest.approx(first)
+    assert first < found[1] < found[2] <= 30
+    assert run.result["privacy"]["noise"] > 0
+    with pytest.raises(ConfigError, match=r"privacy\.epsilon = 10 leaves nothing for 2 rounds"):
+        leff.run(**{**more, "privacy.epsilon": 10.0}, out=tmp_path / "third")
+
+
+def test_a_start_without_privacy_is_said(tmp_path, caplog):
+    given = private(tmp_path, training__rounds=1)
+    leff.run(**{k: v for k, v in given.items() if "privacy" not in k}, out=tmp_path / "first")
+    leff.run(**{**given, "model.name": str(tmp_path / "first")}, out=tmp_path / "second")
+    assert (
+        "was trained without privacy; what it learnt of these clients is not counted" in caplog.text
+    )
+
+
+def test_the_clip_follows_the_norms(tmp_path):
+    changes = {"privacy__quantile": 0.5, "privacy__clip": 100.0, "training__rounds": 3}
+    leff.run(**private(tmp_path, privacy__epsilon=1e4, **changes), out=tmp_path / "run")
+    clips = [entry["clip"] for entry in ledger(tmp_path / "run")["entries"]]
+    assert clips[0] == 100
+    assert clips == sorted(clips, reverse=True) and len(set(clips)) == 3
+
+
+def test_noise_of_a_seed_is_said_to_be_none(tmp_path, caplog):
+    changes = {"privacy__reproducible": True, "training__rounds": 1}
+    run = leff.run(**private(tmp_path, **changes), out=tmp_path / "run")
+    assert not (tmp_path / "run" / "privacy.key").exists()
+    assert run.result["privacy"]["reproducible"]
+    assert "who knows the seed can take the noise away" in caplog.text
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "differential privacy of each client" not in card
+
+
+def test_clipping_alone_has_no_epsilon(tmp_path):
+    changes = {"privacy__epsilon": 0.0, "privacy__noise": 0.0, "training__rounds": 1}
+    run = leff.run(**private(tmp_path, **changes), out=tmp_path / "run")
+    assert run.result["privacy"]["epsilon"] is None
+    assert spent(tmp_path / "run") == [None, None]
+
+
+def test_nobody_was_drawn_in_any_round(tmp_path):
+    changes = {"clients__per_round": 1e-6, "training__rounds": 1, "privacy__noise": 1.0}
+    with pytest.raises(RunError, match=r"no client was drawn; raise clients\.per_round"):
+        leff.run(**private(tmp_path, **changes), out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"privacy.noise": 0.0}, "epsilon = 50 cannot be kept with privacy.noise = 0"),
+        ({"privacy.delta": 0.25}, r"privacy.delta = 0.25 must be below 1 / 4 clients = 0.25"),
+        ({"method.weights": "examples"}, "method.weights = 'examples' cannot be used with privacy"),
+        ({"method.merge": "median"}, "noise is for sums; it must be 'mean'"),
+        ({"method.clip_norm": 3.0}, "privacy.clip is the bound; it must be 0.0"),
+        ({"evaluation.where": "devices"}, "devices' figures are not noised"),
+        ({"evaluation.gap_clients": 2}, "single updates would be measured"),
+        ({"training.levelled": True}, "devices would tell what labels they have"),
+        ({"method.name": "leff", "method.source": "clients"}, "devices' importance is not noised"),
+        ({"method.name": "leff", "method.together": False}, "blocks must not tell who takes part"),
+        ({"method.name": "leff", "context.seconds": 2.0}, "a clock would decide"),
+        ({"method.name": "flora"}, "privacy cannot be used with flora, whose merge needs single"),
+        ({"method.name": "flexlora"}, "privacy cannot be used with flexlora"),
+        ({"privacy.noise": 0.01, "privacy.epsilon": 1.0}, "leaves no round within privacy.epsilon"),
+    ],
+)
+def test_what_would_prove_nothing_is_refused(changes, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        leff.run(**{**private(tmp_path), **changes}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"privacy.clip": 2.0}, "privacy.clip = 2.0 does nothing alone; set privacy.epsilon"),
+        ({"privacy.noise": 0.0, "privacy.quantile": 0.5}, "privacy.quantile = 0.5 needs noise"),
+        ({"method.together": True, "method.sampling": "fixed"}, "keeps each client at its own"),
+    ],
+)
+def test_options_that_contradict_are_refused(changes, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        leff.run(**{**options(save_tiny(tmp_path / "model")), **changes}, out=tmp_path / "run")
