@@ -24,6 +24,7 @@ from benchmarks import (
     fidelity,
     flora,
     frontier,
+    masks,
     namespaces,
     network,
     robust,
@@ -350,6 +351,19 @@ def test_robust_measures_a_merge(rule):
     cost = robust._merge_cost(rule, clients=3, width=8, layers=2)
     assert cost["rule"] == rule and cost["clients"] == 3
     assert cost["seconds"] >= 0 and cost["bytes"] >= 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("side", "groups"), [("fedavg", 2), ("fedavg-layers", 13), ("leff", 2)])
+def test_masks_measures_sums_that_are_right(side, groups):
+    row = masks.measure(side, clients=8, dropped=1, repeats=2, layer=50, every=700)
+    assert (row["groups"], row["dropped"], row["repeats"]) == (groups, 1, 2)
+    values = 50 if side == "leff" else 700
+    assert row["upload_bytes"] > row["plain_upload_bytes"] == 4 * values
+    assert row["download_bytes"] > 8 * 2 * 32  # the keys
+    for who in ("client", "server"):
+        assert row[f"{who}_masked_seconds"] > row[f"{who}_plain_seconds"] > 0
+        assert 1 < row[f"{who}_ratio"]["min"] <= row[f"{who}_ratio"]["max"]
 
 
 @pytest.mark.slow

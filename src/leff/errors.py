@@ -9,7 +9,8 @@
         ├── CheckpointError   no checkpoint of a run can be read
         ├── MetricError       a metric's own program failed
         └── NetworkError      the other side cannot be reached, or what it sent is wrong
-            └── RefusedError  the server refuses a token, a part or an upload
+            ├── RefusedError    the server refuses a token, a part or an upload
+            └── SecureSumError  a sum under masks cannot go on, or a message of it is wrong
 
 A message says what was wrong, names the value, and gives the remedy.  A client that fails is
 data (`wire.messages.Update.failure`), not an exception.
@@ -64,6 +65,14 @@ class NetworkError(RunError):
 
 class RefusedError(NetworkError):
     """The server refuses a token, a part or an upload; to try again is no use."""
+
+
+class SecureSumError(NetworkError):
+    """A sum under masks cannot go on.  `client` is whose message is wrong, if it is one's."""
+
+    def __init__(self, message: str, client: int | None = None) -> None:
+        super().__init__(message)
+        self.client = client
 
 
 class _Cut(reprlib.Repr):

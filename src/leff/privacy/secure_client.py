@@ -1,0 +1,221 @@
+"""A client's side of a secure sum (`secure_sums`)."""
+
+import secrets
+from collections.abc import Callable, Collection, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leff.errors import SecureSumError
+from leff.privacy.masks import (
+    KEY_BYTES,
+    SHARE_BYTES,
+    add_mask,
+    agreed,
+    commitment,
+    is_share,
+    public_key,
+    seal,
+    split,
+    unseal,
+)
+from leff.privacy.secure_messages import (
+    Boxes,
+    Group,
+    Keys,
+    Masked,
+    Roster,
+    Shares,
+    Survivors,
+    Unmasked,
+    check_keys,
+    check_terms,
+    dropped,
+    groups_of,
+    numbers,
+    opened,
+    pair_seed,
+    pair_sign,
+)
+
+PHASES = ("advertise", "share", "mask", "unmask")
+MASK_KEY = None  # among a client's secrets, beside the self masks of its groups
+
+
+class SecureClient:
+    """A client's side of one round: each phase once, in order.
+
+    `least_cohort` is its own bound: it takes part in no round that opens smaller groups.
+    `random_bytes` gives its keys and self masks.  (Shamir's coefficients are not from there.)
+    """
+
+    def __init__(
+        self,
+        client: int,
+        round_index: int,
+        least_cohort: int = 2,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self.client, self._round, self._least = client, round_index, least_cohort
+        self._random_bytes = random_bytes
+        self._sealing_key, self._mask_key = random_bytes(KEY_BYTES), random_bytes(KEY_BYTES)
+        self._next = "share"  # what it has to do next
+        self._roster = Roster(round_index, 0, 0, (), {})
+        self._seeds: dict[str, bytes] = {}  # of its self masks, by group
+        self._held: dict[int, dict[str | None, bytes]] = {}  # shares by whose secret they are of
+        self._answered: Survivors | None = None
+
+    def advertise(self) -> Keys:
+        """Phase 0: return the public keys."""
+        return Keys(self.client, public_key(self._sealing_key), public_key(self._mask_key))
+
+    def share(self, roster: Roster) -> Shares:
+        """Phase 1: share the mask key, and a fresh self mask for each own group, with all."""
+        self._expect("share")
+        self._check_roster(roster)
+        seeds = {n: self._random_bytes(KEY_BYTES) for n in groups_of(self.client, roster.groups)}
+        own: dict[str | None, bytes] = {MASK_KEY: self._mask_key, **seeds}
+        split_up = {
+            n: split(secret, roster.threshold, len(roster.keys)) for n, secret in own.items()
+        }
+        held = {
+            client: {name: shares[index] for name, shares in split_up.items()}
+            for index, client in enumerate(roster.clients)
+        }
+        boxes = {
+            other.client: seal(
+                self._box_key(other, self.client, other.client),
+                b"".join(held[other.client].values()),
+            )
+            for other in roster.keys
+            if other.client != self.client
+        }
+        commitments = {n: commitment(b, self._round, self.client, n) for n, b in seeds.items()}
+        self._roster, self._seeds, self._held = roster, seeds, {self.client: held[self.client]}
+        self._next = "mask"
+        return Shares(self.client, boxes, commitments)
+
+    def mask(self, boxes: Boxes, encoded: Mapping[str, NDArray[np.uint32]]) -> Masked:
+        """Phase 2: return the values of each own group under masks.
+
+        `encoded` has each group's as `FixedPoint.encode` gives them, in one dimension.
+        """
+        self._expect("mask")
+        roster, shared = self._roster, {self.client, *boxes.boxes}
+        _check_left(shared, roster.clients, roster.threshold, "shared their secrets")
+        own = groups_of(self.client, roster.groups)
+        self._check_values(encoded, own)
+        keys = {each.client: each for each in roster.keys}
+        held = {sender: self._open(keys[sender], box) for sender, box in boxes.boxes.items()}
+        sent: dict[str, bytes] = {}
+        for name, group in own.items():
+            values = encoded[name].astype("<u4")
+            add_mask(values, self._seeds[name], 1)  # b_i
+            for peer in shared.intersection(group.cohort) - {self.client}:  # s_ij
+                seed = pair_seed(self._mask_key, keys[peer], self._round, name)
+                add_mask(values, seed, pair_sign(self.client, peer))
+            sent[name] = values.tobytes()
+        self._held |= held
+        self._next = "unmask"  # never again `mask`: two values under one mask tell their difference
+        return Masked(self.client, sent)
+
+    def unmask(self, survivors: Survivors) -> Unmasked:
+        """Phase 3: return shares of the self masks of opened groups, and of dropped clients' keys.
+
+        Of one client it gives the first or the second: it answers for one set of survivors only,
+        to whom the same is said as often as they ask.
+        """
+        self._expect("unmask")
+        roster, left, shared = self._roster, survivors.clients, self._held
+        _check_left(left, shared, roster.threshold, "sent values")
+        if self.client not in left:
+            raise SecureSumError(
+                f"client {self.client} is not among the survivors {numbers(left)}; ask these only"
+            )
+        if self._answered is not None and self._answered != survivors:
+            raise SecureSumError(
+                f"client {self.client} has answered for the survivors "
+                f"{numbers(self._answered.clients)}, and is asked for {numbers(left)}; two "
+                "answers would uncover who is in one of them only"
+            )
+        self._answered = survivors
+        gone = dropped(roster.groups, shared, left, roster.least_cohort)
+        self_masks = {
+            name: {owner: shared[owner][name] for owner in cohort}
+            for name, cohort in opened(roster.groups, left, roster.least_cohort).items()
+        }
+        return Unmasked(self.client, self_masks, {owner: shared[owner][MASK_KEY] for owner in gone})
+
+    def _expect(self, phase: str) -> None:
+        if phase != self._next:
+            raise SecureSumError(
+                f"client {self.client} was asked to {phase} in round {self._round}, and has to "
+                f"{self._next} next; a client does each once, in the order {', '.join(PHASES)}"
+            )
+
+    def _check_roster(self, roster: Roster) -> None:
+        clients = roster.clients
+        if roster.round_index != self._round:
+            raise SecureSumError(
+                f"client {self.client} has keys for round {self._round}, and the roster is of "
+                f"round {roster.round_index}; make a new client for each round"
+            )
+        if list(clients) != sorted(set(clients)) or self.advertise() not in roster.keys:
+            raise SecureSumError(
+                f"the roster must have each client once, in order, and client {self.client} with "
+                f"the keys that it sent; got the clients {numbers(clients)}"
+            )
+        check_terms(clients, roster.threshold, roster.least_cohort, roster.groups)
+        if roster.least_cohort < self._least:
+            raise SecureSumError(
+                f"client {self.client} lets no group of fewer than {self._least} clients be "
+                f"opened, and the round has least_cohort {roster.least_cohort}; raise that"
+            )
+        for keys in roster.keys:
+            check_keys(keys)
+
+    def _check_values(
+        self, encoded: Mapping[str, NDArray[np.uint32]], own: Mapping[str, Group]
+    ) -> None:
+        if set(encoded) != set(own):
+            raise SecureSumError(
+                f"client {self.client} trains {', '.join(own) or 'no group'}, and got values of "
+                f"{', '.join(sorted(encoded)) or 'none'}"
+            )
+        for name, values in encoded.items():
+            if values.dtype != np.uint32 or values.shape != (own[name].size,):
+                raise SecureSumError(
+                    f"{name} must be {own[name].size} encoded values (uint32) in one dimension, "
+                    f"got {values.dtype} of shape {values.shape}"
+                )
+
+    def _box_key(self, other: Keys, sender: int, receiver: int) -> bytes:
+        return agreed(self._sealing_key, other.sealing, "box", self._round, sender, receiver)
+
+    def _open(self, sender: Keys, box: bytes) -> dict[str | None, bytes]:
+        """Return the shares in a box, by the secret that they are of."""
+        plain = unseal(self._box_key(sender, sender.client, self.client), box, sender.client)
+        names = [MASK_KEY, *groups_of(sender.client, self._roster.groups)]
+        shares = [plain[i : i + SHARE_BYTES] for i in range(0, len(plain), SHARE_BYTES)]
+        index = self._roster.clients.index(self.client)
+        if len(shares) != len(names) or not all(is_share(share, index) for share in shares):
+            raise SecureSumError(
+                f"client {sender.client} sent client {self.client} malformed shares; start the "
+                "round again without it",
+                sender.client,
+            )
+        return dict(zip(names, shares, strict=True))
+
+
+def _check_left(left: Collection[int], before: Collection[int], threshold: int, what: str) -> None:
+    """Raise SecureSumError unless those that are left were there before, and are enough."""
+    if len(left) < threshold:
+        raise SecureSumError(
+            f"only the clients {numbers(left)} {what}, and the threshold is {threshold}; start the "
+            "round again, with more clients"
+        )
+    if not set(left) <= set(before) or len(set(left)) != len(left):
+        raise SecureSumError(
+            f"the clients {numbers(left)} cannot be those that {what}: each must be one of "
+            f"{numbers(before)}, named once"
+        )
