@@ -6,53 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_rounds import PAD, TRAINING, clients_of, fleet_of, proxy, same, state_of
+from private_rounds import SIZES, private
+from small_rounds import TRAINING, clients_of, fleet_of, same, state_of
 from tiny_models import LAYERS, tiny
 
-from leff.methods.jobs import JobWriter
 from leff.methods.method import Opened, RoundContext
 from leff.methods.noisy import Mechanism, clip_factor, noisy_means
 from leff.models import layer_prefix, trainable_names
-from leff.privacy.ledger import Ledger
 from leff.round import run_round
-from leff.runs.build_method import build_method
-from leff.runs.config import load_config
-from leff.runs.privacy import ServerNoise, run_noise
 from leff.server import Server
 from leff.wire.json import job_digest
 from leff.wire.messages import Update
-from leff.wire.parts import PartStore
 from leff.wire.spool import Spool
 from leff.wire.tensors import pack
 
-SIZES = (12, 5, 9, 7)  # examples of each client
 NAMES = ("leff", "fedavg", "fedbitfit", "fedlora", "slora")
-
-
-def private(name, model, folder, noise=1.0, clip=0.1, rate=1.0, seed=0, **more):
-    """The method and the privacy of a run with four clients of 1, 2, 1 and 4 layers."""
-    config = load_config(
-        None,
-        {
-            "method.name": name,
-            "method.rank": 2,
-            "clients.count": len(SIZES),
-            "clients.layers": [1, 2, 1, 4],
-            "clients.per_round": rate,
-            "privacy.noise": noise,
-            "privacy.clip": clip,
-            "privacy.reproducible": True,
-            "training.rounds": 4,
-            "seed": seed,
-            **more,
-        },
-    )
-    writer = JobWriter(PartStore(folder / "parts"), "generation", PAD, private=True)
-    method = build_method(config, writer, proxy("generation"), model)
-    method.begin(model)
-    folder.mkdir(exist_ok=True)
-    ledger, random = Ledger(folder / "privacy.json"), run_noise(config, folder)
-    return method, ServerNoise(config, ledger, noise, lambda: random), writer.store
 
 
 def private_rounds(name, folder, rounds=1, present=SIZES, **settings):
