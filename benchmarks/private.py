@@ -9,8 +9,8 @@ and deviation over `--partitions` seeds; `noise` is the deviation in units of th
 the same sum, clipped, without noise.
 
 The clip is each side's own: `--clips` times the median norm of what its clients change in a run
-without privacy.  The best of them at ε = 8 is taken, on a seed that is not among those reported, for
-each number of clients.  A smaller clip means smaller steps and as much less noise.
+without privacy.  The best of them at ε = 8 is taken, on a seed that is not among those reported,
+for each number of clients.  A smaller clip means smaller steps and as much less noise.
 """
 
 import argparse

@@ -3,14 +3,19 @@
     pip install dp-accounting            # in an environment of its own: it asks for an old attrs
     python scripts/reference_epsilons.py > tests/privacy/epsilons.json
 
-Each case is a list of releases (noise, rate, times), a δ, and ε by Rényi differential privacy and by
-privacy loss distributions.
+Each case is a list of releases (noise, rate, times), a δ, and ε by Rényi differential privacy and
+by privacy loss distributions.
 """
 
 import json
 from importlib.metadata import version
 
-from dp_accounting import ComposedDpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+from dp_accounting import (
+    ComposedDpEvent,
+    GaussianDpEvent,
+    PoissonSampledDpEvent,
+    SelfComposedDpEvent,
+)
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 
