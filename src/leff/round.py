@@ -14,7 +14,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import nn
@@ -23,6 +23,7 @@ from leff.capacity.schedule import schedule_jobs
 from leff.errors import RunError
 from leff.methods.method import Method, Plan, RoundContext, merge_round
 from leff.models import blocks
+from leff.privacy.secure_messages import SumAnswer, SumAsk
 from leff.record import Levelling, RoundRecord, round_record
 from leff.seeds import numpy_rng
 from leff.server import Server
@@ -65,6 +66,15 @@ class Fleet(Protocol):
         ...
 
 
+@runtime_checkable
+class Summing(Protocol):
+    """A fleet whose clients can hold their updates for a secure sum (`leff.methods.secure`)."""
+
+    def sum(self, asks: Mapping[int, SumAsk]) -> Generator[SumAnswer]:
+        """Do a phase of a sum: ask each client, and yield what those answer that do."""
+        ...
+
+
 class Watcher:
     """Watches a round.  By default each method does nothing."""
 
@@ -101,8 +111,14 @@ class Privacy(Protocol):
         """Return who takes part in round `index` (from 0), perhaps nobody."""
         ...
 
-    def merge(self, method: Method, model: nn.Module, context: RoundContext, spool: Spool) -> None:
-        """Merge the round's updates with noise, in place."""
+    def capped(self, reports: Sequence[Capacity]) -> list[Capacity]:
+        """Return the reports with as many layers as may be trained."""
+        ...
+
+    def merge(
+        self, method: Method, model: nn.Module, context: RoundContext, server: Server, fleet: Fleet
+    ) -> Mapping[str, Any]:
+        """Merge the round's updates, in place; return fields for the record."""
         ...
 
 
@@ -135,6 +151,8 @@ def run_round(
     rng = numpy_rng(context.seed, "clients", context.index)
     asked, needed, answers = _reports(fleet, context, share, spare, rng, privacy)
     reports, unfit = server.believed(asked, answers, len(blocks(model)))  # 1
+    if privacy is not None:
+        reports = privacy.capped(reports)
     plan = method.plan(model, context, reports)  # 2
     schedule = schedule_jobs(model, plan, reports, server.holdings.missing, server.limits)
     schedule = replace(schedule, sat_out={**schedule.sat_out, **unfit})
@@ -158,7 +176,7 @@ def run_round(
     times.append(time.perf_counter())
     too_few: Mapping[str, int] = {}
     if privacy is not None:  # 4
-        privacy.merge(method, model, context, server.spool)
+        observed = {**observed, **privacy.merge(method, model, context, server, fleet)}
     else:
         too_few = merge_round(method, model, server.spool, server.guard)
     level = leveller and leveller.level(model, fleet, server, context, reports)

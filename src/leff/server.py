@@ -115,7 +115,13 @@ class Server:
         self._downloads = {job.client: self.holdings.send(job) for job in jobs}
         digests = {job.client: job_digest(job) for job in jobs}
         self.spool.open(digests, failures=not self.counted)
+        if any(job.held for job in jobs):  # nobody has what a killed round's clients held
+            self.spool.updates.clear()
         return [job for job in jobs if job.client not in self.spool.updates]
+
+    def expected(self, client: int) -> Collection[str]:
+        """Return the names of the tensors that a client of the round trains."""
+        return self._expected[client].shapes.keys()
 
     @property
     def good(self) -> int:
@@ -152,7 +158,7 @@ class Server:
         if self.counted:
             downloaded = update.download_bytes
         update = replace(update, download_bytes=downloaded, norm=None, norms=(), clipped=False)
-        if update.failure is None:
+        if update.failure is None and not expected.held:
             path, start = self.spool.folder / "clipped", self._start(expected.client)
             assert self._model is not None, "open() comes first"
             prefixes = [layer_prefix(self._model, layer) for layer in update.layers]
@@ -165,7 +171,7 @@ class Server:
 
     def _rebuilt(self, update: Update, expected: Expected) -> Update:
         """Return an update with whole fp32 tensors, if it came as a difference."""
-        if update.failure is not None or expected.upload == "full":
+        if update.failure is not None or expected.upload == "full" or expected.held:
             return update
         path = self.spool.folder / "rebuilt"
         start = self._start(expected.client)
@@ -264,4 +270,5 @@ def _expected(model: nn.Module, job: Job, examples: int) -> Expected:
         shapes=expected_shapes(model, job),
         upload=job.upload,
         private=job.private,
+        held=job.held,
     )

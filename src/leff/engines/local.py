@@ -13,18 +13,23 @@ import itertools
 import logging
 import os
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 
 from leff.client.measure import examples_of, measure_or_fail
 from leff.client.residuals import Residuals
+from leff.client.summed import Held
 from leff.client.train import train_or_fail
+from leff.client.upload import first_values
 from leff.engines.processes import end_with
 from leff.errors import RunError
 from leff.privacy.noise import Noise
+from leff.privacy.secure_messages import SumAnswer, SumAsk
 from leff.tasks.encode import Example
 from leff.wire.messages import Capacity, Job, Measure, MeasureJob, Update
 from leff.wire.parts import PartStore
@@ -56,6 +61,7 @@ class LocalFleet:
         self._examples, self._capacities, self._validation = examples, capacities, validation
         self._store, self._device, self._residuals = store, device, residuals
         self._noise = noise
+        self._held: dict[int, Held] = {}  # the round's updates, with secure sums
         self._workers = max(1, min(workers, len(examples)))
         self.steady = True
 
@@ -72,7 +78,24 @@ class LocalFleet:
         own = [
             (self._examples[job.client], kept and kept.of(job.client), None, noise) for job in jobs
         ]
-        return self._done(train_or_fail, jobs, own)
+        updates = self._done(train_or_fail, jobs, own)
+        return self._holding(jobs, updates) if any(job.held for job in jobs) else updates
+
+    def _holding(self, jobs: Sequence[Job], updates: Generator[Update]) -> Generator[Update]:
+        """Yield updates without their tensors, which stay with the clients for a secure sum."""
+        asked = {job.client: job for job in jobs}
+        self._held = {}
+        with closing(updates):
+            for update in updates:
+                if update.failure is None:
+                    job = asked[update.client]
+                    start = first_values(job, self._store.get)
+                    self._held[update.client] = Held(job, update.payload, start)
+                yield replace(update, payload=b"", upload_bytes=0)
+
+    def sum(self, asks: Mapping[int, SumAsk]) -> Generator[SumAnswer]:
+        """Yield the clients' answers, one after another."""
+        return (self._held[client].answer(ask) for client, ask in asks.items())
 
     def measure(self, jobs: Sequence[MeasureJob]) -> Generator[Measure]:
         """Yield the measurements as they finish.  RunError if a worker process is killed."""

@@ -43,7 +43,7 @@ class JobWriter:
 
     With 16 `shell_bits` the frozen word embeddings are sent, kept and read as float16.  `upload` is
     the form in which trained tensors come back, and `private` says that nothing else does.  `clip`
-    and `noise` are for noise that clients add.
+    and `noise` are for noise that clients add, and `held` for secure sums.
     """
 
     store: Store
@@ -54,6 +54,7 @@ class JobWriter:
     private: bool = False
     clip: float = 0.0
     noise: float = 0.0
+    held: bool = False
 
     def block(self, model: nn.Module, layers: Sequence[int]) -> Segment:
         """Return these layers of the full model as a segment that trains."""
@@ -102,6 +103,7 @@ class JobWriter:
                 private=self.private,
                 clip=self.clip,
                 noise=self.noise,
+                held=self.held,
             )
             for client in sorted(segments)
         )

@@ -55,7 +55,7 @@ class NoisyMeans:
     """`sums.Means` with noise."""
 
     opened: Opened
-    updates: Sequence[Clipped]
+    total: Callable[[str], torch.Tensor]  # Σ_i of a tensor's clipped differences, float64
     mechanism: Mechanism
     draw: Draw
     scores: Mapping[int, float] = field(default_factory=dict[int, float])  # nobody sends any
@@ -66,12 +66,9 @@ class NoisyMeans:
         return {name: tuple(own.shape) for name, own in self.opened.values.items()}
 
     def mean(self, name: str) -> Mean:
-        start = self.opened.values[name].detach().to("cpu", torch.float64)
+        start = _wide(self.opened.values[name])
         noise = torch.from_numpy(self.draw(start.numel(), name)).view(start.shape)  # pyright: ignore[reportUnknownMemberType]
-        total = noise * self.mechanism.deviation
-        for own in self.updates:
-            if name in own.names:
-                total += (one_by_one(own.file)(name).to(torch.float64) - start) * own.factor
+        total = self.total(name) + noise * self.mechanism.deviation
         share = self.opened.shares[name]
         return Mean(start + total / (self.mechanism.clients * share), share)
 
@@ -96,7 +93,44 @@ def noisy_means(
                 f"client {update.client} sent {foreign}, and its norm is {update.norm}"
             )
         clipped.append(Clipped(file, names, clip_factor(update.norm, mechanism.clip)))
-    return NoisyMeans(opened, clipped, mechanism, draw)
+
+    def total(name: str) -> torch.Tensor:
+        start = _wide(opened.values[name])
+        found = torch.zeros_like(start)
+        for own in clipped:
+            if name in own.names:
+                found += (one_by_one(own.file)(name).to(torch.float64) - start) * own.factor
+        return found
+
+    return NoisyMeans(opened, total, mechanism, draw)
+
+
+@dataclass(frozen=True)
+class SumMeans:
+    """`sums.Means` of sums alone: each tensor's `totals`, of so many `clients` of all `present`."""
+
+    opened: Opened
+    totals: Mapping[str, torch.Tensor]
+    clients: Mapping[str, int]
+    present: int
+    scores: Mapping[int, float] = field(default_factory=dict[int, float])
+    too_few: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {name: tuple(total.shape) for name, total in self.totals.items()}
+
+    def mean(self, name: str) -> Mean:
+        count = self.clients[name]
+        start = _wide(self.opened.values[name])
+        return Mean(start + self.totals[name] / count, count / self.present)
+
+    def means(self) -> Iterator[tuple[str, Mean]]:
+        return ((name, self.mean(name)) for name in self.totals)
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", torch.float64)
 
 
 def clip_factor(norm: float, clip: float) -> float:

@@ -10,8 +10,8 @@ the head.  `secure_sums` tells the story.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +112,38 @@ class GroupSum:
 
     clients: tuple[int, ...]
     total: NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """Phase 0 of a sum: the server asks for keys."""
+
+    round_index: int
+
+
+@dataclass(frozen=True)
+class SumRoster:
+    """Phase 1: who takes part, and the tensors of each group, in order."""
+
+    roster: Roster
+    tensors: Mapping[str, tuple[str, ...]]
+
+
+SumAsk = Invitation | SumRoster | Boxes | Survivors
+SumAnswer = Keys | Shares | Masked | Unmasked
+
+
+def bytes_of(message: object) -> int:
+    """Return the bytes of keys, shares and values in a message."""
+    if isinstance(message, bytes):
+        return len(message)
+    if isinstance(message, Mapping):
+        return sum(map(bytes_of, cast("Mapping[Any, object]", message).values()))
+    if isinstance(message, tuple):
+        return sum(map(bytes_of, cast("tuple[object, ...]", message)))
+    if is_dataclass(message):
+        return sum(bytes_of(getattr(message, each.name)) for each in fields(message))
+    return 0
 
 
 def check_terms(

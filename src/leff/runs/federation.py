@@ -285,8 +285,10 @@ class Federation:
             "clients": who(self.config, self.clients),
             "failures": len(failures),
             "download_bytes": sum(client.download_bytes for client in clients)
-            + sum(record.level.download_bytes for record in records if record.level),
-            "upload_bytes": sum(client.upload_bytes for client in clients),
+            + sum(record.level.download_bytes for record in records if record.level)
+            + sum(record.secure["download_bytes"] for record in records if record.secure),
+            "upload_bytes": sum(client.upload_bytes for client in clients)
+            + sum(record.secure["upload_bytes"] for record in records if record.secure),
         }
         if self.privacy is not None:
             result["privacy"] = self.privacy.summary()

@@ -36,7 +36,7 @@ from leff.runs.option_types import (
     check_path,
     picked,
 )
-from leff.runs.presets import PRESETS, PRIVATE
+from leff.runs.presets import PRESETS, PRIVATE, SUMS_ALONE
 from leff.tasks.encode import Kind
 from leff.tasks.load import OWN
 from leff.tasks.text_form import TextForm
@@ -564,7 +564,7 @@ class EngineConfig(Section):
 
 
 class PrivacyConfig(Section):
-    """Differential privacy of clients, on if epsilon or noise is given (docs/do/private.md)."""
+    """What a run may tell of one client; on with epsilon, noise or secure_sums (do/private.md)."""
 
     where: Literal["server", "device"] = Field(
         default="server",
@@ -585,12 +585,25 @@ class PrivacyConfig(Section):
     clip: Annotated[float, Field(gt=0, le=1e9)] = Field(
         default=1.0,
         description="largest L2 norm of all that one client changes in a round (a run without "
-        "privacy has the norms in its records)",
+        "privacy has the norms in its records); 10 by default with secure_sums and no noise",
     )
     quantile: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0,
         description="above 0: the clip follows this quantile of the clients' norms, which costs a "
         "tenth more noise (Andrew et al. 2021); 0: it stays",
+    )
+    secure_sums: bool = Field(
+        default=False,
+        description="the server gets sums under masks, and no single update "
+        "(docs/understand/secure-sums.md)",
+    )
+    least_cohort: Annotated[int, Field(ge=2, le=10**6)] = Field(
+        default=3, description="with secure_sums: fewest clients of a sum; of fewer there is none"
+    )
+    threshold: Annotated[float, Field(gt=0.5, le=1)] = Field(
+        default=0.67,
+        description="with secure_sums: share of a round's clients that has to be left to the end; "
+        "fewer that work together with the server learn nothing",
     )
     stop: bool = Field(
         default=True, description="end the run before a round that would pass epsilon"
@@ -603,7 +616,12 @@ class PrivacyConfig(Section):
 
     @property
     def on(self) -> bool:
-        """Whether the sums of updates are noised."""
+        """Whether what clients tell is bounded in some way."""
+        return self.noised or self.secure_sums
+
+    @property
+    def noised(self) -> bool:
+        """Whether noise is asked for, be it none."""
         return self.epsilon > 0 or self.noise is not None
 
 
@@ -642,8 +660,9 @@ class RunConfig(Section):
         if not isinstance(privacy, Mapping):
             return given
         own = cast("Mapping[str, Any]", privacy)
-        on = own.get("epsilon") or own.get("noise") is not None
-        return _filled(given, PRIVATE) if on else given
+        if own.get("epsilon") or own.get("noise") is not None:
+            return _filled(given, PRIVATE)
+        return _filled(given, {**PRIVATE, **SUMS_ALONE}) if own.get("secure_sums") else given
 
     @model_validator(mode="before")
     @classmethod

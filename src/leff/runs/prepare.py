@@ -89,6 +89,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
         private=privacy is not None,
         clip=privacy.job_clip if privacy is not None else 0.0,
         noise=privacy.job_noise if privacy is not None else 0.0,
+        held=config.privacy.secure_sums,
     )
     digests = {
         **clients.digests,

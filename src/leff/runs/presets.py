@@ -2,6 +2,7 @@
 
 PRESETS["paper"]["context"]["name"]      # "distil"
 PRIVATE["method"]["weights"]             # "equal": what privacy needs, whatever the preset
+SUMS_ALONE["privacy"]["clip"]            # 10.0: that, for secure sums without noise
 """
 
 from typing import Any
@@ -46,3 +47,5 @@ PRIVATE: dict[str, dict[str, Any]] = {
     "training": {"levelled": False},
     "evaluation": {"gap_clients": 0},
 }
+
+SUMS_ALONE: dict[str, dict[str, Any]] = {"privacy": {"clip": 10.0}}

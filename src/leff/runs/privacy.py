@@ -13,28 +13,33 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from leff.errors import ConfigError
 from leff.extras import need
 from leff.files import file_digest, write_atomically
 from leff.methods.guard import Guard
-from leff.methods.method import Method, RoundContext, SingleUpdateMethod, merge_round
-from leff.methods.noisy import Mechanism, noisy_means
+from leff.methods.method import Method, Opened, RoundContext, SingleUpdateMethod, merge_round
+from leff.methods.noisy import Mechanism, NoisyMeans, SumMeans, noisy_means
+from leff.methods.secure import SecureSums, secure_sums
+from leff.models import blocks, layer_prefix
 from leff.privacy.accountant import Release, epsilon, noise_for
 from leff.privacy.gaussian import gaussian_epsilon, gaussian_noise
 from leff.privacy.ledger import Entry, Ledger
 from leff.privacy.noise import Noise, fresh_key, seeded_key
-from leff.round import choose_clients
+from leff.round import Fleet, Summing, choose_clients
 from leff.runs.folder import RunFolder
 from leff.runs.options import RunConfig
 from leff.seeds import numpy_rng
-from leff.wire.messages import Update
-from leff.wire.spool import Spool
+from leff.server import Server
+from leff.wire.messages import Capacity, Update
+from leff.wire.tensors import tensors_digest
 
 log = logging.getLogger("leff")
 
@@ -61,8 +66,39 @@ class Privacy(ABC):
         """Return who takes part in round `index` (from 0)."""
 
     @abstractmethod
-    def merge(self, method: Method, model: nn.Module, context: RoundContext, spool: Spool) -> None:
-        """Merge a round's updates, in place, after the ledger has counted the round."""
+    def merge(
+        self, method: Method, model: nn.Module, context: RoundContext, server: Server, fleet: Fleet
+    ) -> dict[str, Any]:
+        """Merge a round's updates, in place, after the ledger has counted the round.
+
+        Return fields for the record.
+        """
+
+    def capped(self, reports: Sequence[Capacity]) -> list[Capacity]:
+        """Return the reports with as many layers as may be trained.
+
+        With secure sums these are as many as `privacy.least_cohort` clients can train: of a layer
+        that fewer train nothing would be merged.
+        """
+        least = self.settings.least_cohort
+        if not self.settings.secure_sums or len(reports) < least:
+            return list(reports)
+        most = sorted((report.layers for report in reports), reverse=True)[least - 1]
+        return [replace(report, layers=min(report.layers, most)) for report in reports]
+
+    def _sums(
+        self, opened: Opened, context: RoundContext, server: Server, fleet: Fleet
+    ) -> SecureSums:
+        """Return the secure sums of a round's updates."""
+        trained = {
+            update.client: server.expected(update.client) for update, _ in server.spool.files()
+        }
+        shapes = {name: tuple(value.shape) for name, value in opened.values.items()}
+        own = self.settings
+        assert isinstance(fleet, Summing), "check_privacy refuses other engines"
+        return secure_sums(
+            fleet.sum, context.index, trained, shapes, own.clip, own.least_cohort, own.threshold
+        )
 
     @abstractmethod
     def _spent(self, more: int = 0) -> float:
@@ -88,6 +124,7 @@ class Privacy(ABC):
             "rate": self._rate,
             "clip": self.settings.clip,
             "reproducible": self.settings.reproducible,
+            "secure_sums": self.settings.secure_sums,
         }
 
 
@@ -100,16 +137,22 @@ class ServerNoise(Privacy):
         """`random` is asked once the run has begun, since it may make its key then."""
         super().__init__(config, ledger, noise)
         self._clients, self._random = self._rate * config.clients.count, random
+        self.job_clip = config.privacy.clip if config.privacy.secure_sums else 0.0
 
     def choose(self, clients: Sequence[int], index: int) -> list[int]:
         """Return who takes part: each client by its own draw, perhaps nobody."""
         random = self._random()
         return [each for each in clients if random.takes_part(each, index, self._rate)]
 
-    def merge(self, method: Method, model: nn.Module, context: RoundContext, spool: Spool) -> None:
+    def merge(
+        self, method: Method, model: nn.Module, context: RoundContext, server: Server, fleet: Fleet
+    ) -> dict[str, Any]:
         assert not isinstance(method, SingleUpdateMethod), "check_method refuses it"
-        updates, number = spool.files(), context.index + 1
-        inputs = _digest(updates)
+        updates, number = server.spool.files(), context.index + 1
+        opened, sums = method.opened(model, context), None
+        if self.settings.secure_sums:
+            sums = self._sums(opened, context, server, fleet)
+        inputs = _digest(updates) if sums is None else tensors_digest([sums.totals])
         clip = self._ledger.clip(number, self.settings.clip)
 
         def draw(count: int, label: str) -> Any:
@@ -121,8 +164,11 @@ class ServerNoise(Privacy):
         self._ledger.add(Entry(number, inputs, self.noise, self._rate, clip, after))
         noise = self.noise * (QUANTILE_COST if follows else 1.0)
         mechanism = Mechanism(clip, noise, self._clients)
-        opened = method.opened(model, context)
-        method.merge(model, noisy_means(opened, updates, mechanism, draw))
+        if sums is None:
+            method.merge(model, noisy_means(opened, updates, mechanism, draw))
+            return {}
+        method.merge(model, NoisyMeans(opened, partial(_total, sums, opened), mechanism, draw))
+        return {"secure": _facts(sums, model)}
 
     def _next_clip(self, clip: float, norms: Sequence[float], drawn: float) -> float:
         """Return the clip moved towards the quantile of the norms (Andrew et al. 2021).
@@ -156,17 +202,63 @@ class DeviceNoise(Privacy):
         """Return a share of the clients, as without privacy."""
         return choose_clients(clients, self._rate, numpy_rng(self._seed, "clients", index))
 
-    def merge(self, method: Method, model: nn.Module, context: RoundContext, spool: Spool) -> None:
-        number, clip = context.index + 1, self.settings.clip
+    def merge(
+        self, method: Method, model: nn.Module, context: RoundContext, server: Server, fleet: Fleet
+    ) -> dict[str, Any]:
+        number, clip, spool = context.index + 1, self.settings.clip, server.spool
         asked, inputs = tuple(sorted(spool.asked)), _digest(spool.files())
         self._ledger.add(Entry(number, inputs, self.noise, self._rate, clip, clip, asked))
         merge_round(method, model, spool, Guard(weights="equal"))
+        return {}
 
     def _spent(self, more: int = 0) -> float:
         counts = Counter(client for entry in self._ledger.entries for client in entry.clients)
         most = max(counts.values(), default=0) + more
         before = [release.noise for release in self._ledger.before]
         return gaussian_epsilon([*before, *[self.noise / 2] * most], self.settings.delta)
+
+
+class SumsAlone(Privacy):
+    """Secure sums without noise: the server sees no single update, and ε is not bounded."""
+
+    def __init__(self, config: RunConfig, ledger: Ledger, noise: float = 0.0) -> None:
+        super().__init__(config, ledger, noise)
+        self.job_clip = config.privacy.clip
+
+    def choose(self, clients: Sequence[int], index: int) -> list[int]:
+        """Return a share of the clients, as without privacy."""
+        return choose_clients(clients, self._rate, numpy_rng(self._seed, "clients", index))
+
+    def merge(
+        self, method: Method, model: nn.Module, context: RoundContext, server: Server, fleet: Fleet
+    ) -> dict[str, Any]:
+        assert not isinstance(method, SingleUpdateMethod), "check_method refuses it"
+        opened = method.opened(model, context)
+        sums = self._sums(opened, context, server, fleet)
+        present = len(server.spool.files())
+        method.merge(model, SumMeans(opened, sums.totals, sums.clients, present))
+        return {"secure": _facts(sums, model)}
+
+    def _spent(self, more: int = 0) -> float:
+        return 0.0
+
+
+def _total(sums: SecureSums, opened: Opened, name: str) -> torch.Tensor:
+    """Return the sum of a tensor; zero if too few clients trained it."""
+    if name in sums.totals:
+        return sums.totals[name]
+    return torch.zeros(opened.values[name].shape, dtype=torch.float64)
+
+
+def _facts(sums: SecureSums, model: nn.Module) -> dict[str, Any]:
+    """Return what a record has of secure sums: the clients of each layer's sum, and bytes."""
+    by_layer: dict[str, int] = {}
+    for layer in range(len(blocks(model))):
+        prefix = layer_prefix(model, layer)
+        own = [count for name, count in sums.clients.items() if name.startswith(prefix)]
+        by_layer |= {str(layer): min(own)} if own else {}
+    bytes_sent = {"download_bytes": sums.download_bytes, "upload_bytes": sums.upload_bytes}
+    return {"clients": by_layer, **bytes_sent}
 
 
 def _releases(ledger: Ledger) -> list[Release]:
@@ -200,8 +292,9 @@ def make_privacy(config: RunConfig, folder: RunFolder) -> Privacy | None:
     settings, count = config.privacy, config.clients.count
     if not settings.on:
         return None
-    need("privacy", "the count of ε")
-    if settings.noise != 0 and settings.delta * count >= 1:
+    if settings.noised:
+        need("privacy", "the count of ε")
+    if settings.noised and settings.noise != 0 and settings.delta * count >= 1:
         raise ConfigError(
             f"privacy.delta = {settings.delta:g} must be below 1 / {count} clients = "
             f"{1 / count:g}, or it allows to give one client's data away"
@@ -209,6 +302,8 @@ def make_privacy(config: RunConfig, folder: RunFolder) -> Privacy | None:
     if settings.reproducible:
         log.warning("privacy.reproducible: who knows the seed can take the noise away again")
     ledger = Ledger(folder.path / LEDGER, _spent_before(config))
+    if not settings.noised:
+        return SumsAlone(config, ledger)
     noise = least_noise(config, ledger.before)
     if settings.where == "device":
         privacy: Privacy = DeviceNoise(config, ledger, noise)

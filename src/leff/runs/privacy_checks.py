@@ -3,9 +3,11 @@
 check_privacy(config)       # ValueError for a value that would leave the bound unproven
 """
 
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from leff.errors import shown
+from leff.units import share_of
 
 if TYPE_CHECKING:
     from leff.runs.options import RunConfig
@@ -28,6 +30,8 @@ def check_privacy(config: "RunConfig") -> None:
             f"privacy.epsilon = {privacy.epsilon:g} cannot be kept with privacy.noise = 0; leave "
             "out privacy.noise, and the least that keeps it is found"
         )
+    if privacy.secure_sums:
+        _check_sums(config)
     if privacy.where == "device" and privacy.quantile:
         raise ValueError(
             f"privacy.quantile = {privacy.quantile:g} needs the clients' true norms, which devices "
@@ -54,6 +58,30 @@ def check_privacy(config: "RunConfig") -> None:
             raise ValueError(
                 f"{key} = {shown(value)} cannot be used with privacy, as {why}; it must be {remedy}"
             )
+
+
+def _check_sums(config: "RunConfig") -> None:
+    privacy, clients = config.privacy, config.clients
+    if config.engine.name != "local":
+        raise ValueError(
+            f"privacy.secure_sums is for engine.name = 'local' so far, got {config.engine.name!r}"
+        )
+    if privacy.quantile or privacy.where == "device":
+        key = "quantile" if privacy.quantile else "where"
+        value = getattr(privacy, key)
+        raise ValueError(
+            f"privacy.{key} = {shown(value)} cannot be used with privacy.secure_sums, since "
+            + ("the server sees no norms" if privacy.quantile else "the sum hides each update")
+            + "; leave one out"
+        )
+    present, least = share_of(clients.count, clients.per_round), privacy.least_cohort
+    if present < least:
+        needed = ceil(least / clients.per_round)
+        raise ValueError(
+            f"privacy.least_cohort = {least} is never met: a round has {present} of "
+            f"{clients.count} clients; have at least {needed} (clients.count), or more of them in "
+            "a round (clients.per_round)"
+        )
 
 
 def _needed(config: "RunConfig") -> list[tuple[str, Any, tuple[Any, ...], str]]:

@@ -38,7 +38,7 @@ class Expected:
 
     `scored` are the layers whose importance the client may send.  `shapes` has the name and the
     shape of each tensor that it must send, in the form `upload`; `headers.most_bytes` bounds them.
-    With `private` it may send no losses.
+    With `private` it may send no losses, and with `held` no tensors.
     """
 
     round: int
@@ -50,6 +50,7 @@ class Expected:
     shapes: Shapes
     upload: Upload = "full"
     private: bool = False
+    held: bool = False
 
 
 def report_fault(report: Capacity, layers: int) -> str | None:
@@ -102,7 +103,9 @@ def checked(update: Update, expected: Expected) -> Update:
         update, layers=expected.layers, examples=expected.examples, upload_bytes=upload_bytes
     )
     fault = update.failure
-    if fault is None:
+    if expected.held:
+        fault = fault or ("it sent tensors, which it should hold" if upload_bytes else None)
+    elif fault is None:
         fault = payload_fault(update.payload, expected.shapes, expected.upload)
     return update if fault is None else refused(update, fault)
 

@@ -139,7 +139,8 @@ class Job:
     `predicted_bytes` is the peak of a step; 0 if nobody asked, as no memory is limited.  `upload`
     is the form in which the trained tensors come back (`wire.codec`).  With `private` neither
     losses nor the layers' importance come back.  With a `clip` the client scales what training
-    changed down to this L2 norm, and adds Gaussian noise of deviation `noise` · `clip`.
+    changed down to this L2 norm, and adds Gaussian noise of deviation `noise` · `clip`.  With
+    `held` the trained tensors stay with the client, for a secure sum (`privacy.secure_sums`).
     """
 
     round: int
@@ -158,6 +159,7 @@ class Job:
     private: bool = False
     clip: float = 0.0
     noise: float = 0.0
+    held: bool = False
 
     @property
     def block(self) -> tuple[int, ...]:

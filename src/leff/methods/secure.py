@@ -1,0 +1,149 @@
+"""The server's part in the secure sum of a round: groups, phases, and the sums by tensor.
+
+    sums = secure_sums(asking, 7, trained, shapes, clip=1.0, least_cohort=3, threshold=0.67)
+    sums.total("transformer.h.3.ln_1.weight")        # float64, None if too few trained it
+
+`asking` sends one phase's messages to clients and yields their answers (`round.Summing`).  Tensors
+that the same clients train are one group.  A tensor that fewer than `least_cohort` clients train is
+in no group, so nobody sends it.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+
+from leff.errors import SecureSumError
+from leff.privacy.fixed_point import FixedPoint
+from leff.privacy.secure_messages import (
+    Group,
+    GroupSum,
+    Invitation,
+    Keys,
+    Masked,
+    Shares,
+    SumAnswer,
+    SumAsk,
+    SumRoster,
+    Unmasked,
+    bytes_of,
+)
+from leff.privacy.secure_sums import SecureServer
+
+log = logging.getLogger("leff.server")
+Asking = Callable[[Mapping[int, SumAsk]], Generator[SumAnswer]]
+Shapes = Mapping[str, tuple[int, ...]]
+A = TypeVar("A")
+
+
+@dataclass(frozen=True)
+class SecureSums:
+    """Sums of what training changed, by tensor, and how many clients each is of.
+
+    The bytes are those of keys, shares and masked values, over all clients.
+    """
+
+    totals: Mapping[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
+    clients: Mapping[str, int] = field(default_factory=dict[str, int])
+    download_bytes: int = 0
+    upload_bytes: int = 0
+
+
+def secure_sums(
+    asking: Asking,
+    round_index: int,
+    trained: Mapping[int, Iterable[str]],
+    shapes: Shapes,
+    clip: float,
+    least_cohort: int,
+    threshold: float,
+) -> SecureSums:
+    """Return the sums over clients of the tensors that each has `trained`.
+
+    `threshold` is the share of them that has to be left at every phase.  If fewer are, there are
+    no sums, and a warning.
+    """
+    tensors = groups_of(trained, least_cohort)
+    if not tensors:
+        log.warning("no layer was trained by %d clients, so nothing is summed", least_cohort)
+        return SecureSums()
+    sizes = {name: math.prod(shapes[name]) for names in tensors.values() for name in names}
+    groups = {
+        name: Group(_cohort(trained, names[0]), sum(sizes[each] for each in names))
+        for name, names in tensors.items()
+    }
+    clients = sorted({client for group in groups.values() for client in group.cohort})
+    counted = _Counted(asking)
+    try:
+        least = max(len(clients) // 2 + 1, math.ceil(threshold * len(clients) - 1e-9))
+        server = SecureServer(round_index, groups, least, least_cohort)
+        keys = _only(Keys, counted.ask({client: Invitation(round_index) for client in clients}))
+        roster = server.roster(keys)
+        asks = {client: SumRoster(roster, tensors) for client in roster.clients}
+        boxes = server.boxes(_only(Shares, counted.ask(asks)))
+        survivors = server.survivors(_only(Masked, counted.ask(boxes)))
+        asks = dict.fromkeys(survivors.clients, survivors)
+        found = server.sums(_only(Unmasked, counted.ask(asks)))
+    except SecureSumError as error:
+        log.warning("the round has no secure sum: %s", error)
+        return SecureSums(download_bytes=counted.down, upload_bytes=counted.up)
+    totals, counts = _by_tensor(found, tensors, shapes, FixedPoint(clip, len(roster.keys)))
+    return SecureSums(totals, counts, counted.down, counted.up)
+
+
+class _Counted:
+    """Asks clients, and counts the bytes."""
+
+    def __init__(self, asking: Asking) -> None:
+        self._asking, self.down, self.up = asking, 0, 0
+
+    def ask(self, asks: Mapping[int, SumAsk]) -> Generator[SumAnswer]:
+        self.down += sum(map(bytes_of, asks.values()))
+        for answer in self._asking(asks):
+            self.up += bytes_of(answer)
+            yield answer
+
+
+def groups_of(
+    trained: Mapping[int, Iterable[str]], least_cohort: int
+) -> dict[str, tuple[str, ...]]:
+    """Return the tensors of each group: those with the same cohort, if it is large enough."""
+    cohorts: dict[str, list[int]] = {}
+    for client in sorted(trained):
+        for name in trained[client]:
+            cohorts.setdefault(name, []).append(client)
+    found: dict[tuple[int, ...], list[str]] = {}
+    for name in sorted(cohorts):
+        if len(cohorts[name]) >= least_cohort:
+            found.setdefault(tuple(cohorts[name]), []).append(name)
+    return {str(place): tuple(names) for place, names in enumerate(found.values())}
+
+
+def _cohort(trained: Mapping[int, Iterable[str]], name: str) -> tuple[int, ...]:
+    return tuple(client for client in sorted(trained) if name in set(trained[client]))
+
+
+def _only(kind: type[A], answers: Iterable[Any]) -> Iterable[A]:
+    """Yield the answers of a kind; one that is of another phase is left out."""
+    return (answer for answer in answers if isinstance(answer, kind))
+
+
+def _by_tensor(
+    found: Mapping[str, GroupSum],
+    tensors: Mapping[str, tuple[str, ...]],
+    shapes: Shapes,
+    fixed: FixedPoint,
+) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    totals: dict[str, torch.Tensor] = {}
+    clients: dict[str, int] = {}
+    for group, own in found.items():
+        values, place = torch.from_numpy(fixed.decode(own.total)), 0  # pyright: ignore[reportUnknownMemberType]
+        for name in tensors[group]:
+            size = math.prod(shapes[name])
+            totals[name] = values[place : place + size].view(shapes[name])
+            clients[name] = len(own.clients)
+            place += size
+    return totals, clients
