@@ -86,12 +86,12 @@ def test_an_attacker_proves_less_than_the_claimed_epsilon(count, tmp_path):
 
 
 def test_the_audit_finds_noise_that_is_too_small(tmp_path):
-    """A sixth of the noise that is claimed is proven to be too little."""
+    """A twelfth of the noise that is claimed is proven to be too little."""
     inside, quiet_in = released(tmp_path / "in", [0, 1, 2, CANARY], 120)
     outside, quiet_out = released(tmp_path / "out", [0, 1, 2], 120)
     direction = quiet_in - quiet_out
     scores = [
-        (quiet + (rows - quiet) / 6 - quiet_out) @ direction
+        (quiet + (rows - quiet) / 12 - quiet_out) @ direction
         for rows, quiet in ((inside, quiet_in), (outside, quiet_out))
     ]
     assert lower_bound(*scores) > epsilon([Release(NOISE)], DELTA)
