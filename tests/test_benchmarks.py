@@ -17,6 +17,7 @@ from scipy.stats import ttest_rel
 from transformers import AutoConfig
 
 from benchmarks import (
+    attack,
     convergence,
     deadline,
     delay,
@@ -27,6 +28,7 @@ from benchmarks import (
     masks,
     namespaces,
     network,
+    private,
     robust,
     server,
     upload,
@@ -329,6 +331,74 @@ def test_robust_bounds_by_the_plain_runs_median_norm(monkeypatch):
     for rule, (bound, merge, _) in zip((r["rule"] for r in rows), asked[:8], strict=True):
         assert bound == bounds.get(rule, 0.0)
         assert merge == (rule if rule in robust.ROBUST else "mean")
+
+
+def test_private_takes_the_clip_that_was_best_on_another_seed(monkeypatch, capsys, tmp_path):
+    asked = []
+
+    def run(side, options, keep, results):
+        asked.append(options)
+        clip = options.get("privacy.clip")
+        assert ("privacy.noise" in options) == (
+            clip is not None and "privacy.epsilon" not in options
+        )
+        best = clip == pytest.approx(0.6)
+        return {"median_norm": 2.0, "mean_last5": 9.0 if best else 1.0, "before": 0.0, "noise": 1.5}
+
+    monkeypatch.setattr(private, "one_run", run)
+    monkeypatch.setattr("sys.argv", ["private", "--clients", "40", "--sides", "leff", "--json"])
+    private.main()
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["epsilon"], row["clip"], row["partitions"]) for row in rows] == [
+        (epsilon, 0.6, 3) for epsilon in (2.0, 8.0, None)
+    ]
+    tuning = [options for options in asked if options["seed"] == fidelity.TUNING_SEED]
+    assert len(tuning) == 4 and len(asked) == 4 + 9
+    load_config(None, asked[-1])
+    assert {options.get("privacy.delta") for options in asked} == {None, 0.1 / 40}
+
+
+def test_the_attack_scores_the_example_behind_a_change_highest(tmp_path, tiny_gpt2):
+    """A change that is one example's own step has the cosine 1 with it, and less with others."""
+    from leff.runs.folder import RunFolder
+    from leff.runs.prepare import prepare
+
+    config = load_config(
+        None,
+        {
+            "model.name": str(tiny_gpt2),
+            "clients.layers": [1],
+            "clients.count": 2,
+            "data.train_examples": 24,
+            "data.max_length": 48,
+            "evaluation.examples": 4,
+            "evaluation.max_new_tokens": 8,
+            "training.learning_rate": 1e-3,
+            "engine.workers": 1,
+        },
+    )
+    run = prepare(config, RunFolder.new(tmp_path / "run", config))
+    fleet = run.clients.fleet
+    run.method.begin(run.model)
+    context = attack.RoundContext(0, 0, config.training.local(0))
+    (job, _) = run.method.plan(run.model, context, fleet.report([0, 1])).jobs
+    tried, pad = fleet._examples[0][:5], run.tokenizer.pad_token_id
+    model, trained = attack.prepared(job, run.server.store.get, attack.CPU)
+    model.eval()
+    loss = attack.mean_loss(model, attack.collate([tried[3]], pad))
+    gradients = torch.autograd.grad(loss, list(trained.values()))
+    changes = {name: -0.1 * own for name, own in zip(trained, gradients, strict=True)}
+    found = attack.scored(job, run.server.store.get, tried, pad, {"update": changes})["update"]
+    assert found[3] == pytest.approx(1.0, abs=1e-4)
+    assert max(found[:3] + found[4:]) < 0.999
+
+
+def test_the_attacks_figures():
+    assert attack.hits_of([1, 1, 0, 0], [4.0, 2.0, 3.0, 1.0]) == 0.5
+    assert attack.hits_of([1, 1, 0, 0], [4.0, 3.5, 3.0, 1.0]) == 1.0
+    seen = {0: {"a": torch.ones(2)}, 1: {"a": 3 * torch.ones(2), "b": torch.ones(1)}}
+    assert attack.mean_of(seen, "a").tolist() == [2.0, 2.0]
+    assert attack.mean_of(seen, "b").tolist() == [1.0]
 
 
 def test_the_hostile_client_sends_minus_ten_times_its_change():

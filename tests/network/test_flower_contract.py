@@ -16,7 +16,12 @@ from leff.network import superlink
 from leff.network.superlink import VERSION, check_version
 
 SOURCE = Path(superlink.__file__).parents[1]
-PRIVATE = ("network/superlink.py", "device/connection.py", "wire/flower_texts.py")
+PRIVATE = (
+    "network/superlink.py",
+    "device/connection.py",
+    "privacy/masks.py",
+    "wire/flower_texts.py",
+)
 PUBLIC = {
     "flwr.app": {"ConfigRecord", "Context", "Message", "RecordDict"},
     "flwr.clientapp": {"ClientApp"},
@@ -25,6 +30,8 @@ PUBLIC = {
 }
 # What we call, with the parameters that we give.
 CALLS = {
+    "flwr.common.secure_aggregation.crypto.shamir:create_shares": ["secret", "threshold", "num"],
+    "flwr.common.secure_aggregation.crypto.shamir:combine_shares": ["share_list"],
     "flwr.cli.build:build_fab_from_files": ["files"],
     "flwr.supercore.control:ControlHttpClient.from_server_address": [
         "server_address",

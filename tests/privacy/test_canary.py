@@ -43,7 +43,7 @@ def released(folder, present, trials):
         privacy._random = lambda noise=noise: noise
         privacy.noise = 0.0 if trial < 0 else NOISE
         model.load_state_dict(start)
-        privacy.merge(method, model, context, server.spool)
+        privacy.merge(method, model, context, server, fleet)
         own = state_of(model)
         row = torch.cat([(own[name] - start[name]).flatten() for name in names]).double().numpy()
         if trial < 0:

@@ -28,7 +28,7 @@ def record(number, **more):
     return round_record(number, **values | more)
 
 
-def federation(name="sample", rounds=3, devices=(), **sections):
+def federation(name="sample", rounds=3, devices=(), privacy=None, **sections):
     config = RunConfig.model_validate(
         {"model": {"name": name}, "training": {"rounds": rounds, "learning_rate": 4e-3}} | sections
     )
@@ -43,6 +43,7 @@ def federation(name="sample", rounds=3, devices=(), **sections):
             devices=devices,
         ),
         folder=SimpleNamespace(path="runs/a[b]"),
+        privacy=privacy,
     )
 
 
@@ -216,6 +217,17 @@ def test_the_virtual_clock_has_a_column_where_there_is_a_fleet():
     said = file.getvalue()
     assert "2 phone, 1 laptop" in said
     assert "simulated 9.8 s, 40% idle, 1 sat out" in said and "simulated 0.0 s, 2 sat out" in said
+
+
+def test_what_was_spent_has_a_column():
+    file = io.StringIO()
+    with LiveTable(Console(file=file, width=200)) as table:
+        table.started(federation(privacy=SimpleNamespace()))
+        table.measured(record(1, epsilon=2.345))
+        table.measured(record(2))
+    first, second = file.getvalue().splitlines()[-2:]
+    assert "epsilon 2.35" in first or "epsilon 2.34" in first
+    assert "epsilon" not in second
 
 
 def test_what_devices_measured_has_a_column():
