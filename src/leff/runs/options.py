@@ -649,8 +649,18 @@ class RunConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _preset(cls, values: Any) -> Any:
+        """Fill in the preset's values; values that are given win."""
+        if not isinstance(values, Mapping):
+            return values
+        combined = dict(cast("Mapping[str, Any]", values))
+        preset = combined.get("preset", "default")
+        return _filled(combined, PRESETS.get(preset, {}) if isinstance(preset, str) else {})
+
+    @model_validator(mode="before")
+    @classmethod
     def _private(cls, values: Any) -> Any:
-        """Fill in what privacy needs; values that are given win, and are refused later."""
+        """Fill in what privacy needs, before the preset does; values that are given win."""
         if not isinstance(values, Mapping):
             return values
         given = dict(cast("Mapping[str, Any]", values))
@@ -663,16 +673,6 @@ class RunConfig(Section):
         if own.get("epsilon") or own.get("noise") is not None:
             return _filled(given, PRIVATE)
         return _filled(given, {**PRIVATE, **SUMS_ALONE}) if own.get("secure_sums") else given
-
-    @model_validator(mode="before")
-    @classmethod
-    def _preset(cls, values: Any) -> Any:
-        """Fill in the preset's values; values that are given win."""
-        if not isinstance(values, Mapping):
-            return values
-        combined = dict(cast("Mapping[str, Any]", values))
-        preset = combined.get("preset", "default")
-        return _filled(combined, PRESETS.get(preset, {}) if isinstance(preset, str) else {})
 
     @model_validator(mode="after")
     def _check(self) -> "RunConfig":
