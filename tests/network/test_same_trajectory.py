@@ -148,6 +148,30 @@ def test_every_engine_gives_the_same_rounds_to_the_bit(
 
 
 @pytest.mark.slow
+def test_noise_in_sums_gives_the_same_bits_on_devices(server, values, tmp_path, quick_runs):
+    """Also which clients are drawn, and what was spent."""
+    private = {"privacy.noise": 0.3, "privacy.reproducible": True, "clients.per_round": 0.7}
+    local = run({**values, **private}, "leff", tmp_path / "local")
+    network = on_devices(server, {**values, **private}, "leff", tmp_path / "network")
+    assert trajectory(network) == trajectory(local)
+    assert network["model"] == local["model"]
+    spent = [[record["epsilon"] for record in found["records"]] for found in (local, network)]
+    assert spent[0] == spent[1] and 0 < spent[0][1] < spent[0][2]
+
+
+@pytest.mark.slow
+def test_devices_add_their_own_noise(server, values, tmp_path, quick_runs):
+    """Noise of the operating system: another run ends at another model."""
+    private = {**values, "privacy.noise": 0.3, "privacy.where": "device", "privacy.delta": 0.01}
+    found = [on_devices(server, private, "fedlora", tmp_path / name) for name in "ab"]
+    for own in found:
+        assert [record["failures"] for record in own["records"][1:]] == [0, 0]
+        assert all(client["losses"] is None for client in own["records"][1]["clients"])
+        assert own["records"][2]["epsilon"] > own["records"][1]["epsilon"] > 0
+    assert found[0]["model"] != found[1]["model"]
+
+
+@pytest.mark.slow
 def test_a_device_of_three_files_stands_for_three_clients(
     shards, values, tmp_path, quick_runs, tmp_path_factory
 ):
