@@ -185,6 +185,9 @@ def run_round(
     if privacy is not None:
         updates = [replace(update, norm=None, norms=()) for update in updates]
     record = round_record(context, reports, schedule, jobs, updates, dropped)
+    for way in ("download_bytes", "upload_bytes"):
+        sums = observed.get("secure", {}).get(way, 0)
+        record = replace(record, **{way: getattr(record, way) + sums})
     names = ("plan_seconds", "train_seconds", "observe_seconds", "merge_seconds")
     seconds = dict(zip(names, np.diff(times).tolist(), strict=True))
     return replace(record, too_few=too_few or None, level=level, **observed, **seconds)

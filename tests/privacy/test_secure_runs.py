@@ -221,6 +221,9 @@ def test_bytes_of_the_sums_are_in_the_result(tmp_path):
     run = leff.run(**secure(tmp_path), out=tmp_path / "run")
     sums = [record.secure for record in run.records()[1:]]
     assert run.result["upload_bytes"] == sum(each["upload_bytes"] for each in sums) > 0
+    assert [record.upload_bytes for record in run.records()[1:]] == [
+        each["upload_bytes"] for each in sums
+    ]
     assert run.result["privacy"]["secure_sums"]
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "differential privacy of each client" not in card
