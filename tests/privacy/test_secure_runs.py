@@ -205,11 +205,8 @@ class KillIn:
             raise Killed
 
 
-@pytest.mark.parametrize("noise", [None, 0.7])
-def test_a_killed_round_is_done_again_to_the_same_bits(noise, tmp_path):
-    changes = {"privacy__reproducible": True} if noise else {}
-    changes |= {"privacy__noise": noise} if noise else {}
-    options = secure(tmp_path, **changes)
+def test_a_killed_round_is_done_again_to_the_same_bits(tmp_path):
+    options = secure(tmp_path)
     leff.run(**options, out=tmp_path / "whole")
     with pytest.raises(Killed):
         leff.run(**options, out=tmp_path / "run", progress=KillIn())
@@ -241,8 +238,8 @@ def test_bytes_of_the_sums_are_in_the_result(tmp_path):
             r"least_cohort = 3 is never met: a round has 2 of 4 clients; have at least 6",
         ),
         ({"engine.name": "flower-simulation"}, "for engine.name = 'local' so far"),
-        ({"privacy.epsilon": 50.0, "privacy.where": "device"}, "the sum hides each update"),
-        ({"privacy.epsilon": 50.0, "privacy.quantile": 0.5}, "the server sees no norms"),
+        ({"privacy.epsilon": 50.0}, "depends on who takes part, which noise does not hide"),
+        ({"privacy.noise": 0.0}, "depends on who takes part, which noise does not hide"),
         ({"method.name": "flora"}, "whose merge needs single updates"),
         ({"method.name": "flexlora"}, "whose merge needs single updates"),
         ({"method.merge": "median"}, "noise is for sums"),

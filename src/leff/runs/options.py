@@ -585,7 +585,7 @@ class PrivacyConfig(Section):
     clip: Annotated[float, Field(gt=0, le=1e9)] = Field(
         default=1.0,
         description="largest L2 norm of all that one client changes in a round (a run without "
-        "privacy has the norms in its records); 10 by default with secure_sums and no noise",
+        "privacy has the norms in its records); 10 by default with secure_sums",
     )
     quantile: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0,

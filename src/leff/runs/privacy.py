@@ -14,11 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from leff.errors import ConfigError
@@ -26,7 +25,7 @@ from leff.extras import need
 from leff.files import file_digest, write_atomically
 from leff.methods.guard import Guard
 from leff.methods.method import Method, Opened, RoundContext, SingleUpdateMethod, merge_round
-from leff.methods.noisy import Mechanism, NoisyMeans, SumMeans, noisy_means
+from leff.methods.noisy import Mechanism, SumMeans, noisy_means
 from leff.methods.secure import SecureSums, secure_sums
 from leff.models import blocks, layer_prefix
 from leff.privacy.accountant import Release, epsilon, noise_for
@@ -39,7 +38,6 @@ from leff.runs.options import RunConfig
 from leff.seeds import numpy_rng
 from leff.server import Server
 from leff.wire.messages import Capacity, Update
-from leff.wire.tensors import tensors_digest
 
 log = logging.getLogger("leff")
 
@@ -137,7 +135,6 @@ class ServerNoise(Privacy):
         """`random` is asked once the run has begun, since it may make its key then."""
         super().__init__(config, ledger, noise)
         self._clients, self._random = self._rate * config.clients.count, random
-        self.job_clip = config.privacy.clip if config.privacy.secure_sums else 0.0
 
     def choose(self, clients: Sequence[int], index: int) -> list[int]:
         """Return who takes part: each client by its own draw, perhaps nobody."""
@@ -149,10 +146,7 @@ class ServerNoise(Privacy):
     ) -> dict[str, Any]:
         assert not isinstance(method, SingleUpdateMethod), "check_method refuses it"
         updates, number = server.spool.files(), context.index + 1
-        opened, sums = method.opened(model, context), None
-        if self.settings.secure_sums:
-            sums = self._sums(opened, context, server, fleet)
-        inputs = _digest(updates) if sums is None else tensors_digest([sums.totals])
+        inputs = _digest(updates)
         clip = self._ledger.clip(number, self.settings.clip)
 
         def draw(count: int, label: str) -> Any:
@@ -164,11 +158,9 @@ class ServerNoise(Privacy):
         self._ledger.add(Entry(number, inputs, self.noise, self._rate, clip, after))
         noise = self.noise * (QUANTILE_COST if follows else 1.0)
         mechanism = Mechanism(clip, noise, self._clients)
-        if sums is None:
-            method.merge(model, noisy_means(opened, updates, mechanism, draw))
-            return {}
-        method.merge(model, NoisyMeans(opened, partial(_total, sums, opened), mechanism, draw))
-        return {"secure": _facts(sums, model)}
+        opened = method.opened(model, context)
+        method.merge(model, noisy_means(opened, updates, mechanism, draw))
+        return {}
 
     def _next_clip(self, clip: float, norms: Sequence[float], drawn: float) -> float:
         """Return the clip moved towards the quantile of the norms (Andrew et al. 2021).
@@ -241,13 +233,6 @@ class SumsAlone(Privacy):
 
     def _spent(self, more: int = 0) -> float:
         return 0.0
-
-
-def _total(sums: SecureSums, opened: Opened, name: str) -> torch.Tensor:
-    """Return the sum of a tensor; zero if too few clients trained it."""
-    if name in sums.totals:
-        return sums.totals[name]
-    return torch.zeros(opened.values[name].shape, dtype=torch.float64)
 
 
 def _facts(sums: SecureSums, model: nn.Module) -> dict[str, Any]:
@@ -341,7 +326,7 @@ def least_noise(config: RunConfig, before: Sequence[Release] = ()) -> float:
     try:
         spent = sum(release.noise**-2 for release in before)
         return 2 * gaussian_noise(settings.epsilon, settings.delta, rounds, spent)
-    except ValueError:
+    except (ValueError, ZeroDivisionError):  # the second: without noise nothing is left
         raise ConfigError(
             f"privacy.epsilon = {settings.epsilon:g} leaves nothing for {rounds} rounds: more was "
             "spent before; raise it, or start from a model that was not trained on these clients"
@@ -358,7 +343,7 @@ def _spent_before(config: RunConfig) -> list[Release]:
     with suppress(OSError):
         if (start / "config.toml").exists():
             own = RunFolder.open(start)[1]
-            if own.privacy.on:
+            if own.privacy.noised:
                 return _carried(start, own, config.privacy.where)
             log.warning(
                 "%s was trained without privacy; what it learnt of these clients is not counted",

@@ -66,13 +66,11 @@ def _check_sums(config: "RunConfig") -> None:
         raise ValueError(
             f"privacy.secure_sums is for engine.name = 'local' so far, got {config.engine.name!r}"
         )
-    if privacy.quantile or privacy.where == "device":
-        key = "quantile" if privacy.quantile else "where"
-        value = getattr(privacy, key)
+    if privacy.noised:
         raise ValueError(
-            f"privacy.{key} = {shown(value)} cannot be used with privacy.secure_sums, since "
-            + ("the server sees no norms" if privacy.quantile else "the sum hides each update")
-            + "; leave one out"
+            "privacy.secure_sums cannot be used with privacy.epsilon or privacy.noise: whether a "
+            "layer's sum is opened depends on who takes part, which noise does not hide; leave one "
+            "out"
         )
     present, least = share_of(clients.count, clients.per_round), privacy.least_cohort
     if present < least:
