@@ -94,10 +94,10 @@ def write_atomically(path: Path, payload: bytes, secret: bool = False) -> None:
     sync_folder(path.parent)
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write values as sealed JSON, atomically, with null for every NaN and infinity."""
+def write_json(path: Path, values: Mapping[str, Any], secret: bool = False) -> None:
+    """Write values as sealed JSON, as `write_atomically`, with null for every NaN and infinity."""
     text = json.dumps(sealed(values), indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, f"{text}\n".encode())
+    write_atomically(path, f"{text}\n".encode(), secret)
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any] | None:

@@ -219,3 +219,20 @@ def test_devices_level_a_head_to_the_same_bits(tmp_path, quick_runs):
     assert steps[0] == steps[1] and all(any(step) for step in steps[0])
     decided = json.loads((tmp_path / "network" / "decisions.json").read_text())
     assert all("level" in own for index, own in decided.items() if index.isdecimal())
+
+
+SUMS = {"privacy.secure_sums": True, "privacy.least_cohort": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["leff", "fedlora"])
+def test_secure_sums_give_the_same_bits_on_devices(server, values, method, tmp_path, quick_runs):
+    """Masks cancel to the bit, and no update reaches the server."""
+    secure = {**values, **SUMS}
+    local = run(secure, method, tmp_path / "local")
+    network = on_devices(server, secure, method, tmp_path / "network")
+    assert trajectory(network) == trajectory(local)
+    assert network["model"] == local["model"]
+    sums = [[record["secure"] for record in found["records"][1:]] for found in (local, network)]
+    assert sums[0] == sums[1] and all(each["clients"] for each in sums[0])
+    assert not list((tmp_path / "network" / "updates").rglob("[0-9a-f]" * 64))

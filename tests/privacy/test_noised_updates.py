@@ -19,6 +19,7 @@ from leff.privacy.gaussian import gaussian_epsilon
 from leff.privacy.noise import Noise, seeded_key
 from leff.runs.build_method import build_method
 from leff.runs.config import load_config
+from leff.wire.messages import MeasureJob
 from leff.wire.own_words import own_words
 from leff.wire.tensors import unpack
 
@@ -105,6 +106,15 @@ def test_a_device_counts_for_itself_over_restarts(job, tmp_path):
 @pytest.mark.parametrize("weak", [{"noise": 0.0}, {"clip": 0.0}])
 def test_a_device_with_a_budget_refuses_a_job_without_noise(weak, job, tmp_path):
     assert Budget(tmp_path / "a", 1e3, 1e-5).fault(replace(job[0], **weak)) == REFUSED
+
+
+def test_a_device_with_a_budget_measures_nothing(job, tmp_path):
+    """What it measures of its examples would leave it without noise."""
+    own = job[0]
+    names = ("round", "client", "kind", "config", "pad_id", "shell", "tail", "segments")
+    measuring = MeasureJob(**{name: getattr(own, name) for name in names})
+    assert Budget(tmp_path / "a", 1e3, 1e-5).fault(measuring) == REFUSED
+    assert Budget(tmp_path / "a", None, 1e-5).fault(measuring) is None
 
 
 def test_a_damaged_count_is_said(tmp_path):

@@ -84,9 +84,9 @@ def test_sums_are_the_plain_fixed_point_sums_to_the_bit(name, tmp_path, store, m
     for held in fleet._held.values():
         from leff.wire.tensors import one_by_one, shapes_of
 
-        read = one_by_one(held._payload)
-        for tensor in shapes_of(held._payload):
-            change = (read(tensor).double() - held._start[tensor].double()).flatten().numpy()
+        read, start = one_by_one(held.payload), held.start()
+        for tensor in shapes_of(held.payload):
+            change = (read(tensor).double() - start[tensor].double()).flatten().numpy()
             plain[tensor] = plain.get(tensor, 0) + fixed.encode(change)
             counts[tensor] = counts.get(tensor, 0) + 1
     assert set(plain) == set(seen["totals"])
@@ -237,7 +237,15 @@ def test_bytes_of_the_sums_are_in_the_result(tmp_path):
             {"clients.per_round": 0.5},
             r"least_cohort = 3 is never met: a round has 2 of 4 clients; have at least 6",
         ),
-        ({"engine.name": "flower-simulation"}, "for engine.name = 'local' so far"),
+        (
+            {"engine.name": "flower"},
+            r"engine.quorum = 1 lets a round begin in which fewer than privacy.least_cohort = 3 "
+            r"clients train; set engine.quorum to 3 at least",
+        ),
+        (
+            {"engine.name": "flower", "clients.per_round": 0.75, "engine.quorum": 2},
+            r"engine.quorum = 2 lets .* set engine.quorum to 4 at least",
+        ),
         ({"privacy.epsilon": 50.0}, "depends on who takes part, which noise does not hide"),
         ({"privacy.noise": 0.0}, "depends on who takes part, which noise does not hide"),
         ({"method.name": "flora"}, "whose merge needs single updates"),

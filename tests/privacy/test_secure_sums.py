@@ -242,11 +242,11 @@ def words(sent, name):
 def masks_of(said, client, name):
     """Return a client's self mask, and its pair masks by peer, each with its sign."""
     group, keys = said.roster.groups[name], {each.client: each for each in said.roster.keys}
-    own = mask_of(group.size, said.clients[client]._seeds[name])
+    own = mask_of(group.size, said.clients[client].state.seeds[name])
     pairs = {
         peer: mask_of(
             group.size,
-            pair_seed(said.clients[client]._mask_key, keys[peer], ROUND, name),
+            pair_seed(said.clients[client].state.mask_key, keys[peer], ROUND, name),
             pair_sign(client, peer),
         )
         for peer in group.cohort

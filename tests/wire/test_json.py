@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leff.errors import LeffError
+from leff.errors import LeffError, RunError
+from leff.privacy.secure_messages import Boxes, Keys
 from leff.wire import messages as types
 from leff.wire.json import MOST_BYTES, from_json, job_digest, to_json
 from leff.wire.messages import (
@@ -145,6 +146,19 @@ def test_any_frozen_dataclass_is_a_message():
     assert from_json(Card, to_json(card)) == card
     with pytest.raises(LeffError, match=r"\(Card\) cannot be read: inner is missing"):
         from_json(Card, '{"names": [], "share": 1.0}')
+
+
+@given(st.binary(max_size=40), st.dictionaries(st.integers(0, 9), st.binary(max_size=9)))
+def test_bytes_come_back(sealing, boxes):
+    for message in (Keys(3, sealing, b""), Boxes(boxes)):
+        assert from_json(type(message), to_json(message)) == message
+
+
+@pytest.mark.parametrize("text", ["A", "AB", "AA==\n", "AB==", "A+/=", "é", "AAA"])
+def test_bytes_have_one_form(text):
+    """It is base64 with the alphabet for addresses; a text with unused bits set is no other one."""
+    with pytest.raises(RunError, match="cannot be read"):
+        from_json(Keys, json.dumps({"client": 0, "sealing": text, "masking": ""}))
 
 
 def test_a_payload_does_not_go_into_json(tmp_path):

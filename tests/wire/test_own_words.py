@@ -85,12 +85,19 @@ def test_failures_of_training_are_known(job, store):
 
 
 @pytest.mark.parametrize(
-    "limit", ["most_bytes", "most_upload_bytes", "most_seconds", "most_epochs"]
+    "limit",
+    [
+        {"most_bytes": 0},
+        {"most_upload_bytes": 0},
+        {"most_seconds": 0},
+        {"most_epochs": 0},
+        {"sums_only": True},
+    ],
 )
 def test_what_a_device_s_owner_does_not_allow_is_known(job, limit):
     free = JobLimits(10**12, 10**12, 10**12, 10**12)
     assert job_fault(job, free, 3600.5) is None
-    fault = job_fault(job, replace(free, **{limit: 0}), 3600.5)
+    fault = job_fault(job, replace(free, **limit), 3600.5)
     assert fault is not None and own_words(fault) == fault
 
 

@@ -1,13 +1,14 @@
 """A client's part in the secure sum of a round: it holds its update, and answers each phase.
 
-    own = Held(job, update.payload, first_values(job, fetch))
-    keys = own.answer(Invitation(7))
-    shares = own.answer(SumRoster(roster, names))      # then Boxes, then Survivors
+    own = Held(job, update.payload, lambda: first_values(job, fetch))
+    keys = own.answer(Invitation(7, "5f2c"))
+    shares = own.answer(roster)                        # then Boxes, then Survivors
 
 What training changed was clipped before, as the job says.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -15,44 +16,89 @@ from numpy.typing import NDArray
 
 from leff.errors import SecureSumError
 from leff.privacy.fixed_point import FixedPoint
-from leff.privacy.secure_messages import Boxes, Invitation, SumAnswer, SumAsk, SumRoster
+from leff.privacy.secure_client import ClientState
+from leff.privacy.secure_messages import (
+    Boxes,
+    Invitation,
+    Roster,
+    SumAnswer,
+    SumAsk,
+    Survivors,
+    groups_of,
+    opened,
+)
 from leff.privacy.secure_sums import SecureClient
 from leff.wire.messages import Job
-from leff.wire.tensors import Payload, one_by_one
+from leff.wire.tensors import Payload, one_by_one, shapes_of
 
 
 class Held:
     """One client's update of one round, which leaves it under masks only."""
 
-    def __init__(self, job: Job, payload: Payload, start: Mapping[str, torch.Tensor]) -> None:
-        self._job, self._payload, self._start = job, payload, start
-        self._client = SecureClient(job.client, job.round)
-        self._asked: SumRoster | None = None
+    def __init__(
+        self,
+        job: Job,
+        payload: Payload,
+        start: Callable[[], Mapping[str, torch.Tensor]],
+        least_cohort: int = 2,
+        state: ClientState | None = None,
+    ) -> None:
+        """`start` gives the values that training started with, and is called if it is needed.
+
+        With a `state`, it goes on where another one ended.
+        """
+        self.job, self.payload, self.start = job, payload, start
+        self._least_cohort = least_cohort
+        self._client = self._fresh() if state is None else SecureClient.of(state)
+
+    def _fresh(self) -> SecureClient:
+        return SecureClient(self.job.client, self.job.round, self._least_cohort)
+
+    @property
+    def state(self) -> ClientState:
+        """What it knows of the sum: secrets, so for itself alone."""
+        return self._client.state
+
+    def opened(self, survivors: Survivors) -> dict[tuple[str, ...], tuple[int, ...]]:
+        """Return the tensors that these survivors let the server open, with their clients."""
+        groups = self.state.roster.groups
+        found = opened(groups, survivors.clients, self.state.roster.least_cohort)
+        return {groups[name].tensors: clients for name, clients in found.items()}
 
     def answer(self, ask: SumAsk) -> SumAnswer:
         """Return the answer to a phase.  SecureSumError for one that is out of order or unsafe."""
         if isinstance(ask, Invitation):
+            self._client = self._fresh()
             return self._client.advertise()
-        if isinstance(ask, SumRoster):
-            self._asked = ask
-            return self._client.share(ask.roster)
+        if isinstance(ask, Roster):
+            self._check_tensors(ask)
+            return self._client.share(ask)
         if isinstance(ask, Boxes):
             return self._client.mask(ask, self._encoded())
         return self._client.unmask(ask)
 
+    def _check_tensors(self, roster: Roster) -> None:
+        """Raise SecureSumError unless the groups are of tensors that this client trains."""
+        shapes = shapes_of(self.payload)
+        for name, group in groups_of(self.job.client, roster.groups).items():
+            foreign = sorted(set(group.tensors) - set(shapes))
+            values = sum(math.prod(shapes[each]) for each in group.tensors if each in shapes)
+            if foreign or values != group.size or len(set(group.tensors)) < len(group.tensors):
+                raise SecureSumError(
+                    f"group {name} has {group.size} values of {', '.join(group.tensors)}, of which "
+                    f"client {self.job.client} trains {values} values"
+                )
+
     def _encoded(self) -> dict[str, NDArray[np.uint32]]:
         """Return the values of each group that this client trains."""
-        if self._asked is None:
-            raise SecureSumError(
-                f"client {self._job.client} was asked for values before the roster"
-            )
-        roster, read = self._asked.roster, one_by_one(self._payload)
-        fixed = FixedPoint(self._job.clip, len(roster.keys))
-        return {
-            name: np.concatenate([fixed.encode(self._change(read(n), n)) for n in tensors])
-            for name, tensors in self._asked.tensors.items()
-            if self._job.client in roster.groups[name].cohort
-        }
+        roster = self._client.state.roster
+        read, start = one_by_one(self.payload), self.start()
+        fixed = FixedPoint(self.job.clip, len(roster.keys))
 
-    def _change(self, own: torch.Tensor, name: str) -> NDArray[np.float64]:
-        return (own.double() - self._start[name].detach().cpu().double()).flatten().numpy()
+        def change(name: str) -> NDArray[np.float64]:
+            return (read(name).double() - start[name].detach().cpu().double()).flatten().numpy()
+
+        return {
+            name: np.concatenate([fixed.encode(change(each)) for each in group.tensors])
+            for name, group in groups_of(self.job.client, roster.groups).items()
+        }

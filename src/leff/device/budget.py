@@ -13,7 +13,7 @@ from pathlib import Path
 
 from leff.files import read_json, write_json
 from leff.privacy.gaussian import gaussian_epsilon
-from leff.wire.messages import Job
+from leff.wire.messages import Job, MeasureJob
 
 REFUSED = "its privacy budget does not allow the job; see limits.epsilon in its device.toml"
 
@@ -32,11 +32,11 @@ class Budget:
         """ε of all updates so far."""
         return gaussian_epsilon(self._noises, self._delta)
 
-    def fault(self, job: Job) -> str | None:
+    def fault(self, job: Job | MeasureJob) -> str | None:
         """Return why a job is not done: it adds no noise, or would pass the budget."""
         if self._most is None:
             return None
-        noise = job.noise / 2 if job.clip else 0.0
+        noise = job.noise / 2 if isinstance(job, Job) and job.clip else 0.0
         after = gaussian_epsilon([*self._noises, noise], self._delta)
         return REFUSED if after > self._most else None
 

@@ -108,6 +108,7 @@ class LimitSettings(_Section):
     epochs: Annotated[float, Field(gt=0)] = 100.0
     epsilon: Annotated[float, Field(gt=0)] | None = None
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    least_cohort: Annotated[int, Field(ge=2, le=10**6)] | None = None
 
     @field_validator("cache", "download", "upload", "time")
     @classmethod

@@ -38,4 +38,5 @@ time = "24h"
 epochs = 100.0
 # epsilon = 8.0            # most that all updates together may tell; a job without noise is refused
 # delta = 1e-5
+# least_cohort = 3         # updates leave in secure sums only, over so many clients at least
 """

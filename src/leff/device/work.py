@@ -27,7 +27,9 @@ from leff.client.job_checks import JobLimits, job_fault
 from leff.client.measure import examples_of, measure_or_fail
 from leff.client.model import Fetch
 from leff.client.residuals import Residuals
+from leff.client.summed import Held
 from leff.client.train import train_or_fail
+from leff.client.upload import first_values
 from leff.device.budget import Budget
 from leff.device.cache import PartCache
 from leff.device.data import DeviceData, read_data
@@ -35,9 +37,18 @@ from leff.device.exchange import Exchange, HttpsExchange
 from leff.device.fetch import FULL, FullDiskError, Transfers
 from leff.device.home import DeviceHome
 from leff.device.settings import DeviceSettings
-from leff.errors import DataError, LeffError, NetworkError, RefusedError, RunError
+from leff.device.sums import KeptSum, Told
+from leff.errors import (
+    DataError,
+    LeffError,
+    NetworkError,
+    RefusedError,
+    RunError,
+    SecureSumError,
+)
 from leff.files import file_digest, make_folder, write_atomically, write_json
 from leff.models.hardware import check_step, pinned_threads, torch_device
+from leff.privacy.secure_client import ClientState
 from leff.tasks.tokenizer_part import read_tokenizer
 from leff.units import BYTES, parse_amount, parse_seconds
 from leff.wire.asks import Answer, Ask, DeviceReport, ShareReport
@@ -77,7 +88,9 @@ class Worker:
             most_upload_bytes=parse_amount(limits.upload, BYTES),
             most_seconds=parse_seconds(limits.time),
             most_epochs=limits.epochs,
+            sums_only=limits.least_cohort is not None,
         )
+        self._least_cohort, self._told = limits.least_cohort or 2, folder / "sums"
         self._budget = Budget(folder / "privacy.json", limits.epsilon, limits.delta)
         self._data: tuple[TaskCard, DeviceData, str] | None = None
         self.refused = ""  # why the last ask was refused, for the device's owner
@@ -122,6 +135,8 @@ class Worker:
             return Answer(ask.about, report, refusal="its data has changed since it reported")
         if ask.about == "measure":
             return self._measure(ask, report, until)
+        if ask.about == "sum":
+            return self._sum(ask, report, until)
         return self._train(ask, report, until)
 
     def _report(self, ask: Ask, until: float) -> DeviceReport:
@@ -170,12 +185,40 @@ class Worker:
             update = self._trained(ask, job, until)
             done = kept.write(update)
         update, payload = done
-        if payload is not None and not kept.was_sent(ask.token):
-            self._working(f"sending its update of round {job.round + 1}")
-            self._exchange.upload(payload, payload.name, ask.token, until)
-            kept.note_sent(ask.token)
-        digest = "" if payload is None else payload.name
+        if job.held:  # it leaves this device under masks only
+            return Answer("train", report, update=to_json(replace(update, upload_bytes=0)))
+        digest = self._uploaded(kept, payload, f"its update of round {job.round + 1}", ask, until)
         return Answer("train", report, update=to_json(update), digest=digest)
+
+    def _uploaded(self, kept: "Kept", file: Path | None, what: str, ask: Ask, until: float) -> str:
+        """Send a file, unless it was sent under the ask's token; return its digest, "" for none."""
+        if file is None:
+            return ""
+        if not kept.was_sent(file, ask.token):
+            self._working(f"sending {what}")
+            self._exchange.upload(file, file.name, ask.token, until)
+            kept.note_sent(file, ask.token)
+        return file.name
+
+    def _sum(self, ask: Ask, report: DeviceReport, until: float) -> Answer:
+        """Do a phase of a secure sum with the update that is held."""
+        job = from_json(Job, ask.job)
+        kept = Kept(self._outbox / ask.run, job.client, ask.job)
+        _, payload = kept.read() or (None, None)
+        if not job.held or payload is None:
+            raise SecureSumError(
+                f"this device holds no update of client {job.client} in round {job.round}"
+            )
+
+        def held(state: ClientState | None) -> Held:
+            fetch = self._fetch(ask, [ask.task.tokenizer, *job.parts], until)
+            return Held(job, payload, lambda: first_values(job, fetch), self._least_cohort, state)
+
+        make_folder(self._told)
+        told = Told(self._told / f"{ask.run}.json")
+        text, values = KeptSum(kept.folder, told).answer(ask.phase, ask.sum, held)
+        digest = self._uploaded(kept, values, "values under masks", ask, until)
+        return Answer("sum", report, digest=digest, sum=text)
 
     def _trained(self, ask: Ask, job: Job, until: float) -> Update:
         check_step(job.training.step, self._device)
@@ -189,7 +232,7 @@ class Worker:
 
     def _measure(self, ask: Ask, report: DeviceReport, until: float) -> Answer:
         job = from_json(MeasureJob, ask.job)
-        fault = job_fault(job, self._limits, ask.seconds)
+        fault = job_fault(job, self._limits, ask.seconds) or self._budget.fault(job)
         if fault is not None:
             return self._refusal(ask, fault)
         self._working("measuring the model")
@@ -227,6 +270,8 @@ def _reason(error: Exception) -> str:
     full = isinstance(error, OSError) and error.errno in FULL
     if full or isinstance(error, FullDiskError):
         return "its disk is full"
+    if isinstance(error, SecureSumError):
+        return "it takes no part in the secure sum; its own log says why"
     if isinstance(error, DataError):
         return "its data does not fit the task; its own log says why"
     if isinstance(error, RefusedError):
@@ -261,16 +306,16 @@ class Kept:
 
     def __init__(self, folder: Path, client: int, job: str) -> None:
         """`folder` is of one run."""
-        self._folder = folder / f"client-{client:d}"
+        self.folder = folder / f"client-{client:d}"
         self._job = hashlib.sha256(job.encode()).hexdigest()
 
     def read(self) -> tuple[Update, Path | None] | None:
         """Return the update without its payload, and the payload's file; None if there is none."""
         try:
-            values = json.loads((self._folder / "update.json").read_text())
+            values = json.loads((self.folder / "update.json").read_text())
             if values["job"] != self._job:
                 return None
-            payload = self._folder / values["digest"] if values["digest"] else None
+            payload = self.folder / values["digest"] if values["digest"] else None
             if payload is not None and file_digest(payload) != payload.name:
                 return None
             return from_json(Update, values["update"]), payload
@@ -279,26 +324,26 @@ class Kept:
 
     def write(self, update: Update) -> tuple[Update, Path | None]:
         """Keep an update in place of the one before."""
-        make_folder(self._folder)
-        for path in self._folder.iterdir():
+        make_folder(self.folder)
+        for path in self.folder.iterdir():
             path.unlink()
         payload, digest = update.payload, ""
         assert isinstance(payload, bytes)
         if payload:
             digest = hashlib.sha256(payload).hexdigest()
-            write_atomically(self._folder / digest, payload)
+            write_atomically(self.folder / digest, payload)
         bare = replace(update, payload=b"")
         values = {"job": self._job, "digest": digest, "update": to_json(bare)}
-        write_json(self._folder / "update.json", values)
-        return bare, self._folder / digest if digest else None
+        write_json(self.folder / "update.json", values)
+        return bare, self.folder / digest if digest else None
 
-    def was_sent(self, token: str) -> bool:
-        """Return whether the payload was sent under this token: the same ask may come twice."""
+    def was_sent(self, file: Path, token: str) -> bool:
+        """Return whether a file was sent under this token: the same ask may come twice."""
         with suppress(OSError):
-            return (self._folder / "sent").read_text() == token
+            return (self.folder / "sent").read_text() == f"{file.name} {token}"
         return False
 
-    def note_sent(self, token: str) -> None:
-        """Note that the payload was sent under a token; on a full disk it is sent again."""
+    def note_sent(self, file: Path, token: str) -> None:
+        """Note that a file was sent under a token; on a full disk it is sent again."""
         with suppress(OSError):
-            write_atomically(self._folder / "sent", token.encode())
+            write_atomically(self.folder / "sent", f"{file.name} {token}".encode())

@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -89,7 +90,7 @@ class LocalFleet:
             for update in updates:
                 if update.failure is None:
                     job = asked[update.client]
-                    start = first_values(job, self._store.get)
+                    start = partial(first_values, job, self._store.get)
                     self._held[update.client] = Held(job, update.payload, start)
                 yield replace(update, payload=b"", upload_bytes=0)
 

@@ -10,6 +10,7 @@ in no group, so nobody sends it.
 
 import logging
 import math
+import secrets
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -27,7 +28,6 @@ from leff.privacy.secure_messages import (
     Shares,
     SumAnswer,
     SumAsk,
-    SumRoster,
     Unmasked,
     bytes_of,
 )
@@ -70,9 +70,10 @@ def secure_sums(
     if not tensors:
         log.warning("no layer was trained by %d clients, so nothing is summed", least_cohort)
         return SecureSums()
-    sizes = {name: math.prod(shapes[name]) for names in tensors.values() for name in names}
     groups = {
-        name: Group(_cohort(trained, names[0]), sum(sizes[each] for each in names))
+        name: Group(
+            _cohort(trained, names[0]), sum(math.prod(shapes[each]) for each in names), names
+        )
         for name, names in tensors.items()
     }
     clients = sorted({client for group in groups.values() for client in group.cohort})
@@ -80,17 +81,17 @@ def secure_sums(
     try:
         least = max(len(clients) // 2 + 1, math.ceil(threshold * len(clients) - 1e-9))
         server = SecureServer(round_index, groups, least, least_cohort)
-        keys = _only(Keys, counted.ask({client: Invitation(round_index) for client in clients}))
+        invitation = Invitation(round_index, secrets.token_hex(8))
+        keys = _only(Keys, counted.ask(dict.fromkeys(clients, invitation)))
         roster = server.roster(keys)
-        asks = {client: SumRoster(roster, tensors) for client in roster.clients}
-        boxes = server.boxes(_only(Shares, counted.ask(asks)))
+        boxes = server.boxes(_only(Shares, counted.ask(dict.fromkeys(roster.clients, roster))))
         survivors = server.survivors(_only(Masked, counted.ask(boxes)))
-        asks = dict.fromkeys(survivors.clients, survivors)
-        found = server.sums(_only(Unmasked, counted.ask(asks)))
+        last = counted.ask(dict.fromkeys(survivors.clients, survivors))
+        found = server.sums(_only(Unmasked, last))
     except SecureSumError as error:
         log.warning("the round has no secure sum: %s", error)
         return SecureSums(download_bytes=counted.down, upload_bytes=counted.up)
-    totals, counts = _by_tensor(found, tensors, shapes, FixedPoint(clip, len(roster.keys)))
+    totals, counts = _by_tensor(found, groups, shapes, FixedPoint(clip, len(roster.keys)))
     return SecureSums(totals, counts, counted.down, counted.up)
 
 
@@ -133,7 +134,7 @@ def _only(kind: type[A], answers: Iterable[Any]) -> Iterable[A]:
 
 def _by_tensor(
     found: Mapping[str, GroupSum],
-    tensors: Mapping[str, tuple[str, ...]],
+    groups: Mapping[str, Group],
     shapes: Shapes,
     fixed: FixedPoint,
 ) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
@@ -141,7 +142,7 @@ def _by_tensor(
     clients: dict[str, int] = {}
     for group, own in found.items():
         values, place = torch.from_numpy(fixed.decode(own.total)), 0  # pyright: ignore[reportUnknownMemberType]
-        for name in tensors[group]:
+        for name in groups[group].tensors:
             size = math.prod(shapes[name])
             totals[name] = values[place : place + size].view(shapes[name])
             clients[name] = len(own.clients)

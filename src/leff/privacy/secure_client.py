@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from leff.privacy.masks import (
     unseal,
 )
 from leff.privacy.secure_messages import (
+    ASKS,
+    NOBODY,
     Boxes,
     Group,
     Keys,
@@ -38,8 +41,25 @@ from leff.privacy.secure_messages import (
     pair_sign,
 )
 
-PHASES = ("advertise", "share", "mask", "unmask")
-MASK_KEY = None  # among a client's secrets, beside the self masks of its groups
+MASK_KEY = ""  # among a client's secrets, beside the self masks of its groups
+
+
+@dataclass(frozen=True)
+class ClientState:
+    """What a client knows of a round's sum between two phases: secrets, so for itself alone."""
+
+    client: int
+    round_index: int
+    least_cohort: int
+    sealing_key: bytes
+    mask_key: bytes
+    next: str = "share"  # the phase that it has to do next
+    roster: Roster = NOBODY
+    seeds: Mapping[str, bytes] = field(default_factory=dict[str, bytes])  # self masks, by group
+    held: Mapping[int, Mapping[str, bytes]] = field(  # shares, by whose secrets they are of
+        default_factory=dict[int, Mapping[str, bytes]]
+    )
+    answered: Survivors | None = None
 
 
 class SecureClient:
@@ -47,6 +67,7 @@ class SecureClient:
 
     `least_cohort` is its own bound: it takes part in no round that opens smaller groups.
     `random_bytes` gives its keys and self masks.  (Shamir's coefficients are not from there.)
+    A client can end between two phases, and go on as `SecureClient.of(state)`.
     """
 
     def __init__(
@@ -56,25 +77,33 @@ class SecureClient:
         least_cohort: int = 2,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
-        self.client, self._round, self._least = client, round_index, least_cohort
         self._random_bytes = random_bytes
-        self._sealing_key, self._mask_key = random_bytes(KEY_BYTES), random_bytes(KEY_BYTES)
-        self._next = "share"  # what it has to do next
-        self._roster = Roster(round_index, 0, 0, (), {})
-        self._seeds: dict[str, bytes] = {}  # of its self masks, by group
-        self._held: dict[int, dict[str | None, bytes]] = {}  # shares by whose secret they are of
-        self._answered: Survivors | None = None
+        keys = random_bytes(KEY_BYTES), random_bytes(KEY_BYTES)
+        self.state = ClientState(client, round_index, least_cohort, *keys)
+
+    @classmethod
+    def of(cls, state: ClientState) -> "SecureClient":
+        """Return a client that goes on where another one with this state ended."""
+        made = cls(state.client, state.round_index)
+        made.state = state
+        return made
+
+    @property
+    def client(self) -> int:
+        """Its number."""
+        return self.state.client
 
     def advertise(self) -> Keys:
         """Phase 0: return the public keys."""
-        return Keys(self.client, public_key(self._sealing_key), public_key(self._mask_key))
+        own = self.state
+        return Keys(own.client, public_key(own.sealing_key), public_key(own.mask_key))
 
     def share(self, roster: Roster) -> Shares:
         """Phase 1: share the mask key, and a fresh self mask for each own group, with all."""
         self._expect("share")
         self._check_roster(roster)
         seeds = {n: self._random_bytes(KEY_BYTES) for n in groups_of(self.client, roster.groups)}
-        own: dict[str | None, bytes] = {MASK_KEY: self._mask_key, **seeds}
+        own = {MASK_KEY: self.state.mask_key, **seeds}
         split_up = {
             n: split(secret, roster.threshold, len(roster.keys)) for n, secret in own.items()
         }
@@ -90,9 +119,10 @@ class SecureClient:
             for other in roster.keys
             if other.client != self.client
         }
-        commitments = {n: commitment(b, self._round, self.client, n) for n, b in seeds.items()}
-        self._roster, self._seeds, self._held = roster, seeds, {self.client: held[self.client]}
-        self._next = "mask"
+        about = roster.round_index, self.client
+        commitments = {n: commitment(secret, *about, n) for n, secret in seeds.items()}
+        kept = {self.client: held[self.client]}
+        self.state = replace(self.state, next="mask", roster=roster, seeds=seeds, held=kept)
         return Shares(self.client, boxes, commitments)
 
     def mask(self, boxes: Boxes, encoded: Mapping[str, NDArray[np.uint32]]) -> Masked:
@@ -101,7 +131,7 @@ class SecureClient:
         `encoded` has each group's as `FixedPoint.encode` gives them, in one dimension.
         """
         self._expect("mask")
-        roster, shared = self._roster, {self.client, *boxes.boxes}
+        roster, shared = self.state.roster, {self.client, *boxes.boxes}
         _check_left(shared, roster.clients, roster.threshold, "shared their secrets")
         own = groups_of(self.client, roster.groups)
         self._check_values(encoded, own)
@@ -110,13 +140,13 @@ class SecureClient:
         sent: dict[str, bytes] = {}
         for name, group in own.items():
             values = encoded[name].astype("<u4")
-            add_mask(values, self._seeds[name], 1)  # b_i
+            add_mask(values, self.state.seeds[name], 1)  # b_i
             for peer in shared.intersection(group.cohort) - {self.client}:  # s_ij
-                seed = pair_seed(self._mask_key, keys[peer], self._round, name)
+                seed = pair_seed(self.state.mask_key, keys[peer], roster.round_index, name)
                 add_mask(values, seed, pair_sign(self.client, peer))
             sent[name] = values.tobytes()
-        self._held |= held
-        self._next = "unmask"  # never again `mask`: two values under one mask tell their difference
+        # never again `mask`: two values under one mask tell their difference
+        self.state = replace(self.state, next="unmask", held={**self.state.held, **held})
         return Masked(self.client, sent)
 
     def unmask(self, survivors: Survivors) -> Unmasked:
@@ -126,19 +156,20 @@ class SecureClient:
         to whom the same is said as often as they ask.
         """
         self._expect("unmask")
-        roster, left, shared = self._roster, survivors.clients, self._held
+        own = self.state
+        roster, left, shared = own.roster, survivors.clients, own.held
         _check_left(left, shared, roster.threshold, "sent values")
         if self.client not in left:
             raise SecureSumError(
                 f"client {self.client} is not among the survivors {numbers(left)}; ask these only"
             )
-        if self._answered is not None and self._answered != survivors:
+        if own.answered is not None and own.answered != survivors:
             raise SecureSumError(
                 f"client {self.client} has answered for the survivors "
-                f"{numbers(self._answered.clients)}, and is asked for {numbers(left)}; two "
+                f"{numbers(own.answered.clients)}, and is asked for {numbers(left)}; two "
                 "answers would uncover who is in one of them only"
             )
-        self._answered = survivors
+        self.state = replace(own, answered=survivors)
         gone = dropped(roster.groups, shared, left, roster.least_cohort)
         self_masks = {
             name: {owner: shared[owner][name] for owner in cohort}
@@ -147,17 +178,18 @@ class SecureClient:
         return Unmasked(self.client, self_masks, {owner: shared[owner][MASK_KEY] for owner in gone})
 
     def _expect(self, phase: str) -> None:
-        if phase != self._next:
+        own = self.state
+        if phase != own.next:
             raise SecureSumError(
-                f"client {self.client} was asked to {phase} in round {self._round}, and has to "
-                f"{self._next} next; a client does each once, in the order {', '.join(PHASES)}"
+                f"client {self.client} was asked to {phase} in round {own.round_index}, and has to "
+                f"{own.next} next; a client does each once, in the order {', '.join(ASKS)}"
             )
 
     def _check_roster(self, roster: Roster) -> None:
-        clients = roster.clients
-        if roster.round_index != self._round:
+        clients, own = roster.clients, self.state
+        if roster.round_index != own.round_index:
             raise SecureSumError(
-                f"client {self.client} has keys for round {self._round}, and the roster is of "
+                f"client {self.client} has keys for round {own.round_index}, and the roster is of "
                 f"round {roster.round_index}; make a new client for each round"
             )
         if list(clients) != sorted(set(clients)) or self.advertise() not in roster.keys:
@@ -166,9 +198,9 @@ class SecureClient:
                 f"the keys that it sent; got the clients {numbers(clients)}"
             )
         check_terms(clients, roster.threshold, roster.least_cohort, roster.groups)
-        if roster.least_cohort < self._least:
+        if roster.least_cohort < own.least_cohort:
             raise SecureSumError(
-                f"client {self.client} lets no group of fewer than {self._least} clients be "
+                f"client {self.client} lets no group of fewer than {own.least_cohort} clients be "
                 f"opened, and the round has least_cohort {roster.least_cohort}; raise that"
             )
         for keys in roster.keys:
@@ -190,14 +222,21 @@ class SecureClient:
                 )
 
     def _box_key(self, other: Keys, sender: int, receiver: int) -> bytes:
-        return agreed(self._sealing_key, other.sealing, "box", self._round, sender, receiver)
+        return agreed(
+            self.state.sealing_key,
+            other.sealing,
+            "box",
+            self.state.round_index,
+            sender,
+            receiver,
+        )
 
-    def _open(self, sender: Keys, box: bytes) -> dict[str | None, bytes]:
+    def _open(self, sender: Keys, box: bytes) -> dict[str, bytes]:
         """Return the shares in a box, by the secret that they are of."""
         plain = unseal(self._box_key(sender, sender.client, self.client), box, sender.client)
-        names = [MASK_KEY, *groups_of(sender.client, self._roster.groups)]
+        names = [MASK_KEY, *groups_of(sender.client, self.state.roster.groups)]
         shares = [plain[i : i + SHARE_BYTES] for i in range(0, len(plain), SHARE_BYTES)]
-        index = self._roster.clients.index(self.client)
+        index = self.state.roster.clients.index(self.client)
         if len(shares) != len(names) or not all(is_share(share, index) for share in shares):
             raise SecureSumError(
                 f"client {sender.client} sent client {self.client} malformed shares; start the "

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from leff.errors import SecureSumError, shown
 from leff.privacy.masks import agreed, check_public_key
+from leff.wire.asks import Phase
 
 
 class Message(Protocol):
@@ -31,12 +32,14 @@ class Message(Protocol):
 class Group:
     """What is summed as one: who trains it, in the order of their numbers, and how many values.
 
+    `tensors` are the names of what the values are of, in order, for those who make and use them.
     Each group costs its clients a secret that they share, so what the same clients train is best
     one group.
     """
 
     cohort: tuple[int, ...]
     size: int
+    tensors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,9 @@ class Roster:
     @property
     def clients(self) -> tuple[int, ...]:
         return tuple(each.client for each in self.keys)
+
+
+NOBODY = Roster(0, 0, 0, (), {})
 
 
 @dataclass(frozen=True)
@@ -116,21 +122,52 @@ class GroupSum:
 
 @dataclass(frozen=True)
 class Invitation:
-    """Phase 0 of a sum: the server asks for keys."""
+    """Phase 0 of a sum: the server asks for keys.  The `name` is drawn anew for each sum."""
 
     round_index: int
+    name: str
 
 
-@dataclass(frozen=True)
-class SumRoster:
-    """Phase 1: who takes part, and the tensors of each group, in order."""
-
-    roster: Roster
-    tensors: Mapping[str, tuple[str, ...]]
-
-
-SumAsk = Invitation | SumRoster | Boxes | Survivors
+SumAsk = Invitation | Roster | Boxes | Survivors
 SumAnswer = Keys | Shares | Masked | Unmasked
+ASKS: Mapping[Phase, type[SumAsk]] = {
+    "advertise": Invitation,
+    "share": Roster,
+    "mask": Boxes,
+    "unmask": Survivors,
+}
+ANSWERS: Mapping[Phase, type[SumAnswer]] = {
+    "advertise": Keys,
+    "share": Shares,
+    "mask": Masked,
+    "unmask": Unmasked,
+}
+
+
+def phase_of(ask: SumAsk) -> Phase:
+    """Return the phase of an ask."""
+    return next(phase for phase, kind in ASKS.items() if isinstance(ask, kind))
+
+
+def joined(masked: Masked) -> bytes:
+    """Return the values of all groups, one after another, in the order of names."""
+    return b"".join(masked.values[name] for name in sorted(masked.values))
+
+
+def parted(values: bytes, client: int, groups: Mapping[str, Group]) -> Masked:
+    """Return a client's joined values, by its groups.  SecureSumError if they do not fit."""
+    own = groups_of(client, groups)
+    due = 4 * sum(group.size for group in own.values())
+    if len(values) != due:
+        raise SecureSumError(
+            f"client {client} sent {len(values)} bytes of values, and the round has {due} for it",
+            client,
+        )
+    found, place = dict[str, bytes](), 0
+    for name, group in own.items():
+        found[name] = values[place : place + 4 * group.size]
+        place += 4 * group.size
+    return Masked(client, found)
 
 
 def bytes_of(message: object) -> int:
@@ -162,6 +199,8 @@ def check_terms(
             f"{least_cohort}"
         )
     for name, group in groups.items():
+        if not name:
+            raise SecureSumError("a group must have a name, got ''")
         strangers = set(group.cohort) - set(clients)
         if strangers or list(group.cohort) != sorted(set(group.cohort)):
             raise SecureSumError(

@@ -62,10 +62,6 @@ def check_privacy(config: "RunConfig") -> None:
 
 def _check_sums(config: "RunConfig") -> None:
     privacy, clients = config.privacy, config.clients
-    if config.engine.name != "local":
-        raise ValueError(
-            f"privacy.secure_sums is for engine.name = 'local' so far, got {config.engine.name!r}"
-        )
     if privacy.noised:
         raise ValueError(
             "privacy.secure_sums cannot be used with privacy.epsilon or privacy.noise: whether a "
@@ -73,8 +69,13 @@ def _check_sums(config: "RunConfig") -> None:
             "out"
         )
     present, least = share_of(clients.count, clients.per_round), privacy.least_cohort
+    needed, quorum = ceil(least / clients.per_round), config.engine.quorum
+    if config.engine.name == "flower" and share_of(quorum, clients.per_round) < least:
+        raise ValueError(
+            f"engine.quorum = {quorum} lets a round begin in which fewer than "
+            f"privacy.least_cohort = {least} clients train; set engine.quorum to {needed} at least"
+        )
     if present < least:
-        needed = ceil(least / clients.per_round)
         raise ValueError(
             f"privacy.least_cohort = {least} is never met: a round has {present} of "
             f"{clients.count} clients; have at least {needed} (clients.count), or more of them in "

@@ -3,9 +3,11 @@
     Ask("report", ...)      # who are you, what can you do, how many examples do you have?
     Ask("train", ...)       # do this job; its parts are fetched with `token`
     Ask("measure", ...)     # measure this model on your own validation examples
+    Ask("sum", ...)         # do this phase of a secure sum with the update of this job
 
-Jobs, updates and measures are texts of JSON within the text, so each is read by its own rules.  A
-device can stand for several clients, each with a file of its own.  `share` is the file's place.
+Jobs, updates, measures and the messages of sums are texts of JSON within the text, so each is read
+by its own rules.  A device can stand for several clients, each with a file of its own.  `share` is
+the file's place.
 """
 
 from dataclasses import dataclass
@@ -13,7 +15,8 @@ from typing import Literal
 
 from leff.wire.messages import Device, TaskCard
 
-About = Literal["report", "train", "measure"]
+About = Literal["report", "train", "measure", "sum"]
+Phase = Literal["", "advertise", "share", "mask", "unmask"]  # of a secure sum
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Ask:
     job: str = ""  # JSON of a Job or a MeasureJob
     seconds: float = 0.0  # until the server no longer waits; 0: it waits
     partial: bool = False  # whether fewer steps than asked for are of use
+    phase: Phase = ""
+    sum: str = ""  # JSON of what `privacy.secure_messages.ASKS` has for the phase
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Answer:
     about: About
     report: DeviceReport | None = None
     update: str = ""  # JSON of an Update; its payload was uploaded
-    digest: str = ""  # of the payload; "" if there is none
+    digest: str = ""  # of what was uploaded, a payload or masked values; "" if nothing was
     measure: str = ""  # JSON of a Measure
+    sum: str = ""  # JSON of what `privacy.secure_messages.ANSWERS` has for the phase
     refusal: str = ""

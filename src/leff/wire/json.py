@@ -21,7 +21,13 @@ from leff.errors import RunError, one_line, shown
 Message = TypeVar("Message")
 MOST_BYTES = 2**20  # of a text; a job for a large model has a tenth of it
 NOT_SENT = ("payload",)  # fields that travel in another way
-STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+STRICT = ConfigDict(
+    strict=True,
+    extra="forbid",
+    allow_inf_nan=False,
+    ser_json_bytes="base64",
+    val_json_bytes="base64",
+)
 
 
 def to_json(message: object) -> str:

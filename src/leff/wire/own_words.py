@@ -33,6 +33,8 @@ _OWN = [
     r"a transfer failed: the server(, or the network, was away| refused it)",
     r"its disk is full",
     r"its privacy budget does not allow the job; see limits\.epsilon in its device\.toml",
+    r"the job asks for what this device tells in sums only; see its limits",
+    r"it takes no part in the secure sum; its own log says why",
     r"this SuperNode has no leff-home in its node-config",
     r"this SuperNode's device cannot work; its own log says why",
     r"its process ended while it did this job",

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from leff.wire.asks import About
+from leff.wire.asks import About, Phase
 from leff.wire.messages import Part
 
 AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 0.5, 30.0  # after an ask that came to nothing
@@ -22,12 +22,17 @@ def patience(asked: int) -> float:
 
 @dataclass(frozen=True)
 class Request:
-    """What one client is asked: the job as JSON, its parts, and the most bytes it may send."""
+    """What one client is asked: the job as JSON, its parts, and the most bytes it may send.
+
+    `phase` and `sum` are those of an ask in a secure sum.
+    """
 
     about: About
     job: str
     parts: Sequence[Part]
     upload_bytes: int = 0
+    phase: Phase = ""
+    sum: str = ""
 
 
 @dataclass

@@ -26,10 +26,12 @@ from leff.engines.flower.exchange import Exchange, Request
 from leff.engines.flower.reports import Reports
 from leff.engines.flower.roster import Place, Roster
 from leff.engines.flower.seam import Member, Network
+from leff.engines.flower.sums import SumAsks, arrived
 from leff.errors import RunError
 from leff.files import make_folder
 from leff.network.grants import Traffic
 from leff.network.superlink import LinkLostError
+from leff.privacy.secure_messages import SumAnswer, SumAsk
 from leff.wire.asks import About, Answer, DeviceReport
 from leff.wire.json import from_json, to_json
 from leff.wire.messages import Capacity, Job, Measure, MeasureJob, TaskCard, Update
@@ -91,6 +93,7 @@ class FlowerFleet:
         self._model_layers, self._upload_bytes = model_layers, upload_bytes
         self._limit = rules.deadline_seconds or LONG_SECONDS
         self._asker = Asker(network, roster.run, task, tokenizer, store, self._limit, rules.partial)
+        self._sums = SumAsks({}, upload_bytes)
         self._reports = Reports(self._asker, arrivals, rules.most_clients)
         self.steady = False  # others may be there in a repeated round
 
@@ -165,8 +168,11 @@ class FlowerFleet:
             return
         self._network.working(jobs[0].round + 1)
         by_client = {job.client: job for job in jobs}
+        self._sums = SumAsks(by_client, self._upload_bytes)
         asks = {
-            job.client: Request("train", to_json(job), job.parts, self._upload_bytes(job))
+            job.client: Request(
+                "train", to_json(job), job.parts, 0 if job.held else self._upload_bytes(job)
+            )
             for job in jobs
         }
         for client, token, answer in self._answers(asks, f"round {jobs[0].round}"):
@@ -192,10 +198,19 @@ class FlowerFleet:
             return replace(failed, failure="its update is of another round or client")
         if update.failure is not None:
             return replace(update, failure=own_words(update.failure) or "it failed")
-        payload = self._inbox(job.client) / answer.digest
-        if len(answer.digest) != 64 or not answer.digest.isalnum() or not payload.is_file():
+        if job.held:
+            return update
+        payload = arrived(self._inbox(job.client), answer.digest)
+        if payload is None:
             return replace(failed, failure="its update did not arrive")
         return replace(update, payload=payload)
+
+    def sum(self, asks: Mapping[int, SumAsk]) -> Generator[SumAnswer]:
+        """Yield the answers to a phase of a sum; who refuses, or does not answer, has left it."""
+        for client, _, answer in self._answers(self._sums.requests(asks), "secure sum"):
+            message = self._sums.read(client, answer, self._inbox(client))
+            if message is not None:
+                yield message
 
     def measure(self, jobs: Sequence[MeasureJob]) -> Generator[Measure]:
         """Yield what clients measured as it arrives, and a failure for those that do not answer."""
@@ -307,9 +322,9 @@ class FlowerFleet:
             ask = self._asker.ask(request.about, state.tokens[client], left)
             report = self._reports.of(key)  # None in a round that a resumed run does again
             data = "" if report is None else report.data
-            texts.append(
-                (nodes[key], to_json(replace(ask, share=share, data=data, job=request.job)))
-            )
+            own = replace(ask, share=share, data=data, job=request.job)
+            own = replace(own, phase=request.phase, sum=request.sum)
+            texts.append((nodes[key], to_json(own)))
             asked.append(client)
         if texts:
             messages = self._network.push(texts, max(1.0, state.until - now))
