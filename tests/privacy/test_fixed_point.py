@@ -38,6 +38,20 @@ def test_the_largest_sum_stays_in_the_range(clip, clients, dtype, sign):
     assert fixed.decode(total)[0] == clients * int(step) / fixed.scale
 
 
+@given(
+    arrays.arrays(np.float64, st.integers(1, 60), elements=st.floats(-1, 1)),
+    st.integers(1, 10**5),
+    st.floats(1e-3, 1e3),
+)
+def test_rounding_adds_no_more_than_the_bound_says(values, clients, clip):
+    fixed, norm = FixedPoint(clip, clients), float(np.linalg.norm(values))
+    clipped = values * (clip / norm if norm else 0.0) * (1 - 1e-12)
+    rounded = fixed.decode(fixed.encode(clipped))
+    assert np.linalg.norm(rounded) <= fixed.bound(len(values))
+    half_a_step = np.full(len(values), 0.5 / fixed.scale)
+    assert np.linalg.norm(half_a_step) == pytest.approx(fixed.bound(len(values)) - clip, abs=1e-9)
+
+
 @given(st.data(), st.integers(1, 40), st.sampled_from([np.float32, np.float64]))
 def test_sums_are_those_of_the_rounded_values(data, clients, dtype):
     fixed = FixedPoint(1.0, clients)

@@ -85,6 +85,19 @@ def test_the_same_result_gets_the_same_noise_and_any_other_its_own(job, store):
         assert abs(np.corrcoef(first.numpy(), again.numpy())[0, 1]) < 0.05
 
 
+@pytest.mark.parametrize(("count", "words"), [(9, "the loss was"), (4, "a trained weight")])
+def test_a_client_whose_training_fails_sends_no_change(count, words, job, store):
+    """Whether it failed would tell of its data."""
+    asked, examples = replace(job[0], noise=0.0), job[1][:count]
+    training = replace(asked.training, learning_rate=1e38, max_grad_norm=1e38)
+    wild = replace(asked, training=training)
+    plain = train(replace(wild, clip=0.0), store.get, examples, torch.device("cpu"))
+    assert plain.failure is not None and plain.failure.startswith(words)
+    update = train(wild, store.get, examples, torch.device("cpu"))
+    assert update.failure is None and update.losses is None
+    assert not any(change.any() for change in changes(wild, update, store).values())
+
+
 def test_without_a_source_noise_is_of_the_operating_system(job, store):
     job, examples = job
     payloads = {train(job, store.get, examples, torch.device("cpu")).payload for _ in range(2)}

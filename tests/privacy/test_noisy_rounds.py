@@ -11,8 +11,9 @@ from small_rounds import TRAINING, clients_of, fleet_of, same, state_of
 from tiny_models import LAYERS, tiny
 
 from leff.methods.method import Opened, RoundContext
-from leff.methods.noisy import Mechanism, clip_factor, noisy_means
+from leff.methods.noisy import Mechanism, noisy_means
 from leff.models import layer_prefix, trainable_names
+from leff.privacy.clipping import clip_factor
 from leff.round import run_round
 from leff.server import Server
 from leff.wire.json import job_digest

@@ -62,12 +62,18 @@ def test_the_budget_is_spent_over_the_rounds_and_is_everywhere(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("method", "where"), [("leff", "server"), ("fedlora", "server"), ("leff", "device")]
+    ("method", "own"),
+    [
+        ("leff", {}),
+        ("fedlora", {}),
+        ("leff", {"privacy__where": "device"}),
+        ("leff", {"privacy__secure_sums": True, "clients__per_round": 0.75}),
+    ],
 )
-def test_a_resumed_run_is_the_same_to_the_bit_noise_included(method, where, tmp_path, monkeypatch):
+def test_a_resumed_run_is_the_same_to_the_bit_noise_included(method, own, tmp_path, monkeypatch):
     """The key is of the operating system, and outlives the process."""
     changes = {"method__name": method, "clients__per_round": 0.6, "method__rank": 2}
-    changes |= {"privacy__noise": 0.5, "privacy__epsilon": 0.0, "privacy__where": where}
+    changes |= {"privacy__noise": 0.5, "privacy__epsilon": 0.0, **own}
     given = private(tmp_path, training__rounds=2, **changes)
     with pytest.raises(Killed):
         leff.run(**given, out=tmp_path / "run", progress=KillAfter(1))
@@ -182,10 +188,23 @@ def test_devices_add_noise_themselves_and_epsilon_is_of_who_was_asked_most(tmp_p
 def test_the_two_kinds_of_noise_are_not_added_up(tmp_path):
     leff.run(**private(tmp_path, training__rounds=1), out=tmp_path / "first")
     more = private(tmp_path, privacy__where="device", training__rounds=1)
-    with pytest.raises(
-        ConfigError, match=r"trained with privacy\.where = 'server', and ε of the two"
-    ):
-        leff.run(**{**more, "model.name": str(tmp_path / "first")}, out=tmp_path / "second")
+    for own in (more, private(tmp_path, privacy__secure_sums=True, training__rounds=1)):
+        with pytest.raises(
+            ConfigError,
+            match=r"where = 'server' and privacy\.secure_sums = false, and ε of",
+        ):
+            leff.run(**{**own, "model.name": str(tmp_path / "first")}, out=tmp_path / "second")
+
+
+def test_what_sums_and_devices_spent_is_added_up(tmp_path):
+    """Both are of a client's data being other data."""
+    given = private(tmp_path, privacy__secure_sums=True, training__rounds=2)
+    leff.run(**given, out=tmp_path / "first")
+    more = private(tmp_path, privacy__where="device", training__rounds=1, privacy__epsilon=80.0)
+    leff.run(**{**more, "model.name": str(tmp_path / "first")}, out=tmp_path / "second")
+    found = spent(tmp_path / "second")
+    assert found[0] == pytest.approx(spent(tmp_path / "first")[-1])
+    assert found[-1] == pytest.approx(80, rel=1e-3)
 
 
 def test_a_continued_run_of_noisy_devices_goes_on_with_what_was_spent(tmp_path):

@@ -1,5 +1,9 @@
 """Runs in which the server sees sums only."""
 
+import json
+import math
+
+import numpy as np
 import pytest
 import torch
 from small_rounds import TRAINING, clients_of, same, state_of
@@ -7,12 +11,16 @@ from tiny_models import tiny
 from tiny_runs import Killed, least, outcome
 
 import leff
+from leff.client.summed import Held
 from leff.engines.local import LocalFleet
-from leff.errors import ConfigError
+from leff.errors import ConfigError, SecureSumError
 from leff.methods.method import RoundContext
 from leff.methods.noisy import SumMeans
 from leff.methods.secure import groups_of, secure_sums
 from leff.privacy.fixed_point import FixedPoint
+from leff.privacy.gaussian import gaussian_epsilon
+from leff.privacy.secure_messages import Group, Invitation
+from leff.privacy.secure_sums import Roster, SecureClient
 from leff.round import run_round
 from leff.runs.build_method import build_method
 from leff.runs.config import load_config
@@ -22,6 +30,7 @@ from leff.runs.trained import read_trained
 from leff.server import Server
 from leff.wire.messages import Capacity
 from leff.wire.spool import Spool
+from leff.wire.tensors import one_by_one, pack, shapes_of, unpack
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
 
@@ -58,6 +67,7 @@ def secure_rounds(
     method.begin(model)
     fleet = fleet_of(clients_of("generation", (9, 5, 12, 7)), layers, store, kind=fleet_kind)
     server = Server(store, Spool(folder / "updates"))
+    (folder / "run").mkdir(parents=True, exist_ok=True)
     privacy = make_privacy(config, RunFolder(folder / "run"))
     records = [
         run_round(model, method, fleet, RoundContext(index, 0, TRAINING), server, privacy=privacy)
@@ -82,8 +92,6 @@ def test_sums_are_the_plain_fixed_point_sums_to_the_bit(name, tmp_path, store, m
     fixed = FixedPoint(10.0, 4)
     plain, counts = {}, {}
     for held in fleet._held.values():
-        from leff.wire.tensors import one_by_one, shapes_of
-
         read, start = one_by_one(held.payload), held.start()
         for tensor in shapes_of(held.payload):
             change = (read(tensor).double() - start[tensor].double()).flatten().numpy()
@@ -214,6 +222,76 @@ def test_a_killed_round_is_done_again_to_the_same_bits(tmp_path):
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("name", ["leff", "fedavg"])
+def test_each_sum_gets_noise_of_the_claimed_deviation(name, tmp_path, store):
+    """Through real rounds: in units of the largest norm of what one client can have added."""
+    noise, found, counts = 3.0, {}, {}
+    for own in (0.0, noise):
+        more = {"privacy.noise": own, "privacy.clip": 0.05, "privacy.reproducible": True}
+        _, model, (record,), _, fleet = secure_rounds(
+            name, tmp_path / str(own), store, layers=(2, 2, 2, 2), **more
+        )
+        found[own] = state_of(model)
+        counts[own] = record.secure["clients"]
+    assert counts[0.0] == counts[noise] and set(counts[noise].values()) == {4}
+    payload = next(iter(fleet._held.values())).payload
+    sizes = {tensor: math.prod(shape) for tensor, shape in shapes_of(payload).items()}
+    bound = FixedPoint(0.05, 4).bound(sum(sizes.values()))
+    assert 0.05 < bound < 0.05 * (1 + 1e-5)
+    changed = {n: (found[noise][n] - found[0.0][n]).double().flatten() for n in found[noise]}
+    drawn = {n: d * 4 / (noise * bound) for n, d in changed.items() if d.abs().sum()}
+    assert set(drawn) == set(sizes)
+    for tensor, own in {**drawn, "all": torch.cat(list(drawn.values()))}.items():
+        if len(own) > 200:
+            assert float(own.std()) == pytest.approx(1, abs=5 / math.sqrt(2 * len(own))), tensor
+            assert float(own.mean()) == pytest.approx(0, abs=5 / math.sqrt(len(own))), tensor
+
+
+def test_epsilon_is_of_other_data_and_of_who_was_asked_most(tmp_path):
+    options = secure(tmp_path, privacy__epsilon=50.0, privacy__delta=0.05, training__rounds=3)
+    run = leff.run(**options, out=tmp_path / "run")
+    noise = run.result["privacy"]["noise"]
+    spent = [record.epsilon for record in run.records()]
+    wanted = [gaussian_epsilon([noise / 2] * done, 0.05) for done in range(4)]
+    assert spent == pytest.approx(wanted) and spent[-1] == pytest.approx(50, rel=1e-3)
+    assert run.result["privacy"]["secure_sums"] and run.records()[1].secure["clients"]
+    ledger = json.loads((tmp_path / "run" / "privacy.json").read_text())
+    assert [entry["clients"] for entry in ledger["entries"]] == [[0, 1, 2, 3]] * 3
+
+
+def test_a_client_clips_its_update_itself(tmp_path, store):
+    """Whatever its payload has: over all tensors of its groups together."""
+    *_, fleet = secure_rounds("fedavg", tmp_path, store)
+    held = fleet._held[0]
+    grown = {n: value * 1e3 for n, value in unpack(held.payload).items()}
+    own = Held(held.job, pack(grown), held.start)
+    sizes = {n: value.numel() for n, value in grown.items()}
+    clients = [SecureClient(i, held.job.round) for i in (1, 2)]
+    keys = [own.answer(Invitation(held.job.round, "a")), *(c.advertise() for c in clients)]
+    groups = {"all": Group((0, 1, 2), sum(sizes.values()), tuple(sorted(sizes)))}
+    roster = Roster(held.job.round, 2, 2, tuple(keys), groups)
+    own.answer(roster)
+    values = own._encoded()["all"]
+    fixed = FixedPoint(held.job.clip, 3)
+    norm = np.linalg.norm(fixed.decode(values))
+    assert norm == pytest.approx(held.job.clip, rel=1e-5) and norm <= fixed.bound(len(values))
+
+
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [
+        (Group((0, 1, 2), 5, ("transformer.ln_f.weight", "other")), "group all has 5 values of"),
+        (Group((0, 1, 2), 9, ("transformer.ln_f.weight",)), "of which client 0 trains"),
+        (Group((0, 1, 2), 32, ("transformer.ln_f.weight",) * 2), "of which client 0 trains"),
+    ],
+)
+def test_a_client_gives_values_of_what_it_trains_only(group, words, tmp_path, store):
+    *_, fleet = secure_rounds("fedavg", tmp_path, store)
+    held = fleet._held[0]
+    with pytest.raises(SecureSumError, match=words):
+        held.answer(Roster(held.job.round, 2, 2, (), {"all": group}))
+
+
 def test_bytes_of_the_sums_are_in_the_result(tmp_path):
     run = leff.run(**secure(tmp_path), out=tmp_path / "run")
     sums = [record.secure for record in run.records()[1:]]
@@ -246,8 +324,11 @@ def test_bytes_of_the_sums_are_in_the_result(tmp_path):
             {"engine.name": "flower", "clients.per_round": 0.75, "engine.quorum": 2},
             r"engine.quorum = 2 lets .* set engine.quorum to 4 at least",
         ),
-        ({"privacy.epsilon": 50.0}, "depends on who takes part, which noise does not hide"),
-        ({"privacy.noise": 0.0}, "depends on who takes part, which noise does not hide"),
+        (
+            {"privacy.where": "device", "privacy.noise": 1.0},
+            "secure_sums is of no use with privacy.where = 'device'",
+        ),
+        ({"privacy.noise": 1.0, "privacy.quantile": 0.5}, "needs the clients' true norms"),
         ({"method.name": "flora"}, "whose merge needs single updates"),
         ({"method.name": "flexlora"}, "whose merge needs single updates"),
         ({"method.merge": "median"}, "noise is for sums"),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import torch
 
+from leff.privacy.clipping import clip_factor
 from leff.privacy.noise import Noise
 from leff.wire.json import job_digest
 from leff.wire.messages import Job
@@ -28,7 +29,7 @@ def noised(
     """
     changes = {name: trained[name].double() - start[name].double() for name in sorted(trained)}
     norm = math.sqrt(math.fsum(float(change.square().sum()) for change in changes.values()))
-    factor = min(1.0, math.nextafter(job.clip / norm, 0.0)) if norm else 1.0
+    factor = clip_factor(norm, job.clip)
     label, deviation = (job_digest(job), _digest(trained)), job.noise * job.clip
     found: dict[str, torch.Tensor] = {}
     for name, change in changes.items():

@@ -4,7 +4,7 @@
     keys = own.answer(Invitation(7, "5f2c"))
     shares = own.answer(roster)                        # then Boxes, then Survivors
 
-What training changed was clipped before, as the job says.
+What training changed is clipped to the job's norm, over all tensors of its groups together.
 """
 
 import math
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from leff.errors import SecureSumError
+from leff.privacy.clipping import clip_factor
 from leff.privacy.fixed_point import FixedPoint
 from leff.privacy.secure_client import ClientState
 from leff.privacy.secure_messages import (
@@ -92,13 +93,17 @@ class Held:
     def _encoded(self) -> dict[str, NDArray[np.uint32]]:
         """Return the values of each group that this client trains."""
         roster = self._client.state.roster
+        own = groups_of(self.job.client, roster.groups)
         read, start = one_by_one(self.payload), self.start()
         fixed = FixedPoint(self.job.clip, len(roster.keys))
 
         def change(name: str) -> NDArray[np.float64]:
             return (read(name).double() - start[name].detach().cpu().double()).flatten().numpy()
 
+        names = [name for group in own.values() for name in group.tensors]
+        norm = math.sqrt(math.fsum(float(np.square(change(name)).sum()) for name in names))
+        factor = clip_factor(norm, self.job.clip)
         return {
-            name: np.concatenate([fixed.encode(change(each)) for each in group.tensors])
-            for name, group in groups_of(self.job.client, roster.groups).items()
+            name: np.concatenate([fixed.encode(change(each) * factor) for each in group.tensors])
+            for name, group in own.items()
         }

@@ -20,7 +20,7 @@ from leff.client.memory import asked_bytes, is_out_of_memory, resident_bytes
 from leff.client.model import Fetch, prepared
 from leff.client.residuals import Residuals
 from leff.client.steps import local_steps
-from leff.client.upload import packed
+from leff.client.upload import first_values, packed
 from leff.errors import LeffError
 from leff.models.hardware import give_back
 from leff.privacy.noise import Noise
@@ -46,7 +46,9 @@ def train(
     `residuals` before the round; without these, what rounding loses is lost.  Dropout and the order
     of the examples draw from `job.seed`.  If a loss or a weight is not finite, or there are no
     examples, the update reports a failure, and nothing is raised.  After the `deadline` no step is
-    begun.  If the job asks for noise, it comes from `noise`, or else from the operating system.
+    begun.  If the job asks for noise, it comes from `noise`, or else from the operating system.  A
+    job with a clip is private: there the values of the start are sent in place of such a failure,
+    which would tell of the data.
     """
     started = time.perf_counter()
     model, trained = prepared(job, fetch, device)
@@ -57,6 +59,9 @@ def train(
     payload, failure = b"", done.failure
     if failure is None:
         payload, failure = packed(job, tensors, fetch, residuals, noise)
+    if failure is not None and job.clip and examples:
+        log.warning("%s; no change is sent, as a failure tells of data", failure)
+        payload, failure = packed(job, first_values(job, fetch), fetch, residuals, noise)
     return Update(
         round=job.round,
         client=job.client,

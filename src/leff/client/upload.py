@@ -31,7 +31,7 @@ def packed(
     With a clip in the job, `noise` is added (`client.noised`).  With `residuals`, what rounding
     lost before is added to what training changed, and what is lost now is kept for the next time.
     """
-    if not all(torch.isfinite(tensor).all() for tensor in trained.values()):
+    if not _finite(trained):
         return b"", NOT_FINITE
     if job.clip:
         trained = noised(job, trained, first_values(job, fetch), noise or Noise(fresh_key()))
@@ -46,7 +46,7 @@ def packed(
         if name in before and before[name].shape == difference.shape:
             difference += before[name]
     tensors, lost = encoded(differences, job.upload)
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+    if not _finite(tensors):
         return b"", NOT_FINITE
     if residuals is not None:
         residuals.keep(job.round, {**before, **lost})
@@ -63,3 +63,7 @@ def first_values(job: Job, fetch: Fetch) -> dict[str, torch.Tensor]:
             for source, part in zip(segment.sources, segment.parts, strict=True):
                 values |= {f"{path}.{source}.{name}": t for name, t in fetch(part).items()}
     return values
+
+
+def _finite(tensors: Mapping[str, torch.Tensor]) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())

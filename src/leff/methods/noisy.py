@@ -21,6 +21,7 @@ import torch
 
 from leff.methods.method import Opened
 from leff.methods.sums import Mean
+from leff.privacy.clipping import clip_factor
 from leff.wire.messages import Update
 from leff.wire.tensors import one_by_one, shapes_of
 
@@ -131,11 +132,3 @@ class SumMeans:
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu", torch.float64)
-
-
-def clip_factor(norm: float, clip: float) -> float:
-    """Return what a difference of this norm is multiplied with, so that its norm is at most `clip`.
-
-    The smallest float below clip / norm is taken, so that rounding cannot pass the clip.
-    """
-    return 1.0 if norm <= clip else float(np.nextafter(clip / norm, 0.0))

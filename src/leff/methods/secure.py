@@ -8,6 +8,7 @@ that the same clients train are one group.  A tensor that fewer than `least_coho
 in no group, so nobody sends it.
 """
 
+import hashlib
 import logging
 import math
 import secrets
@@ -43,13 +44,23 @@ A = TypeVar("A")
 class SecureSums:
     """Sums of what training changed, by tensor, and how many clients each is of.
 
-    The bytes are those of keys, shares and masked values, over all clients.
+    `bound` is the largest L2 norm of what one client added to all of them.  The bytes are those of
+    keys, shares and masked values, over all clients.
     """
 
     totals: Mapping[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
     clients: Mapping[str, int] = field(default_factory=dict[str, int])
+    bound: float = 0.0
     download_bytes: int = 0
     upload_bytes: int = 0
+
+    def digest(self) -> str:
+        """Return a digest of the sums, and of how many clients each is of."""
+        sha = hashlib.sha256()
+        for name in sorted(self.totals):
+            sha.update(f"{name} {self.clients[name]}\n".encode())
+            sha.update(self.totals[name].contiguous().numpy().tobytes())
+        return sha.hexdigest()
 
 
 def secure_sums(
@@ -91,8 +102,10 @@ def secure_sums(
     except SecureSumError as error:
         log.warning("the round has no secure sum: %s", error)
         return SecureSums(download_bytes=counted.down, upload_bytes=counted.up)
-    totals, counts = _by_tensor(found, groups, shapes, FixedPoint(clip, len(roster.keys)))
-    return SecureSums(totals, counts, counted.down, counted.up)
+    fixed = FixedPoint(clip, len(roster.keys))
+    totals, counts = _by_tensor(found, groups, shapes, fixed)
+    bound = fixed.bound(sum(groups[name].size for name in found))
+    return SecureSums(totals, counts, bound, counted.down, counted.up)
 
 
 class _Counted:

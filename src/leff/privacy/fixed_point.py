@@ -56,6 +56,10 @@ class FixedPoint:
         steps = LARGEST_SUM // self.clients  # that one value may have
         return 2.0 ** (math.frexp(steps / self.largest)[1] - 1)
 
+    def bound(self, count: int) -> float:
+        """Return the largest L2 norm of `count` rounded values whose norm was at most the clip."""
+        return self.clip + math.sqrt(count) / (2 * self.scale)
+
     def encode(self, values: NDArray[Any]) -> NDArray[np.uint32]:
         """Return values as whole numbers, negative ones as 2^32 less.
 

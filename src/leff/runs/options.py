@@ -585,7 +585,7 @@ class PrivacyConfig(Section):
     clip: Annotated[float, Field(gt=0, le=1e9)] = Field(
         default=1.0,
         description="largest L2 norm of all that one client changes in a round (a run without "
-        "privacy has the norms in its records); 10 by default with secure_sums",
+        "privacy has the norms in its records); 10 by default with secure_sums and no noise",
     )
     quantile: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0,
@@ -623,6 +623,11 @@ class PrivacyConfig(Section):
     def noised(self) -> bool:
         """Whether noise is asked for, be it none."""
         return self.epsilon > 0 or self.noise is not None
+
+    @property
+    def replaced(self) -> bool:
+        """Whether ε is of a client's data being other data, not of the client being there."""
+        return self.where == "device" or self.secure_sums
 
 
 class RunConfig(Section):

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from leff.errors import ConfigError
@@ -179,29 +180,22 @@ class ServerNoise(Privacy):
         return epsilon([*releases, *[Release(self.noise, self._rate)] * more], self.settings.delta)
 
 
-class DeviceNoise(Privacy):
-    """Noise in every update, which clients add that do not trust the server.
+class Replaced(Privacy):
+    """Noise against those who know who took part: neighbours differ in all that one client has.
 
-    Neighbouring data sets differ in all that one client has, so an update may change by twice the
-    clip.  Who takes part is no secret: ε is that of the client that was asked most often.
+    What a client adds may then change by twice the clip.  ε is that of the client that was asked
+    most often.
     """
-
-    def __init__(self, config: RunConfig, ledger: Ledger, noise: float) -> None:
-        super().__init__(config, ledger, noise)
-        self.job_clip, self.job_noise = config.privacy.clip, noise
 
     def choose(self, clients: Sequence[int], index: int) -> list[int]:
         """Return a share of the clients, as without privacy."""
         return choose_clients(clients, self._rate, numpy_rng(self._seed, "clients", index))
 
-    def merge(
-        self, method: Method, model: nn.Module, context: RoundContext, server: Server, fleet: Fleet
-    ) -> dict[str, Any]:
-        number, clip, spool = context.index + 1, self.settings.clip, server.spool
-        asked, inputs = tuple(sorted(spool.asked)), _digest(spool.files())
+    def _note(self, context: RoundContext, server: Server, inputs: str) -> None:
+        """Count a round, with all that were asked in it."""
+        asked, clip = tuple(sorted(server.spool.asked)), self.settings.clip
+        number = context.index + 1
         self._ledger.add(Entry(number, inputs, self.noise, self._rate, clip, clip, asked))
-        merge_round(method, model, spool, Guard(weights="equal"))
-        return {}
 
     def _spent(self, more: int = 0) -> float:
         counts = Counter(client for entry in self._ledger.entries for client in entry.clients)
@@ -210,16 +204,32 @@ class DeviceNoise(Privacy):
         return gaussian_epsilon([*before, *[self.noise / 2] * most], self.settings.delta)
 
 
-class SumsAlone(Privacy):
-    """Secure sums without noise: the server sees no single update, and ε is not bounded."""
+class DeviceNoise(Replaced):
+    """Noise in every update, which clients add that do not trust the server."""
 
-    def __init__(self, config: RunConfig, ledger: Ledger, noise: float = 0.0) -> None:
+    def __init__(self, config: RunConfig, ledger: Ledger, noise: float) -> None:
         super().__init__(config, ledger, noise)
-        self.job_clip = config.privacy.clip
+        self.job_clip, self.job_noise = config.privacy.clip, noise
 
-    def choose(self, clients: Sequence[int], index: int) -> list[int]:
-        """Return a share of the clients, as without privacy."""
-        return choose_clients(clients, self._rate, numpy_rng(self._seed, "clients", index))
+    def merge(
+        self, method: Method, model: nn.Module, context: RoundContext, server: Server, fleet: Fleet
+    ) -> dict[str, Any]:
+        self._note(context, server, _digest(server.spool.files()))
+        merge_round(method, model, server.spool, Guard(weights="equal"))
+        return {}
+
+
+class Summed(Replaced):
+    """Secure sums: the server sees no single update.  It adds the noise, if any, to each sum.
+
+    A sum that is not opened is not released, and who took part says which these are.
+    """
+
+    def __init__(
+        self, config: RunConfig, ledger: Ledger, noise: float, random: Callable[[], Noise]
+    ) -> None:
+        super().__init__(config, ledger, noise)
+        self.job_clip, self._random = config.privacy.clip, random
 
     def merge(
         self, method: Method, model: nn.Module, context: RoundContext, server: Server, fleet: Fleet
@@ -227,12 +237,23 @@ class SumsAlone(Privacy):
         assert not isinstance(method, SingleUpdateMethod), "check_method refuses it"
         opened = method.opened(model, context)
         sums = self._sums(opened, context, server, fleet)
+        totals = self._noised(sums, context, server) if self.noise else sums.totals
         present = len(server.spool.files())
-        method.merge(model, SumMeans(opened, sums.totals, sums.clients, present))
+        method.merge(model, SumMeans(opened, totals, sums.clients, present))
         return {"secure": _facts(sums, model)}
 
-    def _spent(self, more: int = 0) -> float:
-        return 0.0
+    def _noised(
+        self, sums: SecureSums, context: RoundContext, server: Server
+    ) -> dict[str, torch.Tensor]:
+        """Return the sums with noise, after the ledger has counted them."""
+        inputs, deviation = sums.digest(), self.noise * sums.bound
+        self._note(context, server, inputs)
+        noised: dict[str, torch.Tensor] = {}
+        for name, total in sums.totals.items():
+            label = "sum", context.index + 1, inputs, name
+            drawn = torch.from_numpy(self._random().normal(total.numel(), *label))  # pyright: ignore[reportUnknownMemberType]
+            noised[name] = total + drawn.view(total.shape) * deviation
+        return noised
 
 
 def _facts(sums: SecureSums, model: nn.Module) -> dict[str, Any]:
@@ -287,13 +308,14 @@ def make_privacy(config: RunConfig, folder: RunFolder) -> Privacy | None:
     if settings.reproducible:
         log.warning("privacy.reproducible: who knows the seed can take the noise away again")
     ledger = Ledger(folder.path / LEDGER, _spent_before(config))
-    if not settings.noised:
-        return SumsAlone(config, ledger)
-    noise = least_noise(config, ledger.before)
+    noise = least_noise(config, ledger.before) if settings.noised else 0.0
+    random = cache(lambda: run_noise(config, folder.path))
+    privacy: Privacy
     if settings.where == "device":
-        privacy: Privacy = DeviceNoise(config, ledger, noise)
+        privacy = DeviceNoise(config, ledger, noise)
+    elif settings.secure_sums:
+        privacy = Summed(config, ledger, noise, random)
     else:
-        random = cache(lambda: run_noise(config, folder.path))
         privacy = ServerNoise(config, ledger, noise, random)
     if not (ledger.entries or privacy.allows()):
         raise ConfigError(
@@ -321,7 +343,7 @@ def least_noise(config: RunConfig, before: Sequence[Release] = ()) -> float:
     settings, rounds = config.privacy, config.training.rounds
     if settings.noise is not None:
         return settings.noise
-    if settings.where == "server":
+    if not settings.replaced:
         return noise_for(settings.epsilon, settings.delta, config.clients.per_round, rounds, before)
     try:
         spent = sum(release.noise**-2 for release in before)
@@ -344,7 +366,7 @@ def _spent_before(config: RunConfig) -> list[Release]:
         if (start / "config.toml").exists():
             own = RunFolder.open(start)[1]
             if own.privacy.noised:
-                return _carried(start, own, config.privacy.where)
+                return _carried(start, own, config)
             log.warning(
                 "%s was trained without privacy; what it learnt of these clients is not counted",
                 start,
@@ -352,14 +374,15 @@ def _spent_before(config: RunConfig) -> list[Release]:
     return []
 
 
-def _carried(start: Path, own: RunConfig, where: str) -> list[Release]:
-    if own.privacy.where != where:
+def _carried(start: Path, own: RunConfig, config: RunConfig) -> list[Release]:
+    if own.privacy.replaced != config.privacy.replaced:
         raise ConfigError(
-            f"{start} was trained with privacy.where = {own.privacy.where!r}, and ε of the two "
-            f"cannot be added; use the same, or start from another model"
+            f"{start} was trained with privacy.where = {own.privacy.where!r} and "
+            f"privacy.secure_sums = {str(own.privacy.secure_sums).lower()}, and ε of the two "
+            "cannot be added; use the same, or start from another model"
         )
     ledger = Ledger(start / LEDGER)
-    if where == "server":
+    if not own.privacy.replaced:
         return [*ledger.before, *_releases(ledger)]
     counts = Counter(client for entry in ledger.entries for client in entry.clients)
     most = max(counts, key=lambda client: counts[client], default=None)

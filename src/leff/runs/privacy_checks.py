@@ -32,10 +32,10 @@ def check_privacy(config: "RunConfig") -> None:
         )
     if privacy.secure_sums:
         _check_sums(config)
-    if privacy.where == "device" and privacy.quantile:
+    if privacy.replaced and privacy.quantile:
         raise ValueError(
             f"privacy.quantile = {privacy.quantile:g} needs the clients' true norms, which devices "
-            "that add noise do not send; set privacy.clip"
+            "that add noise, or hold their updates, do not send; set privacy.clip"
         )
     if privacy.where == "device" and config.engine.name == "flower-simulation":
         raise ValueError(
@@ -62,11 +62,10 @@ def check_privacy(config: "RunConfig") -> None:
 
 def _check_sums(config: "RunConfig") -> None:
     privacy, clients = config.privacy, config.clients
-    if privacy.noised:
+    if privacy.where == "device":
         raise ValueError(
-            "privacy.secure_sums cannot be used with privacy.epsilon or privacy.noise: whether a "
-            "layer's sum is opened depends on who takes part, which noise does not hide; leave one "
-            "out"
+            "privacy.secure_sums is of no use with privacy.where = 'device', whose noise hides "
+            "each update already; leave one out"
         )
     present, least = share_of(clients.count, clients.per_round), privacy.least_cohort
     needed, quorum = ceil(least / clients.per_round), config.engine.quorum
