@@ -12,8 +12,9 @@ the others are the next client's, as many, of the same distribution (iid).
 A row a method, what is seen, and the number of a client's examples: the area under the ROC curve,
 .5 for a guess and 1 for certainty, and `hits`, the share of members that are found with one false
 alarm in a hundred; means and deviations over clients and seeds.  Seen is the update; or the mean of
-all clients' updates of a tensor, as a secure sum shows it; or an update with noise on the device,
-`--noise` times a clip at the median norm.
+a tensor over those that trained it, as a merge shows it; or an update with noise on the device,
+`--noise` times a clip at the median norm.  `leff-together` is LEFF as with secure sums: all blocks
+of a round are around one place, so each mean is over many clients.
 
 The models are our own.  A stronger attack may exist: a figure near .5 proves nothing.
 """
@@ -45,7 +46,10 @@ from leff.wire.messages import Job
 from leff.wire.tensors import unpack
 
 CPU = torch.device("cpu")
-METHODS = ("fedavg", "fedlora", "leff")
+METHODS: dict[str, dict[str, Any]] = {
+    **{method: SIDES[method] for method in ("fedavg", "fedlora", "leff")},
+    "leff-together": {**SIDES["leff"], "method.together": True},
+}
 FALSE_ALARMS = 0.01
 Changes = Mapping[str, torch.Tensor]
 
@@ -57,12 +61,12 @@ def attacked(
     config = load_config(
         None,
         {
-            **SIDES[method],
+            **METHODS[method],
             "clients.count": clients,
             "clients.layers": [1],
             "clients.partition": "iid",
             "data.train_examples": examples * clients,
-            "training.learning_rate": RATES["sample"][method],
+            "training.learning_rate": RATES["sample"][method.removesuffix("-together")],
             "training.batch_size": min(16, examples),
             "evaluation.gap_clients": 0,
             "engine.workers": 1,
@@ -88,7 +92,7 @@ def attacked(
         tried = [*own[:count], *others[:count]]
         views = {
             "update": seen[job.client],
-            "mean of all": {n: mean_of(seen, n) for n in seen[job.client]},
+            "mean": {n: mean_of(seen, n) for n in seen[job.client]},
             f"noise {noise:g}": noisy(
                 seen[job.client], norms[job.client], clip, noise, source, job
             ),
@@ -178,7 +182,7 @@ def rows_of(arguments: argparse.Namespace, scratch: Path) -> list[dict[str, Any]
 
 def show(row: Mapping[str, Any]) -> str:
     return (
-        f"{row['examples']:>4} examples  {row['method']:<8} {row['seen']:<12} "
+        f"{row['examples']:>4} examples  {row['method']:<13} {row['seen']:<9} "
         f"area {row['area']:.3f} ± {row['area_deviation']:.3f}  hits {row['hits']:.2f}  "
         f"({row['attacks']} clients)"
     )

@@ -22,6 +22,7 @@ from leff.runs.split_files import write_shards
 
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern")  # flwr's own
 METHODS = ("leff", "fedavg", "fedlora", "slora")
+SUMS = {"privacy.secure_sums": True, "privacy.least_cohort": 2}
 DEVICES = 3
 MARK = "LEFF_TEST_SIMULATION"  # in the environment of all that a run starts
 SAME = ("layers", "losses", "examples", "steps", "upload_bytes", "layer_scores", "failure")
@@ -66,20 +67,16 @@ def server(tmp_path_factory, shards):
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory, values):
-    """What Flower's simulation of every method came to, one run after another in a process."""
+    """What Flower's simulation of every method came to, one run after another in a process.
+
+    "sums" is LEFF with secure sums.
+    """
     folder = tmp_path_factory.mktemp("simulated")
-    runs = [
-        (
-            str(folder / method),
-            {
-                **values,
-                "method.name": method,
-                "engine.name": "flower-simulation",
-                "engine.workers": 2 if method == "fedavg" else 1,
-            },
-        )
-        for method in METHODS
-    ]
+    changes = {method: {"method.name": method} for method in METHODS}
+    changes["fedavg"]["engine.workers"] = 2
+    changes["sums"] = {"method.name": "leff", **SUMS}
+    engine = {"engine.name": "flower-simulation"}
+    runs = [(str(folder / name), {**values, **engine, **own}) for name, own in changes.items()]
     (folder / "runs.json").write_text(json.dumps(runs))
     command = [sys.executable, "-c", EVERY_METHOD, str(folder / "runs.json")]
     environment = {**os.environ, MARK: str(folder)}
@@ -89,7 +86,7 @@ def simulated(tmp_path_factory, values):
     while left := started_by(str(folder)):
         assert time.monotonic() < until, f"Ray's processes are to end with the run: {left}"
         time.sleep(0.2)
-    return {method: outcome(folder / method) for method in METHODS}
+    return {name: outcome(folder / name) for name in changes}
 
 
 def started_by(mark):
@@ -221,12 +218,11 @@ def test_devices_level_a_head_to_the_same_bits(tmp_path, quick_runs):
     assert all("level" in own for index, own in decided.items() if index.isdecimal())
 
 
-SUMS = {"privacy.secure_sums": True, "privacy.least_cohort": 2}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["leff", "fedlora"])
-def test_secure_sums_give_the_same_bits_on_devices(server, values, method, tmp_path, quick_runs):
+def test_secure_sums_give_the_same_bits_on_devices(
+    server, simulated, values, method, tmp_path, quick_runs
+):
     """Masks cancel to the bit, and no update reaches the server."""
     secure = {**values, **SUMS}
     local = run(secure, method, tmp_path / "local")
@@ -236,3 +232,6 @@ def test_secure_sums_give_the_same_bits_on_devices(server, values, method, tmp_p
     sums = [[record["secure"] for record in found["records"][1:]] for found in (local, network)]
     assert sums[0] == sums[1] and all(each["clients"] for each in sums[0])
     assert not list((tmp_path / "network" / "updates").rglob("[0-9a-f]" * 64))
+    if method == "leff":
+        assert simulated["sums"]["records"] == local["records"]
+        assert simulated["sums"]["model"] == local["model"]

@@ -33,6 +33,7 @@ from leff.wire.spool import Spool
 from leff.wire.tensors import one_by_one, pack, shapes_of, unpack
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
+NORM = "transformer.ln_f.weight"
 
 
 def secure(folder, **changes):
@@ -278,18 +279,24 @@ def test_a_client_clips_its_update_itself(tmp_path, store):
 
 
 @pytest.mark.parametrize(
-    ("group", "words"),
+    ("groups", "words"),
     [
-        (Group((0, 1, 2), 5, ("transformer.ln_f.weight", "other")), "group all has 5 values of"),
-        (Group((0, 1, 2), 9, ("transformer.ln_f.weight",)), "of which client 0 trains"),
-        (Group((0, 1, 2), 32, ("transformer.ln_f.weight",) * 2), "of which client 0 trains"),
+        ([Group((0, 1, 2), 32, (NORM, "other"))], "group 0 has 32 values of .*, other, of which"),
+        ([Group((0, 1, 2), 9, (NORM,))], "group 0 has 9 values .* client 0 trains 32"),
+        ([Group((0, 1, 2), 64, (NORM, NORM))], "a tensor of group 0 comes twice for client 0"),
+        (
+            [Group((0, 1, 2), 32, (NORM,)), Group((0, 1, 3), 32, (NORM,))],
+            "a tensor of group 1 comes twice for client 0",
+        ),
     ],
 )
-def test_a_client_gives_values_of_what_it_trains_only(group, words, tmp_path, store):
+def test_a_client_gives_values_of_what_it_trains_only(groups, words, tmp_path, store):
+    """And of each tensor once: the difference of two sums would be of one client."""
     *_, fleet = secure_rounds("fedavg", tmp_path, store)
     held = fleet._held[0]
+    named = {str(place): group for place, group in enumerate(groups)}
     with pytest.raises(SecureSumError, match=words):
-        held.answer(Roster(held.job.round, 2, 2, (), {"all": group}))
+        held.answer(Roster(held.job.round, 2, 2, (), named))
 
 
 def test_bytes_of_the_sums_are_in_the_result(tmp_path):

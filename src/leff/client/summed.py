@@ -79,16 +79,21 @@ class Held:
         return self._client.unmask(ask)
 
     def _check_tensors(self, roster: Roster) -> None:
-        """Raise SecureSumError unless the groups are of tensors that this client trains."""
-        shapes = shapes_of(self.payload)
-        for name, group in groups_of(self.job.client, roster.groups).items():
-            foreign = sorted(set(group.tensors) - set(shapes))
+        """Raise SecureSumError unless the groups are of tensors that this client trains.
+
+        Each may be in one group only: two sums of a tensor, over other cohorts, tell of one client.
+        """
+        client, shapes, seen = self.job.client, shapes_of(self.payload), set[str]()
+        for name, group in groups_of(client, roster.groups).items():
             values = sum(math.prod(shapes[each]) for each in group.tensors if each in shapes)
-            if foreign or values != group.size or len(set(group.tensors)) < len(group.tensors):
+            if values != group.size or not shapes.keys() >= set(group.tensors):
                 raise SecureSumError(
                     f"group {name} has {group.size} values of {', '.join(group.tensors)}, of which "
-                    f"client {self.job.client} trains {values} values"
+                    f"client {client} trains {values}"
                 )
+            if len(seen | set(group.tensors)) < len(seen) + len(group.tensors):
+                raise SecureSumError(f"a tensor of group {name} comes twice for client {client}")
+            seen |= set(group.tensors)
 
     def _encoded(self) -> dict[str, NDArray[np.uint32]]:
         """Return the values of each group that this client trains."""

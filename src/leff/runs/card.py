@@ -88,7 +88,11 @@ def _privacy(spent: Mapping[str, Any]) -> str:
     """Return the guarantee in words, or that there is none."""
     if spent["epsilon"] is None or spent["reproducible"]:
         return "none: sums had no noise, or noise from a known seed"
-    return f"({spent['epsilon']:.2f}, {spent['delta']:g}) differential privacy of each client"
+    other = {"replaced": "its data replaced by other data", "added or removed": "in it or not"}
+    return (
+        f"({spent['epsilon']:.2f}, {spent['delta']:g}) differential privacy of each client, "
+        f"{other[spent['neighbours']]}"
+    )
 
 
 def base_name(config: RunConfig) -> tuple[str, bool]:

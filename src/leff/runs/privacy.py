@@ -117,6 +117,7 @@ class Privacy(ABC):
         """Return what the whole run has spent, for its result."""
         return {
             "where": self.settings.where,
+            "neighbours": "replaced" if self.settings.replaced else "added or removed",
             "epsilon": self.epsilon,
             "delta": self.settings.delta,
             "noise": self.noise,
