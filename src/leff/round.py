@@ -151,9 +151,8 @@ def run_round(
     rng = numpy_rng(context.seed, "clients", context.index)
     asked, needed, answers = _reports(fleet, context, share, spare, rng, privacy)
     reports, unfit = server.believed(asked, answers, len(blocks(model)))  # 1
-    if privacy is not None:
-        reports = privacy.capped(reports)
-    plan = method.plan(model, context, reports)  # 2
+    able = reports if privacy is None else privacy.capped(reports)
+    plan = method.plan(model, context, able)  # 2
     schedule = schedule_jobs(model, plan, reports, server.holdings.missing, server.limits)
     schedule = replace(schedule, sat_out={**schedule.sat_out, **unfit})
     plan = schedule.plan

@@ -169,6 +169,7 @@ def test_no_layer_has_too_few_since_blocks_are_as_large_as_enough_clients_can(tm
     for record in records:
         trained = [client.layers for client in record.clients]
         assert sorted(map(len, trained)) == [1, 2, 2, 2]  # the third largest trains two
+        assert [client.capacity for client in record.clients] == [1, 2, 3, 4]  # as they reported
         cohorts = {layer: sum(layer in own for own in trained) for own in trained for layer in own}
         assert min(cohorts.values()) >= 3
         assert record.secure["clients"] == {str(layer): n for layer, n in sorted(cohorts.items())}

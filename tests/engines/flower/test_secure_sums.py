@@ -85,10 +85,13 @@ def summed(run):
     return [set(record.secure["clients"].values()) for record in run.records()[1:]]
 
 
-@pytest.mark.parametrize("method", ["leff", "fedlora"])
-def test_sums_are_those_of_one_process_to_the_bit(method, tmp_path, direct):
+NOISE = {"privacy__noise": 0.3, "privacy__reproducible": True}
+
+
+@pytest.mark.parametrize(("method", "noise"), [("leff", {}), ("fedlora", {}), ("leff", NOISE)])
+def test_sums_are_those_of_one_process_to_the_bit(method, noise, tmp_path, direct):
     """Though each phase meets a new process of the client."""
-    options = secure(tmp_path, method__name=method, method__rank=2)
+    options = secure(tmp_path, method__name=method, method__rank=2, **noise)
     leff.run(**options, out=tmp_path / "devices")
     leff.run(**{**options, "engine.name": "local"}, out=tmp_path / "local")
     devices, local = outcome(tmp_path / "devices"), outcome(tmp_path / "local")
