@@ -23,7 +23,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fidelity import SIDES, TUNING_SEED, known_rate, one_run, shared_options
+from benchmarks.fidelity import (
+    SIDES,
+    TUNING_SEED,
+    known_rate,
+    one_run,
+    setting,
+    shared_options,
+)
 
 EPSILONS = (2.0, 8.0, math.inf)
 TUNED_AT = 8.0
@@ -139,11 +146,11 @@ def main() -> None:
     add("--layers", type=int, nargs="+", default=[1])
     add("--alpha", type=float, default=0.5)
     add("--seed", type=int, default=200)
+    add("--set", nargs="+", type=setting, default=[], metavar="KEY=VALUE")
     add("--keep", type=Path)
     add("--results", type=Path)
     add("--json", action="store_true")
     arguments = parser.parse_args()
-    arguments.set = []
     with tempfile.TemporaryDirectory() as scratch:
         keep = arguments.keep or Path(scratch)
         rows = compare(arguments, keep, arguments.results or keep)
