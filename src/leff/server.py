@@ -115,7 +115,7 @@ class Server:
         self._downloads = {job.client: self.holdings.send(job) for job in jobs}
         digests = {job.client: job_digest(job) for job in jobs}
         self.spool.open(digests, failures=not self.counted)
-        if any(job.held for job in jobs):  # nobody has what a killed round's clients held
+        if any(job.held for job in jobs):  # they are asked whether they still hold them
             self.spool.updates.clear()
         return [job for job in jobs if job.client not in self.spool.updates]
 

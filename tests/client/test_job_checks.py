@@ -198,12 +198,13 @@ def test_the_owners_limits_hold(job):
 
 def test_a_device_that_tells_in_sums_only_refuses_all_else(job, measuring):
     free = JobLimits(10**12, 10**12, 10**12, 10**12, sums_only=True)
-    held = replace(job, held=True, clip=1.0)
+    held = replace(job, held=True, clip=1.0, private=True)
     assert job_fault(held, free) is None
-    for other in (job, replace(job, clip=1.0), measuring):
+    for other in (job, replace(job, clip=1.0), replace(held, private=False), measuring):
         assert job_fault(other, replace(free, sums_only=False)) is None
         assert "tells in sums only" in (job_fault(other, free) or "")
-    assert "has no clip" in (job_fault(replace(held, clip=0.0), free) or "")
+    for wrong in ({"clip": 0.0}, {"upload": "int8"}):
+        assert "holds its update for a sum, with" in (job_fault(replace(held, **wrong), free) or "")
 
 
 VALUES = (0, -1, 1, 3, 10**4, 10**12, 2**70, 1.5, -0.5, 1e300, NAN, "", "x", "a" * 64, (), None)

@@ -1,5 +1,6 @@
 """Noise that clients add themselves: its deviation, its clip, and what a device counts."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from small_rounds import PAD, TRAINING, fleet_of, proxy, random_examples
 from tiny_models import tiny
 
+from leff.client.deadline import Deadline
 from leff.client.noised import noised
 from leff.client.train import train
 from leff.client.upload import first_values
@@ -95,7 +97,16 @@ def test_a_client_whose_training_fails_sends_no_change(count, words, job, store)
     assert plain.failure is not None and plain.failure.startswith(words)
     update = train(wild, store.get, examples, torch.device("cpu"))
     assert update.failure is None and update.losses is None
+    usual = train(replace(asked, noise=0.0), store.get, examples, torch.device("cpu"))
+    assert (update.steps, update.state_bytes) == (usual.steps, usual.state_bytes)
     assert not any(change.any() for change in changes(wild, update, store).values())
+
+
+def test_a_deadline_stays_a_failure(job, store):
+    """It tells of the device; a change of nothing would only thin the mean."""
+    late = Deadline(-math.inf, False)
+    update = train(job[0], store.get, job[1], torch.device("cpu"), deadline=late)
+    assert update.failure is not None and update.failure.startswith("the deadline passed")
 
 
 def test_without_a_source_noise_is_of_the_operating_system(job, store):
@@ -116,7 +127,7 @@ def test_a_device_counts_for_itself_over_restarts(job, tmp_path):
     assert Budget(path, None, 1e-5).fault(job) is None
 
 
-@pytest.mark.parametrize("weak", [{"noise": 0.0}, {"clip": 0.0}])
+@pytest.mark.parametrize("weak", [{"noise": 0.0}, {"clip": 0.0}, {"private": False}])
 def test_a_device_with_a_budget_refuses_a_job_without_noise(weak, job, tmp_path):
     assert Budget(tmp_path / "a", 1e3, 1e-5).fault(replace(job[0], **weak)) == REFUSED
 

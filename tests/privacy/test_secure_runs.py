@@ -19,7 +19,7 @@ from leff.methods.noisy import SumMeans
 from leff.methods.secure import groups_of, secure_sums
 from leff.privacy.fixed_point import FixedPoint
 from leff.privacy.gaussian import gaussian_epsilon
-from leff.privacy.secure_messages import Group, Invitation
+from leff.privacy.secure_messages import Group, Invitation, Masked
 from leff.privacy.secure_sums import Roster, SecureClient
 from leff.round import run_round
 from leff.runs.build_method import build_method
@@ -238,7 +238,7 @@ def test_each_sum_gets_noise_of_the_claimed_deviation(name, tmp_path, store):
     assert counts[0.0] == counts[noise] and set(counts[noise].values()) == {4}
     payload = next(iter(fleet._held.values())).payload
     sizes = {tensor: math.prod(shape) for tensor, shape in shapes_of(payload).items()}
-    bound = FixedPoint(0.05, 4).bound(sum(sizes.values()))
+    bound = FixedPoint(0.05, 4 + 24).bound(sum(sizes.values()))  # and room for eight deviations
     assert 0.05 < bound < 0.05 * (1 + 1e-5)
     changed = {n: (found[noise][n] - found[0.0][n]).double().flatten() for n in found[noise]}
     drawn = {n: d * 4 / (noise * bound) for n, d in changed.items() if d.abs().sum()}
@@ -247,6 +247,40 @@ def test_each_sum_gets_noise_of_the_claimed_deviation(name, tmp_path, store):
         if len(own) > 200:
             assert float(own.std()) == pytest.approx(1, abs=5 / math.sqrt(2 * len(own))), tensor
             assert float(own.mean()) == pytest.approx(0, abs=5 / math.sqrt(len(own))), tensor
+
+
+class Lying(LocalFleet):
+    """Client 0 sends values at the end of the range, less what the others have there, or less."""
+
+    less = 0
+
+    def sum(self, asks):
+        for answer in super().sum(asks):
+            if isinstance(answer, Masked) and answer.client == 0:
+                group = next(iter(answer.values))
+                own = np.frombuffer(answer.values[group], "<u4") + np.uint32(2**31 - 1 - self.less)
+                yield Masked(0, {**answer.values, group: own.tobytes()})
+            else:
+                yield answer
+
+
+def test_a_lying_client_does_not_see_the_others_sum_without_noise(tmp_path, store, monkeypatch):
+    """Sums that nearly leave the range are as close with noise as any others, around the range."""
+    seen = []
+
+    class Watching(SumMeans):
+        def __init__(self, opened, totals, clients, present):
+            seen.append(next(iter(totals.values())).flatten())
+            super().__init__(opened, totals, clients, present)
+
+    monkeypatch.setattr("leff.runs.privacy.SumMeans", Watching)
+    for less in (0, 2**20):  # the others' sum then leaves the range in some places, or in none
+        monkeypatch.setattr(Lying, "less", less)
+        more = {"privacy.noise": 1.0, "privacy.clip": 0.05, "privacy.reproducible": True}
+        secure_rounds("fedavg", tmp_path / str(less), store, Lying, (4, 4, 4, 4), **more)
+    fixed = FixedPoint(0.05, 12)
+    assert all(float(own.abs().max()) <= fixed.width / 2 for own in seen)
+    assert {bool(sign) for sign in seen[0] > 0} == {True, False}  # it comes in at the other end
 
 
 def test_epsilon_is_of_other_data_and_of_who_was_asked_most(tmp_path):
@@ -271,7 +305,7 @@ def test_a_client_clips_its_update_itself(tmp_path, store):
     clients = [SecureClient(i, held.job.round) for i in (1, 2)]
     keys = [own.answer(Invitation(held.job.round, "a")), *(c.advertise() for c in clients)]
     groups = {"all": Group((0, 1, 2), sum(sizes.values()), tuple(sorted(sizes)))}
-    roster = Roster(held.job.round, 2, 2, tuple(keys), groups)
+    roster = Roster(held.job.round, 2, 2, tuple(keys), groups, room=3)
     own.answer(roster)
     values = own._encoded()["all"]
     fixed = FixedPoint(held.job.clip, 3)
@@ -332,6 +366,7 @@ def test_bytes_of_the_sums_are_in_the_result(tmp_path):
             {"engine.name": "flower", "clients.per_round": 0.75, "engine.quorum": 2},
             r"engine.quorum = 2 lets .* set engine.quorum to 4 at least",
         ),
+        ({"engine.upload": "int8"}, r"engine.upload = 'int8' cannot be used with privacy.secure"),
         (
             {"privacy.where": "device", "privacy.noise": 1.0},
             "secure_sums is of no use with privacy.where = 'device'",

@@ -68,8 +68,8 @@ def _numbers(job: Job | MeasureJob) -> Iterator[str]:
     for name, value, low, high in ranges:
         if not low <= value <= high:
             yield f"has {name} = {shown(value)}, which must be from {low:g} to {high:g}"
-    if isinstance(job, Job) and job.held and not job.clip:
-        yield "holds its update for a sum, and has no clip"
+    if isinstance(job, Job) and job.held and (not job.clip or job.upload != "full"):
+        yield f"holds its update for a sum, with clip = {job.clip:g} and upload = {job.upload}"
     if isinstance(job, Job) and job.training.step.batch_size % job.training.step.accumulation:
         step = job.training.step
         yield f"does a batch of {step.batch_size} in {step.accumulation} parts, no divisor of it"
@@ -143,7 +143,7 @@ def _allowed(job: Job | MeasureJob, limits: JobLimits, seconds: float) -> Iterat
             ("asks for an update of {:,} bytes", sent_bytes(job), limits.most_upload_bytes),
             ("is of {:,} epochs", job.training.epochs, limits.most_epochs),
         ]
-    if limits.sums_only and not (isinstance(job, Job) and job.held):
+    if limits.sums_only and not (isinstance(job, Job) and job.held and job.private):
         yield "asks for what this device tells in sums only; see its limits"
     for words, value, most in asked:
         if not value <= most:

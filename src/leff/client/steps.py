@@ -32,13 +32,15 @@ WINDOW = 8  # batches whose examples are sorted by length together (our choice)
 class Steps:
     """Each step's loss (nats), each trained layer's importance, and the bytes of the last step.
 
-    If the steps ended early, `failure` says why, and all but `losses` is empty.
+    If the steps ended early, `failure` says why, and all but `losses` is empty.  `late` says that
+    the deadline ended them, and not the examples.
     """
 
     losses: Sequence[float] = ()
     layer_scores: tuple[float, ...] = ()
     state_bytes: int = 0
     failure: str | None = None
+    late: bool = False
 
 
 def local_steps(
@@ -72,7 +74,7 @@ def local_steps(
                 break
             wanted = step_count(job.training.epochs, settings.step.batch_size, len(examples))
             late = f"the deadline passed after {len(losses)} of {wanted} steps"
-            return Steps(losses, failure=late)
+            return Steps(losses, failure=late, late=True)
         optimizer.zero_grad(set_to_none=True)
         losses.append(_add_gradients(model, batch, settings.step, log_prior))
         if not math.isfinite(losses[-1]):

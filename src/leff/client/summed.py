@@ -8,7 +8,7 @@ What training changed is clipped to the job's norm, over all tensors of its grou
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from leff.privacy.secure_messages import (
     Roster,
     SumAnswer,
     SumAsk,
-    Survivors,
     groups_of,
     opened,
 )
@@ -60,11 +59,11 @@ class Held:
         """What it knows of the sum: secrets, so for itself alone."""
         return self._client.state
 
-    def opened(self, survivors: Survivors) -> dict[tuple[str, ...], tuple[int, ...]]:
-        """Return the tensors that these survivors let the server open, with their clients."""
+    def opened(self, left: Collection[int]) -> list[tuple[list[str], list[int]]]:
+        """Return the tensors of each group that is opened if these are left, with its clients."""
         groups = self.state.roster.groups
-        found = opened(groups, survivors.clients, self.state.roster.least_cohort)
-        return {groups[name].tensors: clients for name, clients in found.items()}
+        found = opened(groups, left, self.state.roster.least_cohort)
+        return sorted((list(groups[name].tensors), list(own)) for name, own in found.items())
 
     def answer(self, ask: SumAsk) -> SumAnswer:
         """Return the answer to a phase.  SecureSumError for one that is out of order or unsafe."""
@@ -100,7 +99,7 @@ class Held:
         roster = self._client.state.roster
         own = groups_of(self.job.client, roster.groups)
         read, start = one_by_one(self.payload), self.start()
-        fixed = FixedPoint(self.job.clip, len(roster.keys))
+        fixed = FixedPoint(self.job.clip, roster.room)
 
         def change(name: str) -> NDArray[np.float64]:
             return (read(name).double() - start[name].detach().cpu().double()).flatten().numpy()

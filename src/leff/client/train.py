@@ -19,7 +19,7 @@ from leff.client.deadline import Deadline
 from leff.client.memory import asked_bytes, is_out_of_memory, resident_bytes
 from leff.client.model import Fetch, prepared
 from leff.client.residuals import Residuals
-from leff.client.steps import local_steps
+from leff.client.steps import local_steps, step_count
 from leff.client.upload import first_values, packed
 from leff.errors import LeffError
 from leff.models.hardware import give_back
@@ -59,9 +59,11 @@ def train(
     payload, failure = b"", done.failure
     if failure is None:
         payload, failure = packed(job, tensors, fetch, residuals, noise)
-    if failure is not None and job.clip and examples:
+    steps = len(done.losses)
+    if failure is not None and job.clip and examples and not done.late:
         log.warning("%s; no change is sent, as a failure tells of data", failure)
         payload, failure = packed(job, first_values(job, fetch), fetch, residuals, noise)
+        steps = step_count(job.training.epochs, job.training.step.batch_size, len(examples))
     return Update(
         round=job.round,
         client=job.client,
@@ -69,11 +71,11 @@ def train(
         examples=len(examples),
         payload=payload,
         losses=None if failure or job.private else _ends(done.losses),
-        steps=len(done.losses),
+        steps=steps,
         train_seconds=time.perf_counter() - started,
         upload_bytes=len(payload),
         layer_scores=() if failure or job.private else done.layer_scores,
-        state_bytes=done.state_bytes,
+        state_bytes=0 if job.clip else done.state_bytes,
         failure=failure,
     )
 

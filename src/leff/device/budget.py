@@ -33,10 +33,10 @@ class Budget:
         return gaussian_epsilon(self._noises, self._delta)
 
     def fault(self, job: Job | MeasureJob) -> str | None:
-        """Return why a job is not done: it adds no noise, or would pass the budget."""
+        """Return why a job is not done: it tells more than noise, or would pass the budget."""
         if self._most is None:
             return None
-        noise = job.noise / 2 if isinstance(job, Job) and job.clip else 0.0
+        noise = job.noise / 2 if isinstance(job, Job) and job.clip and job.private else 0.0
         after = gaussian_epsilon([*self._noises, noise], self._delta)
         return REFUSED if after > self._most else None
 

@@ -7,6 +7,7 @@ HOME/join.json      the federation that it joined
      parts/         parts of models, kept for the next round
      inbox.json     the job at work, outbox/ answers, residuals/ what rounding left
      privacy.json   noise of each update, if its owner set a privacy budget
+     sums/          for each run, with whom its updates were summed
      node.json      what the server calls it
      status.json    what it does now
 

@@ -3,14 +3,15 @@
     kept = KeptSum(outbox / run / "client-3", told)
     text, values = kept.answer("share", text_of_the_roster, held)
 
-An ask that comes twice gets the same answer.  Of one update a device tells one set of sums only: a
-second one, over other clients, would tell the difference.  So after a kill the server gets the very
-same sums again, or none.
+The last ask gets the same answer if it comes again.  Of one update a device tells one set of sums
+only: a second one, over other clients, would tell the difference.  So after a kill the server gets
+the very same sums again, or none.  It looks at that before its values go out: from then on others
+can open the sum without it.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,34 +21,33 @@ from leff.client.summed import Held
 from leff.errors import CheckpointError, RunError, SecureSumError
 from leff.files import read_json, write_atomically, write_json
 from leff.privacy.secure_client import ClientState
-from leff.privacy.secure_messages import ASKS, Invitation, Masked, Survivors, joined
+from leff.privacy.secure_messages import ASKS, Boxes, Invitation, Masked, Survivors, joined
 from leff.wire.asks import Phase
 from leff.wire.json import from_json, job_digest, to_json
-from leff.wire.messages import Job
 
 MOST_STATE = 2**28  # bytes of this device's own state
 STATE = "sum.json"
 
 
 class Told:
-    """Which sums have a share in them of each update of a run, on disk; nothing is forgotten."""
+    """What each update of a run was summed with, on disk; nothing is forgotten."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def note(self, job: Job, opened: Mapping[tuple[str, ...], tuple[int, ...]]) -> None:
-        """Note the tensors that are opened for a job, with whose sums they are.
+    def note(self, held: Held, phase: Phase, left: Collection[int]) -> None:
+        """Note the sums that are opened, or would be, with the clients that a phase has left.
 
-        Raises SecureSumError if others were for the same job; CheckpointError for a damaged file.
+        Raises SecureSumError if it was others for the same job; CheckpointError for a damaged file.
         """
         remedy = "this device does not know what it has told; delete it to begin anew"
         told: dict[str, str] = read_json(self._path, remedy) or {}
-        sums = json.dumps(sorted([list(names), list(who)] for names, who in opened.items()))
-        key, digest = job_digest(job), hashlib.sha256(sums.encode()).hexdigest()
+        sums = json.dumps([sorted(left), held.opened(left)])
+        key, digest = f"{job_digest(held.job)} {phase}", hashlib.sha256(sums.encode()).hexdigest()
         if told.setdefault(key, digest) != digest:
             raise SecureSumError(
-                f"the update of client {job.client} in round {job.round} was summed with those of "
-                "other clients before, and the difference of two sums would tell it"
+                f"the update of client {held.job.client} in round {held.job.round} was summed with "
+                "those of other clients before, and the difference of two sums would tell it"
             )
         write_json(self._path, told)
 
@@ -74,21 +74,37 @@ class KeptSum:
             return kept["answer"], values or None
         if phase not in ASKS:
             raise SecureSumError(f"a sum has the phases {', '.join(ASKS)}, and not {phase!r}")
-        ask = from_json(ASKS[phase], text)
-        if not (isinstance(ask, Invitation) or "state" in kept):
+        ask, invited = from_json(ASKS[phase], text), kept.get("invited")
+        if isinstance(ask, Invitation):
+            if asked == invited:
+                raise SecureSumError("this device was invited to this sum before")
+            own, invited = held(None), asked
+        elif kept.get("state"):
+            own = held(self._state(kept["state"]))
+        else:
             raise SecureSumError("this device has no keys for the sum; it was not invited")
-        own = held(None if isinstance(ask, Invitation) else self._state(kept["state"]))
         answer, values = own.answer(ask), ""
+        if isinstance(ask, Boxes):  # before its values are in a sum, which others may open
+            self._told.note(own, phase, {own.job.client, *ask.boxes})
         if isinstance(ask, Survivors):
-            self._told.note(own.job, own.opened(ask))
+            self._told.note(own, phase, ask.clients)
         if isinstance(answer, Masked):
             content = joined(answer)
             values = hashlib.sha256(content).hexdigest()
             write_atomically(self._folder / values, content)
-        own_text = to_json(replace(answer, values={}) if isinstance(answer, Masked) else answer)
-        state = {"asked": asked, "answer": own_text, "values": values, "state": to_json(own.state)}
+            answer = replace(answer, values={})
+        answered = to_json(answer)
+        state = {
+            "invited": invited,
+            "asked": asked,
+            "answer": answered,
+            "values": values,
+            "state": "" if isinstance(ask, Survivors) else to_json(own.state),  # its secrets
+        }
         write_json(self._folder / STATE, state, secret=True)
-        return own_text, self._folder / values if values else None
+        if kept.get("values"):
+            (self._folder / kept["values"]).unlink(missing_ok=True)
+        return answered, self._folder / values if values else None
 
     def _read(self) -> dict[str, Any]:
         with suppress(OSError, CheckpointError):

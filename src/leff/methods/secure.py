@@ -12,7 +12,7 @@ import hashlib
 import logging
 import math
 import secrets
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from leff.privacy.secure_messages import (
     Invitation,
     Keys,
     Masked,
+    Message,
     Shares,
     SumAnswer,
     SumAsk,
@@ -38,19 +39,23 @@ log = logging.getLogger("leff.server")
 Asking = Callable[[Mapping[int, SumAsk]], Generator[SumAnswer]]
 Shapes = Mapping[str, tuple[int, ...]]
 A = TypeVar("A")
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 
 
 @dataclass(frozen=True)
 class SecureSums:
     """Sums of what training changed, by tensor, and how many clients each is of.
 
-    `bound` is the largest L2 norm of what one client added to all of them.  The bytes are those of
-    keys, shares and masked values, over all clients.
+    `bound` is the largest L2 norm of what one client added to all of them, and `width` that of the
+    range in which they are.  The bytes are those of keys, shares and masked values, over all
+    clients.
     """
 
     totals: Mapping[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
     clients: Mapping[str, int] = field(default_factory=dict[str, int])
     bound: float = 0.0
+    width: float = math.inf
     download_bytes: int = 0
     upload_bytes: int = 0
 
@@ -71,9 +76,11 @@ def secure_sums(
     clip: float,
     least_cohort: int,
     threshold: float,
+    spare: int = 0,
 ) -> SecureSums:
     """Return the sums over clients of the tensors that each has `trained`.
 
+    A value has room for the clip of each client, and for `spare` more of them, for noise.
     `threshold` is the share of them that has to be left at every phase.  If fewer are, there are
     no sums, and a warning.
     """
@@ -91,21 +98,22 @@ def secure_sums(
     counted = _Counted(asking)
     try:
         least = max(len(clients) // 2 + 1, math.ceil(threshold * len(clients) - 1e-9))
-        server = SecureServer(round_index, groups, least, least_cohort)
+        server = SecureServer(round_index, groups, least, least_cohort, spare)
         invitation = Invitation(round_index, secrets.token_hex(8))
         keys = _only(Keys, counted.ask(dict.fromkeys(clients, invitation)))
-        roster = server.roster(keys)
-        boxes = server.boxes(_only(Shares, counted.ask(dict.fromkeys(roster.clients, roster))))
+        roster = _of_good(server.roster, keys)
+        shares = _only(Shares, counted.ask(dict.fromkeys(roster.clients, roster)))
+        boxes = _of_good(server.boxes, shares)
         survivors = server.survivors(_only(Masked, counted.ask(boxes)))
         last = counted.ask(dict.fromkeys(survivors.clients, survivors))
-        found = server.sums(_only(Unmasked, last))
+        found = _of_good(server.sums, _only(Unmasked, last))
     except SecureSumError as error:
         log.warning("the round has no secure sum: %s", error)
         return SecureSums(download_bytes=counted.down, upload_bytes=counted.up)
-    fixed = FixedPoint(clip, len(roster.keys))
+    fixed = FixedPoint(clip, roster.room)
     totals, counts = _by_tensor(found, groups, shapes, fixed)
     bound = fixed.bound(sum(groups[name].size for name in found))
-    return SecureSums(totals, counts, bound, counted.down, counted.up)
+    return SecureSums(totals, counts, bound, fixed.width, counted.down, counted.up)
 
 
 class _Counted:
@@ -143,6 +151,19 @@ def _cohort(trained: Mapping[int, Iterable[str]], name: str) -> tuple[int, ...]:
 def _only(kind: type[A], answers: Iterable[Any]) -> Iterable[A]:
     """Yield the answers of a kind; one that is of another phase is left out."""
     return (answer for answer in answers if isinstance(answer, kind))
+
+
+def _of_good(do: Callable[[Sequence[M]], T], messages: Iterable[M]) -> T:
+    """Return what a phase makes of the messages, without those of clients that sent a wrong one."""
+    left = list(messages)
+    while True:
+        try:
+            return do(left)
+        except SecureSumError as error:
+            if error.client is None:
+                raise
+            log.warning("client %d leaves the secure sum: %s", error.client, error)
+            left = [message for message in left if message.client != error.client]
 
 
 def _by_tensor(

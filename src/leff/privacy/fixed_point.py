@@ -56,6 +56,11 @@ class FixedPoint:
         steps = LARGEST_SUM // self.clients  # that one value may have
         return 2.0 ** (math.frexp(steps / self.largest)[1] - 1)
 
+    @property
+    def width(self) -> float:
+        """The width of the range in which sums are; what leaves it comes in at the other end."""
+        return 2**32 / self.scale
+
     def bound(self, count: int) -> float:
         """Return the largest L2 norm of `count` rounded values whose norm was at most the clip."""
         return self.clip + math.sqrt(count) / (2 * self.scale)

@@ -26,6 +26,7 @@ from leff.errors import SecureSumError
 
 KEY_BYTES = 32  # of keys and seeds
 SHARE_BYTES = 4 + 48  # the share's number, and a share of a padded key
+TAG_BYTES = 16  # of ChaCha20-Poly1305
 PIECE = 2**18  # values of a mask that are in memory at a time
 
 
@@ -72,6 +73,11 @@ def add_mask(values: NDArray[np.uint32], seed: bytes, sign: int) -> None:
 def seal(key: bytes, plain: bytes) -> bytes:
     """Return bytes that only `key` opens, unchanged.  A key seals one message: its nonce is 0."""
     return ChaCha20Poly1305(key).encrypt(bytes(12), plain, None)
+
+
+def sealed_bytes(shares: int) -> int:
+    """Return the bytes of a box with so many shares."""
+    return shares * SHARE_BYTES + TAG_BYTES
 
 
 def unseal(key: bytes, sealed: bytes, sender: int) -> bytes:

@@ -203,6 +203,10 @@ class SecureClient:
                 f"client {self.client} lets no group of fewer than {own.least_cohort} clients be "
                 f"opened, and the round has least_cohort {roster.least_cohort}; raise that"
             )
+        if roster.room < len(clients):
+            raise SecureSumError(
+                f"the round has room for {roster.room} clips, and {len(clients)} clients"
+            )
         for keys in roster.keys:
             check_keys(keys)
 

@@ -60,6 +60,7 @@ class Roster:
     least_cohort: int  # clients of a group that have to be left for it to be opened
     keys: tuple[Keys, ...]  # in the order of the clients' numbers
     groups: Mapping[str, Group]  # their cohorts within U1
+    room: int = 0  # clips that a sum has room for, one for each client at least
 
     @property
     def clients(self) -> tuple[int, ...]:

@@ -8,7 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leff.errors import SecureSumError
-from leff.privacy.masks import KEY_BYTES, add_mask, combined, commitment, is_share, public_key
+from leff.privacy.masks import (
+    KEY_BYTES,
+    add_mask,
+    combined,
+    commitment,
+    is_share,
+    public_key,
+    sealed_bytes,
+)
 from leff.privacy.secure_messages import (
     Boxes,
     Group,
@@ -50,10 +58,12 @@ class SecureServer:
         groups: Mapping[str, Group],
         threshold: int,
         least_cohort: int = 2,
+        spare: int = 0,
     ) -> None:
+        """A sum has room for the clip of each client, and for `spare` more of them."""
         self._invited = sorted({client for group in groups.values() for client in group.cohort})
         check_terms(self._invited, threshold, least_cohort, groups)
-        self._groups, self._threshold = groups, threshold
+        self._groups, self._threshold, self._spare = groups, threshold, spare
         self._roster = Roster(round_index, threshold, least_cohort, (), {})
         self._commitments: dict[int, Mapping[str, bytes]] = {}  # of those who shared
         self._left = Survivors(())
@@ -71,7 +81,8 @@ class SecureServer:
             for name, group in self._groups.items()
         }
         ordered = tuple(known[client] for client in sorted(known))
-        self._roster = replace(self._roster, keys=ordered, groups=groups)
+        room = len(ordered) + self._spare
+        self._roster = replace(self._roster, keys=ordered, groups=groups, room=room)
         return self._roster
 
     def boxes(self, shares: Iterable[Shares]) -> dict[int, Boxes]:
@@ -85,6 +96,14 @@ class SecureServer:
                     f"must for all others of {numbers(roster.clients)}",
                     client,
                 )
+            due = sealed_bytes(1 + len(own))
+            for to, box in message.boxes.items():
+                if len(box) != due:
+                    raise SecureSumError(
+                        f"client {client} sent a box of {len(box)} bytes for client {to}, and has "
+                        f"to send {due}",
+                        client,
+                    )
             if set(message.commitments) != set(own):
                 raise SecureSumError(
                     f"client {client} committed to self masks of "

@@ -44,6 +44,7 @@ log = logging.getLogger("leff")
 
 LEDGER, KEY = "privacy.json", "privacy.key"
 QUANTILE_COST = 1.1  # how much more noise the updates get if the clip follows a quantile
+SPARE, MOST_SPARE = 8.0, 2**19  # room for noise in sums: deviations, and clips at most
 QUANTILE_STEP = 0.2  # of the clip's logarithm, per unit of the quantile's error (Andrew et al.)
 
 
@@ -96,7 +97,14 @@ class Privacy(ABC):
         own = self.settings
         assert isinstance(fleet, Summing), "check_privacy refuses other engines"
         return secure_sums(
-            fleet.sum, context.index, trained, shapes, own.clip, own.least_cohort, own.threshold
+            fleet.sum,
+            context.index,
+            trained,
+            shapes,
+            own.clip,
+            own.least_cohort,
+            own.threshold,
+            min(MOST_SPARE, math.ceil(SPARE * self.noise)),
         )
 
     @abstractmethod
@@ -246,14 +254,19 @@ class Summed(Replaced):
     def _noised(
         self, sums: SecureSums, context: RoundContext, server: Server
     ) -> dict[str, torch.Tensor]:
-        """Return the sums with noise, after the ledger has counted them."""
+        """Return the sums with noise, after the ledger has counted them.
+
+        They come into the range of sums again.  Otherwise a client that sends values at its end
+        would see by a jump whether the others' sum is above or below zero.
+        """
         inputs, deviation = sums.digest(), self.noise * sums.bound
         self._note(context, server, inputs)
         noised: dict[str, torch.Tensor] = {}
         for name, total in sums.totals.items():
             label = "sum", context.index + 1, inputs, name
             drawn = torch.from_numpy(self._random().normal(total.numel(), *label))  # pyright: ignore[reportUnknownMemberType]
-            noised[name] = total + drawn.view(total.shape) * deviation
+            moved = total + drawn.view(total.shape) * deviation
+            noised[name] = torch.remainder(moved + sums.width / 2, sums.width) - sums.width / 2
         return noised
 
 

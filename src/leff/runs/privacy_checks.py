@@ -67,6 +67,11 @@ def _check_sums(config: "RunConfig") -> None:
             "privacy.secure_sums is of no use with privacy.where = 'device', whose noise hides "
             "each update already; leave one out"
         )
+    if config.engine.upload != "full":
+        raise ValueError(
+            f"engine.upload = {config.engine.upload!r} cannot be used with privacy.secure_sums, "
+            "whose values are whole numbers of 4 bytes; it must be 'full'"
+        )
     present, least = share_of(clients.count, clients.per_round), privacy.least_cohort
     needed, quorum = ceil(least / clients.per_round), config.engine.quorum
     if config.engine.name == "flower" and share_of(quorum, clients.per_round) < least:

@@ -185,7 +185,8 @@ class Update:
     `download_bytes` is what the job's parts took that the client did not hold already, and
     `upload_bytes` what came back; the server fills them in.  `examples` is D_i, as in the client's
     report.  `layer_scores` is the importance of each of `layers`, as measured while training;
-    `state_bytes` what weights, gradients and optimizer state took on the client.
+    `state_bytes` what weights, gradients and optimizer state took on the client, 0 if the job has a
+    clip.
     `out_of_memory_bytes` is what it held and asked for when its memory ran out, 0 if it did not.
     `norm` is the L2 norm of what training changed, `norms` that of each of `layers`, and `clipped`
     says that it was scaled down; the server sets these.

@@ -13,7 +13,7 @@ from leff.device.sums import KeptSum, Told
 from leff.engines.flower import simulation
 from leff.engines.flower.seam import Member
 from leff.errors import RunError, SecureSumError
-from leff.privacy.secure_messages import Keys, Masked, Unmasked
+from leff.privacy.secure_messages import Keys, Masked, Shares, Unmasked
 from leff.runs import network
 from leff.wire.asks import Answer, Ask
 from leff.wire.json import from_json, to_json
@@ -214,6 +214,94 @@ def test_of_one_update_no_two_sums_are_told(tmp_path, direct, monkeypatch, caplo
     assert "the round has no secure sum" in caplog.text
 
 
+def test_an_honest_kill_with_more_clients_later_tells_nothing(tmp_path, direct, monkeypatch):
+    """Three were summed, then the fourth is back: the difference would be its update."""
+    options = secure(tmp_path)
+    direct.leaves = {"train": (3,)}
+    killed_after_the_sums(options, tmp_path / "run", monkeypatch)
+    direct.leaves = {}
+    masked = []
+
+    def seen(ask, answer):
+        if ask.phase == "mask":
+            masked.append((json.loads(ask.job)["round"], bool(answer.digest)))
+        return answer
+
+    monkeypatch.setattr(direct, "changes", staticmethod(seen))
+    run = leff.resume(tmp_path / "run")
+    assert summed(run)[1] == set()
+    assert sorted(masked) == [(1, False)] * 3 + [(1, True)]  # only the fourth sends values
+
+
+@pytest.mark.parametrize(
+    ("phase", "change", "words"),
+    [
+        ("advertise", message(Keys, sealing=b""), "malformed public key"),
+        ("share", lambda answer: _with(answer, boxes={}), "must for all others"),
+        ("share", lambda answer: _with(answer, boxes="long"), "and has to send"),
+        (
+            "share",
+            lambda answer: _with(answer, commitments={}),
+            "committed to self masks of nothing",
+        ),
+        ("unmask", message(Unmasked, self_masks={}), "gave no share of"),
+    ],
+)
+def test_a_well_formed_message_that_is_wrong_leaves_its_client_out(
+    phase, change, words, tmp_path, direct, monkeypatch, caplog
+):
+    monkeypatch.setattr(direct, "changes", altered(phase, change))
+    run = leff.run(**secure(tmp_path), out=tmp_path / "run")
+    assert summed(run) == [{3 if phase != "unmask" else 4}] * 2
+    assert "client 1 leaves the secure sum: client 1" in caplog.text and words in caplog.text
+
+
+def _with(answer, **fields):
+    """The answer with other fields in its shares; "long" makes each box longer."""
+    shares = from_json(Shares, answer.sum)
+    if fields.get("boxes") == "long":
+        fields["boxes"] = {to: box + b"0" * 700_000 for to, box in shares.boxes.items()}
+        fields["boxes"] = {to: box[:9000] for to, box in fields["boxes"].items()}
+    return replace(answer, sum=to_json(replace(shares, **fields)))
+
+
+def test_a_device_killed_within_a_phase_gives_the_same_answer(tmp_path, direct, monkeypatch):
+    """After it noted what it tells, or wrote its values, and before it kept its answer."""
+    killed, writing = set(), KeptSum.__dict__["answer"]
+
+    def once(self, phase, text, held):
+        def die(*_, **__):
+            raise OSError("killed")
+
+        key = phase, held(None).job.client, held(None).job.round
+        if key not in killed and phase in ("mask", "unmask"):
+            killed.add(key)
+            with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"):
+                patch.setattr("leff.device.sums.write_json", kept_but(die))
+                writing(self, phase, text, held)
+        return writing(self, phase, text, held)
+
+    options = secure(tmp_path)
+    leff.run(**options, out=tmp_path / "whole")
+    monkeypatch.setattr(KeptSum, "answer", once)
+    leff.run(**options, out=tmp_path / "run")
+    assert len(killed) == 16
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def kept_but(die):
+    """Write what was told, and end at the state."""
+    from leff.files import write_json
+
+    return lambda path, values, secret=False: die() if secret else write_json(path, values, secret)
+
+
+def test_a_message_for_too_many_clients_ends_the_run(tmp_path, direct, monkeypatch):
+    monkeypatch.setattr("leff.engines.flower.sums.MOST_SUM_BYTES", 3000)
+    with pytest.raises(RunError, match=r"bytes for 4 clients, and devices read 3,000; lower"):
+        leff.run(**secure(tmp_path), out=tmp_path / "run")
+
+
 def test_a_device_that_asks_for_larger_sums_takes_no_part(tmp_path, direct, monkeypatch):
     from leff.device.settings import LimitSettings
 
@@ -231,21 +319,29 @@ def test_a_device_that_asks_for_larger_sums_takes_no_part(tmp_path, direct, monk
         leff.run(**plain, out=tmp_path / "plain")
 
 
-def test_secrets_are_for_their_owner_alone_and_end_with_the_next_job(tmp_path, direct, monkeypatch):
-    seen, modes = set(), set()
+def test_secrets_are_for_their_owner_alone_and_end_with_the_last_phase(
+    tmp_path, direct, monkeypatch
+):
+    during, after = [], []
 
     def look(ask, answer):
-        if ask.phase == "unmask":
-            for file in (tmp_path / "run" / "clients").rglob("sum.json"):
-                modes.add(file.stat().st_mode & 0o77)
-                own = json.loads(json.loads(file.read_text())["state"])["round_index"]
-                seen.add((json.loads(ask.job)["round"], own))
+        if ask.phase in ("mask", "unmask"):
+            job = json.loads(ask.job)
+            own = tmp_path / "run" / "clients" / f"client-{job['client']:03}"
+            (file,) = own.rglob("sum.json")
+            state = json.loads(file.read_text())["state"]
+            assert file.stat().st_mode & 0o77 == 0
+            files = [each.name for each in file.parent.iterdir()]
+            after.append((state, len(files))) if ask.phase == "unmask" else during.append(
+                (json.loads(state)["round_index"] == job["round"], len(files))
+            )
         return answer
 
     monkeypatch.setattr(direct, "changes", staticmethod(look))
-    run = leff.run(**secure(tmp_path), out=tmp_path / "run")
-    assert modes == {0} and seen == {(0, 0), (1, 1)}
-    assert not list(run.folder.rglob("sum.json"))
+    leff.run(**secure(tmp_path), out=tmp_path / "run")
+    # the update and its header, what was sent, the state, and during the sum the masked values
+    assert set(during) == {(True, 5)} and len(during) == 8
+    assert set(after) == {("", 4)} and len(after) == 8
 
 
 def test_an_ask_out_of_order_is_refused(tmp_path):

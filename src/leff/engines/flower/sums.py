@@ -25,10 +25,11 @@ from leff.privacy.secure_messages import (
     phase_of,
 )
 from leff.wire.asks import Answer, Phase
-from leff.wire.json import from_json, to_json
+from leff.wire.json import MOST_BYTES, from_json, to_json
 from leff.wire.messages import Job
 from leff.wire.own_words import own_words
 
+MOST_SUM_BYTES = MOST_BYTES * 3 // 4  # the rest is for the ask around it, and for escapes
 log = logging.getLogger("leff.network")
 
 
@@ -42,7 +43,10 @@ class SumAsks:
         self._phase: Phase = ""
 
     def requests(self, asks: Mapping[int, SumAsk]) -> dict[int, Request]:
-        """Return what each client is asked in a phase; all are asked in the same one."""
+        """Return what each client is asked in a phase; all are asked in the same one.
+
+        Raises RunError if a message is longer than devices read.
+        """
         texts = {id(ask): to_json(ask) for ask in {id(ask): ask for ask in asks.values()}.values()}
         found: dict[int, Request] = {}
         for client, ask in asks.items():
@@ -51,9 +55,14 @@ class SumAsks:
             self._roster = ask if isinstance(ask, Roster) else self._roster
             whole = replace(job, upload="full")  # a value under masks has four bytes too
             most = self._upload_bytes(whole) if self._phase == "mask" else 0
-            found[client] = Request(
-                "sum", to_json(job), job.parts, most, self._phase, texts[id(ask)]
-            )
+            text, job_text = texts[id(ask)], to_json(job)
+            if len(text) + len(job_text) > MOST_SUM_BYTES:
+                raise RunError(
+                    f"a message of the secure sum has {len(text) + len(job_text):,} bytes for "
+                    f"{len(asks)} clients, and devices read {MOST_SUM_BYTES:,}; lower "
+                    "clients.per_round"
+                )
+            found[client] = Request("sum", job_text, job.parts, most, self._phase, text)
         return found
 
     def read(self, client: int, answer: Answer | None, inbox: Path) -> SumAnswer | None:
