@@ -560,7 +560,9 @@ def test_boxes_that_do_not_open():
 def test_a_box_of_another_length(cut, monkeypatch):
     honest = secure_client.seal
     monkeypatch.setattr(secure_client, "seal", lambda key, plain: honest(key, plain[cut]))
-    with pytest.raises(SecureSumError, match=r"sent a box of 1\d bytes .* has to send 120") as found:
+    with pytest.raises(
+        SecureSumError, match=r"sent a box of 1\d bytes .* has to send 120"
+    ) as found:
         play(ALL, 3, until="boxes")
     assert found.value.client in range(5)
 

@@ -297,3 +297,19 @@ def test_options_of_other_engines_are_named():
     assert unused_options(load_config(None, given | own)) == ["engine.quorum"]
     own = {"engine.name": "flower"}
     assert unused_options(load_config(None, given | own)) == ["engine.client_gpus"]
+
+
+def test_every_path_can_be_a_text(tmp_path, monkeypatch):
+    """As TOML and the command line have it; a relative one is of the working directory."""
+    monkeypatch.chdir(tmp_path)
+    found = [
+        (section, key)
+        for section, own in SECTIONS.items()
+        for key, field in own.model_fields.items()
+        if "Path" in str(field.annotation) and "str" not in str(field.annotation)
+    ]
+    assert ("engine", "server") in found and ("data", "test") in found
+    for section, key in found:
+        config = load_config(None, {f"{section}.{key}": "some/file"})
+        value = getattr(getattr(config, section), key)
+        assert (value[0] if isinstance(value, list) else value) == tmp_path / "some" / "file"

@@ -135,7 +135,7 @@ class Section(BaseModel):
         if not isinstance(values, Mapping):
             return values
         options, base = dict(cast("Mapping[str, Any]", values)), Path.cwd()
-        for key in ("folder", "train", "validation", "test", "fleet"):
+        for key in ("folder", "train", "validation", "test", "fleet", "server"):
             options |= {key: _below(options[key], base)} if key in options else {}
             if key == "folder" and isinstance(options.get(key), Path):
                 base = options[key]
