@@ -8,9 +8,9 @@ round.  A row per side, number of clients and ε: `mean_last5` as in `benchmarks
 and deviation over `--partitions` seeds; `noise` is the deviation in units of the clip.  ε = inf is
 the same sum, clipped, without noise.
 
-The clip is each side's own: `--clips` times the median norm of what its clients change in a run
-without privacy.  The best of them at ε = 8 is taken, on a seed that is not among those reported,
-for each number of clients.  A smaller clip means smaller steps and as much less noise.
+The clip is each side's own for each ε and number of clients: the best of `--clips` times the median
+norm of what its clients change in a run without privacy, on a seed that is not among those
+reported.  A smaller clip means smaller steps and as much less noise.
 """
 
 import argparse
@@ -33,8 +33,7 @@ from benchmarks.fidelity import (
 )
 
 EPSILONS = (2.0, 8.0, math.inf)
-TUNED_AT = 8.0
-CLIPS = (0.1, 0.3, 1.0)
+CLIPS = (0.1, 0.3, 0.6, 1.0)
 
 
 def private(epsilon: float, clip: float, clients: int) -> dict[str, Any]:
@@ -58,8 +57,8 @@ def compare(arguments: argparse.Namespace, keep: Path, results: Path) -> list[di
         for side in arguments.sides:
             rate = known_rate(side, arguments.task)
             options = {**shared, "training.learning_rate": rate}
-            clip = tuned_clip(side, options, clients, arguments.clips, keep, results)
             for epsilon in arguments.epsilons:
+                clip = tuned_clip(side, options, clients, epsilon, arguments.clips, keep, results)
                 runs = [
                     one_run(
                         side,
@@ -78,21 +77,25 @@ def tuned_clip(
     side: str,
     options: Mapping[str, Any],
     clients: int,
+    epsilon: float,
     shares: Sequence[float],
     keep: Path,
     results: Path,
 ) -> float:
-    """Return the clip with the best `mean_last5` at ε = 8, on the tuning seed."""
+    """Return the clip with the best `mean_last5` at this ε, on the tuning seed."""
     given = {**options, "seed": TUNING_SEED}
     median = one_run(side, given, keep, results)["median_norm"]
     clips = [float(f"{share * median:.3g}") for share in shares]
     found = {
-        clip: one_run(side, {**given, **private(TUNED_AT, clip, clients)}, keep, results)[
+        clip: one_run(side, {**given, **private(epsilon, clip, clients)}, keep, results)[
             "mean_last5"
         ]
         for clip in clips
     }
-    print(f"tuning {side}, {clients} clients: median norm {median:.3g}, {found}", file=sys.stderr)
+    print(
+        f"tuning {side}, {clients} clients, ε {epsilon:g}: median norm {median:.3g}, {found}",
+        file=sys.stderr,
+    )
     return max(found, key=lambda clip: found[clip])
 
 
