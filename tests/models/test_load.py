@@ -1,5 +1,6 @@
 """Loading from a folder: what fits loads quietly and exactly, the rest is refused by name."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -75,6 +76,14 @@ def test_labels_and_regression_are_set(tmp_path):
     model, _ = load_model(tmp_path, "regression")
     assert (model.config.num_labels, model.config.problem_type) == (1, "regression")
     assert tail_state(model)["classifier.weight"].shape == (1, 32)
+
+
+def test_a_saved_tokenizer_says_nothing_of_the_machine(tmp_path):
+    """The library notes whether its files were local, and whether the hub may be asked."""
+    _, tokenizer = load_model(save(tmp_path / "model"), "classification")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
+    assert saved["tokenizer_class"] and not {"is_local", "local_files_only"} & saved.keys()
 
 
 def test_a_missing_tokenizer_is_refused(tmp_path):

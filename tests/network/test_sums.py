@@ -47,6 +47,6 @@ def test_a_device_and_a_run_that_are_killed_in_a_sum_end_at_the_same_bits(tmp_pa
         resumed = server.start("resume", "resume", out)
         assert resumed.process.wait(240) == 0, resumed.text
     local, network = outcome(tmp_path / "local"), outcome(out)
-    assert network["model"]["model.safetensors"] == local["model"]["model.safetensors"]
+    assert network["model"] == local["model"]
     secure = [[record["secure"] for record in found["records"][1:]] for found in (local, network)]
     assert secure[0] == secure[1] and all(each["clients"] for each in secure[0])

@@ -27,6 +27,7 @@ from leff.models.meta import empty_model
 from leff.models.quiet import quiet, without_bar
 from leff.seeds import forked
 
+OF_THIS_MACHINE = ("is_local", "local_files_only")  # the library would save them with a tokenizer
 log = logging.getLogger("leff.models")
 
 
@@ -109,6 +110,8 @@ def _load_tokenizer(name: str | Path, config: PretrainedConfig) -> PreTrainedTok
             f"{name} has no tokenizer that can be read; {remedy} ({reason})"
         ) from error
     tokenizer = cast("PreTrainedTokenizerBase", loaded)
+    for own in OF_THIS_MACHINE:
+        cast(Any, tokenizer).init_kwargs.pop(own, None)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelError(f"{name} has no tokenizer; {remedy}")
     count = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))  # ids may have gaps
