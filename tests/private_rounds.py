@@ -6,7 +6,8 @@ from leff.methods.jobs import JobWriter
 from leff.privacy.ledger import Ledger
 from leff.runs.build_method import build_method
 from leff.runs.config import load_config
-from leff.runs.privacy import ServerNoise, run_noise
+from leff.runs.privacy import run_noise
+from leff.runs.private_rounds import ServerNoise
 from leff.wire.parts import PartStore
 
 SIZES = (12, 5, 9, 7)  # examples of each client

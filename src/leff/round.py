@@ -105,7 +105,7 @@ class Leveller(Protocol):
 
 
 class Privacy(Protocol):
-    """Bounds what a round tells of one client (`leff.runs.privacy`)."""
+    """Bounds what a round tells of one client (`leff.runs.private_rounds`)."""
 
     def choose(self, clients: Sequence[int], index: int) -> list[int]:
         """Return who takes part in round `index` (from 0), perhaps nobody."""

@@ -88,7 +88,7 @@ def test_sums_are_the_plain_fixed_point_sums_to_the_bit(name, tmp_path, store, m
             seen.update(totals=dict(totals), clients=dict(clients), start=start)
             super().__init__(opened, totals, clients, present)
 
-    monkeypatch.setattr("leff.runs.privacy.SumMeans", Watching)
+    monkeypatch.setattr("leff.runs.private_rounds.SumMeans", Watching)
     _, _, (record,), _, fleet = secure_rounds(name, tmp_path, store, layers=(2, 2, 2, 4))
     fixed = FixedPoint(10.0, 4)
     plain, counts = {}, {}
@@ -273,7 +273,7 @@ def test_a_lying_client_does_not_see_the_others_sum_without_noise(tmp_path, stor
             seen.append(next(iter(totals.values())).flatten())
             super().__init__(opened, totals, clients, present)
 
-    monkeypatch.setattr("leff.runs.privacy.SumMeans", Watching)
+    monkeypatch.setattr("leff.runs.private_rounds.SumMeans", Watching)
     for less in (0, 2**20):  # the others' sum then leaves the range in some places, or in none
         monkeypatch.setattr(Lying, "less", less)
         more = {"privacy.noise": 1.0, "privacy.clip": 0.05, "privacy.reproducible": True}

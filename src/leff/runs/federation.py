@@ -30,7 +30,7 @@ from leff.runs.gap import measure_clients
 from leff.runs.on_devices import OnDevices
 from leff.runs.options import RunConfig
 from leff.runs.population import Population
-from leff.runs.privacy import Privacy
+from leff.runs.private_rounds import Privacy
 from leff.runs.sources import text_form
 from leff.runs.trained import restore, save_model
 from leff.runs.who import who

@@ -186,10 +186,10 @@ def killed_after_the_sums(options, out, monkeypatch):
         return first(*arguments)
 
     with monkeypatch.context() as patch:
-        from leff.runs import privacy
+        from leff.runs import private_rounds
 
-        first = privacy.SumMeans
-        patch.setattr(privacy, "SumMeans", means)
+        first = private_rounds.SumMeans
+        patch.setattr(private_rounds, "SumMeans", means)
         with pytest.raises(Killed):
             leff.run(**options, out=out)
 
