@@ -25,6 +25,7 @@ import math
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from benchmarks.fidelity import RATES, SIDES
-from leff.client.model import prepared
+from leff.client.model import Fetch, prepared
 from leff.client.upload import first_values
 from leff.methods.method import RoundContext
 from leff.models.losses import mean_loss
@@ -54,12 +55,52 @@ FALSE_ALARMS = 0.01
 Changes = Mapping[str, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class FirstRound:
+    """What an attacker sees of a first round, and the truth: each client's examples."""
+
+    jobs: Sequence[Job]
+    fetch: Fetch
+    tokenizer: Any
+    examples: Mapping[int, Sequence[Example]]
+    seen: Mapping[int, Changes]
+
+
+def first_round(options: Mapping[str, Any], folder: Path) -> FirstRound:
+    """Plan and train the first round of a run."""
+    config = load_config(None, {**options, "evaluation.gap_clients": 0, "engine.workers": 1})
+    run = prepare(config, RunFolder.new(folder, config))
+    fleet: Any = run.clients.fleet
+    run.method.begin(run.model)
+    context = RoundContext(0, config.seed, config.training.local(0))
+    jobs = run.method.plan(run.model, context, fleet.report(fleet.clients())).jobs
+    fetch = run.server.store.get
+    starts = {job.client: first_values(job, fetch) for job in jobs}
+    seen = {
+        update.client: {n: t - starts[update.client][n] for n, t in unpack(update.payload).items()}
+        for update in fleet.train(jobs)
+    }
+    examples = {job.client: fleet._examples[job.client] for job in jobs}
+    return FirstRound(jobs, fetch, run.tokenizer, examples, seen)
+
+
+def views_of(first: FirstRound, job: Job, noise: float, source: Noise) -> dict[str, Changes]:
+    """Return what is seen of a client: its update, a mean over all, or its update with noise."""
+    own = first.seen[job.client]
+    norms = {client: norm_of(changes) for client, changes in first.seen.items()}
+    clip = statistics.median(norms.values())
+    return {
+        "update": own,
+        "mean": {name: mean_of(first.seen, name) for name in own},
+        f"noise {noise:g}": noisy(own, norms[job.client], clip, noise, source, job),
+    }
+
+
 def attacked(
     method: str, examples: int, clients: int, seed: int, noise: float, folder: Path
 ) -> Iterator[tuple[str, float, float]]:
     """Yield what was seen, the area, and the hits, for each client of a first round."""
-    config = load_config(
-        None,
+    first = first_round(
         {
             **METHODS[method],
             "clients.count": clients,
@@ -68,36 +109,17 @@ def attacked(
             "data.train_examples": examples * clients,
             "training.learning_rate": RATES["sample"][method.removesuffix("-together")],
             "training.batch_size": min(16, examples),
-            "evaluation.gap_clients": 0,
-            "engine.workers": 1,
             "seed": seed,
         },
+        folder,
     )
-    run = prepare(config, RunFolder.new(folder, config))
-    fleet: Any = run.clients.fleet
-    run.method.begin(run.model)
-    context = RoundContext(0, seed, config.training.local(0))
-    plan = run.method.plan(run.model, context, fleet.report(fleet.clients()))
-    fetch, pad = run.server.store.get, run.tokenizer.pad_token_id
-    starts = {job.client: first_values(job, fetch) for job in plan.jobs}
-    seen = {
-        update.client: {n: t - starts[update.client][n] for n, t in unpack(update.payload).items()}
-        for update in fleet.train(plan.jobs)
-    }
-    norms = {client: norm_of(changes) for client, changes in seen.items()}
-    clip, source = statistics.median(norms.values()), Noise(seeded_key(seed))
-    for job in plan.jobs:
-        own, others = fleet._examples[job.client], fleet._examples[(job.client + 1) % clients]
+    source, pad = Noise(seeded_key(seed)), first.tokenizer.pad_token_id
+    for job in first.jobs:
+        own, others = first.examples[job.client], first.examples[(job.client + 1) % clients]
         count = min(len(own), len(others), 64)
         tried = [*own[:count], *others[:count]]
-        views = {
-            "update": seen[job.client],
-            "mean": {n: mean_of(seen, n) for n in seen[job.client]},
-            f"noise {noise:g}": noisy(
-                seen[job.client], norms[job.client], clip, noise, source, job
-            ),
-        }
-        for view, scores in scored(job, fetch, tried, pad, views).items():
+        views = views_of(first, job, noise, source)
+        for view, scores in scored(job, first.fetch, tried, pad, views).items():
             members = [1] * count + [0] * count
             yield view, roc_auc_score(members, scores), hits_of(members, scores)
 
