@@ -73,7 +73,7 @@ TASKS: dict[str, dict[str, Any]] = {
     },
 }
 GRIDS = {"whole": (5e-5, 1e-4, 2e-4, 4e-4), "adapters": (5e-4, 1e-3, 2e-3, 4e-3)}
-SMALLER = {"training.rounds": 2, "evaluation.every": 100}  # and a third of the examples
+SMALLER = {"training.rounds": 2, "evaluation.every": 100, "evaluation.final_examples": 300}
 TUNING_SEED = 1000
 DEVICE = Device("laptop", 8 * 10**9, 50e9, 20e6 / 8, 10e6 / 8)  # 50 GFLOP/s, 20 and 10 Mbit/s
 PROBED = 200  # training examples of which the mean length and the share of labels are taken

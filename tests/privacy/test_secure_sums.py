@@ -662,26 +662,50 @@ def test_an_answer_lacks_a_share_or_has_one_more(at_the_end):
         refused(said.server.sums, answers[1:], replace(first, **change), words)
 
 
-def changed(share):
-    return share[:-20] + bytes([share[-20] ^ 1]) + share[-19:]
+def changed(share, bits=1):
+    return share[:-20] + bytes([share[-20] ^ bits]) + share[-19:]
 
 
-def test_a_share_that_does_not_verify(at_the_end):
+def with_wrong_shares(answer):
+    """The answer, once with a wrong share of a mask key and once with one of a self mask."""
+    masks, bits = answer.self_masks, answer.client + 1  # alike, two could cancel one another
+    wrong = {**masks["b"], 3: changed(masks["b"][3], bits)}
+    return [
+        (replace(answer, mask_keys={4: changed(answer.mask_keys[4], bits)}), "client 4's mask key"),
+        (replace(answer, self_masks={**masks, "b": wrong}), "client 3's self mask of b"),
+    ]
+
+
+@pytest.mark.parametrize("liar", [0, 1, 2])
+def test_a_share_that_does_not_verify_is_its_giver_s(at_the_end, liar):
+    """Three shares give a secret, and four are there: the others say which one is wrong."""
     said = at_the_end
     answers = [said.clients[i].unmask(said.survivors) for i in range(4)]
     right = said.server.sums(answers)
-    masks = answers[1].self_masks
-    for change, words in [
-        ({"mask_keys": {4: changed(answers[1].mask_keys[4])}}, "client 4's mask key"),
-        (
-            {"self_masks": {**masks, "b": {**masks["b"], 3: changed(masks["b"][3])}}},
-            "client 3's self mask of b",
-        ),
-    ]:
-        wrong = [answers[0], replace(answers[1], **change), *answers[2:]]
-        words = f"shares of {words} that the clients 0, 1, 2 gave do not verify"
-        with pytest.raises(SecureSumError, match=words) as found:
-            said.server.sums(wrong)
-        assert found.value.client is None
-        again = said.server.sums([answers[0], *answers[2:]])
+    others = answers[:liar] + answers[liar + 1 :]
+    for wrong, what in with_wrong_shares(answers[liar]):
+        words = f"client {liar} gave a share of {what} that does not verify"
+        again = refused(said.server.sums, others, wrong, words)
         np.testing.assert_array_equal(again["b"].total, right["b"].total)
+
+
+def test_a_share_more_than_is_needed_may_be_wrong(at_the_end):
+    said = at_the_end
+    answers = [said.clients[i].unmask(said.survivors) for i in range(4)]
+    right = said.server.sums(answers)
+    for wrong, _ in with_wrong_shares(answers[3]):
+        again = said.server.sums([*answers[:3], wrong])
+        np.testing.assert_array_equal(again["b"].total, right["b"].total)
+
+
+def test_too_many_wrong_shares_are_nobody_s(at_the_end):
+    said = at_the_end
+    answers = [said.clients[i].unmask(said.survivors) for i in range(4)]
+    wrong = [[each[place][0] for each in map(with_wrong_shares, answers)] for place in (0, 1)]
+    for place, (_, what) in enumerate(with_wrong_shares(answers[0])):
+        for sent in (wrong[place][:2] + answers[2:], [wrong[place][0], *answers[1:3]]):
+            clients = ", ".join(str(each.client) for each in sent)
+            words = f"shares of {what} that the clients {clients} gave do not verify"
+            with pytest.raises(SecureSumError, match=words) as found:
+                said.server.sums(sent)
+            assert found.value.client is None

@@ -1,6 +1,6 @@
 """The server's side of secure sums (`secure_sums`)."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -149,9 +149,9 @@ class SecureServer:
             self._check_answer(message, cohorts, gone)
             answers[message.client] = message
         self._check_enough(answers, "sent shares of masks")
-        givers = [answers[client] for client in sorted(answers)[: self._threshold]]
+        givers = [answers[client] for client in sorted(answers)]
         keys = {each.client: each for each in roster.keys}
-        mask_keys = {owner: _mask_key(keys[owner], givers) for owner in gone}
+        mask_keys = {owner: self._mask_key(keys[owner], givers) for owner in gone}
         sums: dict[str, GroupSum] = {}
         for name, cohort in cohorts.items():
             total = self._totals[name].copy()
@@ -194,24 +194,51 @@ class SecureServer:
                 )
 
     def _self_mask(self, owner: int, name: str, givers: Sequence[Unmasked]) -> bytes:
-        seed = combined([each.self_masks[name][owner] for each in givers])
-        due = commitment(seed, self._roster.round_index, owner, name)
-        if due != self._commitments[owner][name]:
-            raise _wrong_shares(_of_self_mask(owner, name), givers)
-        return seed
+        due = self._commitments[owner][name]
+
+        def right(seed: bytes) -> bool:
+            return commitment(seed, self._roster.round_index, owner, name) == due
+
+        shares = {each.client: each.self_masks[name][owner] for each in givers}
+        return _verified(_of_self_mask(owner, name), shares, self._threshold, right)
+
+    def _mask_key(self, owner: Keys, givers: Sequence[Unmasked]) -> bytes:
+        def right(key: bytes) -> bool:
+            return len(key) == KEY_BYTES and public_key(key) == owner.masking
+
+        shares = {each.client: each.mask_keys[owner.client] for each in givers}
+        return _verified(_of_mask_key(owner.client), shares, self._threshold, right)
 
 
-def _mask_key(owner: Keys, givers: Sequence[Unmasked]) -> bytes:
-    key = combined([each.mask_keys[owner.client] for each in givers])
-    if len(key) != KEY_BYTES or public_key(key) != owner.masking:
-        raise _wrong_shares(_of_mask_key(owner.client), givers)
-    return key
+def _verified(
+    what: str, shares: Mapping[int, bytes], threshold: int, right: Callable[[bytes], bool]
+) -> bytes:
+    """Return the secret of the first `threshold` of the shares.
 
+    SecureSumError if it is not right; with a client, if other shares give the right one and that
+    client's does not fit them.
+    """
+    clients = list(shares)
 
-def _wrong_shares(what: str, givers: Sequence[Unmasked]) -> SecureSumError:
-    return SecureSumError(
-        f"the shares of {what} that the clients {numbers([each.client for each in givers])} gave "
-        "do not verify: its owner or one of them sent a wrong one; start the round again"
+    def secret_of(chosen: Sequence[int]) -> bytes:
+        return combined([shares[client] for client in chosen])
+
+    first = clients[:threshold]
+    secret = secret_of(first)
+    if right(secret):
+        return secret
+    around = [*clients, *clients]
+    for start in range(1, len(clients) if len(clients) > threshold else 1):
+        chosen = around[start : start + threshold]
+        if right(secret_of(chosen)):
+            for client in first:
+                if client not in chosen and not right(secret_of([client, *chosen[1:]])):
+                    raise SecureSumError(
+                        f"client {client} gave a share of {what} that does not verify", client
+                    )
+    raise SecureSumError(
+        f"the shares of {what} that the clients {numbers(clients)} gave do not verify: its owner "
+        "or one of them sent a wrong one; start the round again"
     )
 
 
