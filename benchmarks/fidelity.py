@@ -4,11 +4,11 @@
     .venv/bin/python -m benchmarks.fidelity --task sample --json               # the built-in model
 
 All sides have the same splits, seeds, start model, rounds and clients.  The clients of `leff` and
-`leff-paper` train one layer each (`--layers`).  `fedavg` is McMahan et al.'s; on request there are
-`leff-aided`, `fedavg-aided` and `slora-aided`, with the aids for skewed labels (`AIDED`),
-`fedavg-calibrated` with LEFF's loss for classifiers, both with two local epochs, LEFF with another
-sampling, and the other methods.  A task is any of GLUE's in LEFF_DATA (model MiniLM-L6),
-`sample` (the built-in task and model) or `e2e` (the 260K Llama).
+`leff-paper` train one layer each (`--layers`).  `fedavg` is McMahan et al.'s.  LEFF has aids for
+skewed labels by default.  On request there are `fedavg-aided` and `slora-aided`, with the same aids
+(`AIDED`), `leff-unaided`, `fedavg-calibrated` with LEFF's loss for classifiers, both with two local
+epochs, LEFF with another sampling, and the other methods.  A task is any of GLUE's in LEFF_DATA
+(model MiniLM-L6), `sample` (the built-in task and model) or `e2e` (the 260K Llama).
 
 A row per side, figures in points (100 times the task's metric, on validation examples after each
 round): `mean_last5` and `worst_last5` over the last five rounds, means over the partitions;
@@ -52,29 +52,37 @@ from leff.runs.options import RunConfig
 from leff.runs.plans import planned
 from leff.sweeps.keys import run_key
 
-PLAIN = {"training.calibrated": False}
-"""What the other methods' papers have."""
-AIDED = {"training.levelled": True, "training.calibrated_from": 16}
+AIDED = {
+    "training.levelled": True,
+    "training.calibrated": True,
+    "training.calibrated_from": 16,
+}
 """Aids for skewed labels (docs/do/one-label.md); `method.weights` is each side's better one."""
+UNAIDED = {
+    "training.levelled": False,
+    "training.calibrated_from": 0,
+    "method.weights": "examples",
+    "method.mixed": False,
+}
 SIDES: dict[str, dict[str, Any]] = {
-    "fedavg": {"method.name": "fedavg", **PLAIN},
+    "fedavg": {"method.name": "fedavg"},
     "fedavg-aided": {"method.name": "fedavg", **AIDED},
-    "fedavg-calibrated": {"method.name": "fedavg"},
-    "fedavg-two-epochs": {"method.name": "fedavg", **PLAIN, "training.epochs": 2.0},
+    "fedavg-calibrated": {"method.name": "fedavg", "training.calibrated": True},
+    "fedavg-two-epochs": {"method.name": "fedavg", "training.epochs": 2.0},
     "leff": {},
-    "leff-aided": {**AIDED, "method.weights": "steps", "method.mixed": True},
+    "leff-unaided": UNAIDED,
     "leff-random": {"method.sampling": "random"},
     "leff-round-robin": {"method.sampling": "round_robin"},
     "leff-clients": {"method.source": "clients"},
     "leff-paper": {"preset": "paper"},
     "leff-two-epochs": {"training.epochs": 2.0},
-    "fedbitfit": {"method.name": "fedbitfit", **PLAIN},
-    "fedlora": {"method.name": "fedlora", **PLAIN},
-    "fedlora-nf4": {"method.name": "fedlora", "method.base_bits": 4, **PLAIN},
-    "slora": {"method.name": "slora", **PLAIN},
+    "fedbitfit": {"method.name": "fedbitfit"},
+    "fedlora": {"method.name": "fedlora"},
+    "fedlora-nf4": {"method.name": "fedlora", "method.base_bits": 4},
+    "slora": {"method.name": "slora"},
     "slora-aided": {"method.name": "slora", **AIDED, "method.weights": "steps"},
-    "flora": {"method.name": "flora", **PLAIN},
-    "flexlora": {"method.name": "flexlora", **PLAIN},
+    "flora": {"method.name": "flora"},
+    "flexlora": {"method.name": "flexlora"},
 }
 GRID = (5e-5, 1e-4, 2e-4, 4e-4)  # of whole layers in MiniLM
 TIMES = 10  # that much for biases and adapters, and for whole layers of the small decoders
@@ -110,7 +118,6 @@ RATES: dict[str, dict[str, float]] = {  # a side's own, or its method's; see doc
     "glue": {
         "fedavg": 2e-4,
         "leff": 4e-4,
-        "leff-aided": 2e-4,
         "leff-paper": 1e-4,
         **dict.fromkeys(ADAPTED, 2e-3),
     },
@@ -123,6 +130,9 @@ RATES: dict[str, dict[str, float]] = {  # a side's own, or its method's; see doc
         **dict.fromkeys(ADAPTED, 4e-3),
     },
 }
+
+
+HARSH = {"leff": 2e-4}  # GLUE at α .1 and less
 
 
 def shared_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -213,9 +223,11 @@ def grid(side: str, task: str) -> list[float]:
     return [rate * (1 if plain else TIMES) for rate in GRID]
 
 
-def known_rate(side: str, task: str) -> float:
+def known_rate(side: str, task: str, alpha: float = 0.5) -> float:
     """Return a side's learning rate: its own, where it was tuned, else its method's."""
     rates = RATES[task if task in TASKS else "glue"]
+    if task not in TASKS and alpha <= 0.1:
+        rates = {**rates, **HARSH}
     return rates[side if side in rates else side.partition("-")[0]]
 
 
@@ -226,7 +238,7 @@ def compare(arguments: argparse.Namespace, keep: Path, results: Path) -> list[di
         if arguments.rate is not None:
             rate = arguments.rate
         elif arguments.tune is None:
-            rate = known_rate(side, arguments.task)
+            rate = known_rate(side, arguments.task, arguments.alpha)
         else:
             rates = arguments.tune or grid(side, arguments.task)
             rate = tuned(side, options, rates, keep, results)

@@ -32,7 +32,7 @@ from typing import Any
 
 import leff
 from benchmarks.device import HEAPS, Side, layouts, measure
-from benchmarks.fidelity import PLAIN, setting
+from benchmarks.fidelity import setting
 from leff.capacity.clock import Needs, round_seconds
 from leff.files import read_json, write_json
 from leff.methods.registry import spec_of
@@ -46,10 +46,10 @@ from leff.wire.messages import Device
 
 BASE = Path(leff.__file__).parent / "examples" / "small.toml"
 SIDES: dict[str, dict[str, Any]] = {
-    "fedavg": {"method.name": "fedavg", **PLAIN},
-    "fedlora": {"method.name": "fedlora", **PLAIN},
-    "fedlora-nf4": {"method.name": "fedlora", "method.base_bits": 4, **PLAIN},
-    "slora": {"method.name": "slora", **PLAIN},
+    "fedavg": {"method.name": "fedavg"},
+    "fedlora": {"method.name": "fedlora"},
+    "fedlora-nf4": {"method.name": "fedlora", "method.base_bits": 4},
+    "slora": {"method.name": "slora"},
     "leff": {},
     "leff-distil": {"context.name": "distil", "context.rate": 0.5},
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.text import Text
@@ -25,6 +26,7 @@ from benchmarks import (
     fidelity,
     flora,
     frontier,
+    inversion,
     masks,
     namespaces,
     network,
@@ -399,6 +401,49 @@ def test_the_attacks_figures():
     seen = {0: {"a": torch.ones(2)}, 1: {"a": 3 * torch.ones(2), "b": torch.ones(1)}}
     assert attack.mean_of(seen, "a").tolist() == [2.0, 2.0]
     assert attack.mean_of(seen, "b").tolist() == [1.0]
+
+
+def test_a_token_whose_input_is_in_the_span_of_a_change_is_nearest():
+    """Rows of a gradient span what went into the layer: three of twelve tokens, at their places."""
+    inputs = torch.randn(12, 4, 16, generator=torch.Generator().manual_seed(0))
+    into = torch.stack([inputs[2, 1], inputs[5, 0], inputs[9, 3]])
+    steps = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
+    scores = inversion.near(inputs, [steps[:5] @ into, steps[5:] @ into])
+    assert set(np.argsort(scores)[-3:]) == {2, 5, 9}
+    assert min(scores[i] for i in (2, 5, 9)) > -1e-5 and sorted(scores)[-4] < -0.1
+
+
+def test_a_change_of_full_rank_is_longest_along_its_inputs():
+    inputs = torch.randn(12, 4, 16, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(32, 16, generator=torch.Generator().manual_seed(2))
+    change = 0.02 * noise + torch.outer(torch.ones(32), inputs[7, 2])
+    assert np.argmax(inversion.near(inputs, [change])) == 7
+
+
+def test_the_words_of_a_batch_are_found_in_its_gradient(tmp_path, tiny_gpt2):
+    """And those of another client's batch are not; each method is attacked by what it trains."""
+    common = {
+        "model.name": str(tiny_gpt2),
+        "clients.layers": [1],
+        "clients.count": 2,
+        "data.train_examples": 4,
+        "data.max_length": 12,
+        "evaluation.examples": 4,
+        "evaluation.max_new_tokens": 8,
+        "training.batch_size": 2,
+        "training.learning_rate": 1e-3,
+        "seed": 0,
+    }
+    for method in ("fedavg", "leff"):
+        options = {**common, **attack.METHODS[method]}
+        folder = tmp_path / method
+        rows = list(inversion.attacked(method, 2, 40, 0.1, options, folder))
+        areas = {}
+        for row in rows:
+            areas.setdefault(row["seen"], []).append(row["area"])
+        assert set(areas) == {"gradient", "update", "mean", "noise 0.1", "control"}
+        assert np.mean(areas["gradient"]) > np.mean(areas["control"]) + 0.1
+        assert all(0 < row["chance"] < 1 and 0 <= row["found"] <= 1 for row in rows)
 
 
 def test_the_hostile_client_sends_minus_ten_times_its_change():

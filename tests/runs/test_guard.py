@@ -18,11 +18,11 @@ from leff.runs.guard import make_guard
 KIND = "generation"
 
 
-def guard_of(store, method="fedavg", layers=(4,), total=4, **given):
+def guard_of(store, method="fedavg", layers=(4,), total=4, kind=KIND, **given):
     values = {key.replace("__", "."): value for key, value in given.items()}
     config = load_config(None, {"method.name": method, "clients.count": 8, **values})
     made = recipe(method, tiny("gpt2", KIND), KIND, store)
-    return make_guard(config, made, layers, total)
+    return make_guard(config, made, layers, total, kind)
 
 
 def test_options_are_the_guards(store):
@@ -30,6 +30,21 @@ def test_options_are_the_guards(store):
     given = {"clip_norm": 2.5, "merge": "trimmed_mean", "trim": 0.1, "most_weight": 0.5}
     made = guard_of(store, **{f"method__{key}": value for key, value in given.items()})
     assert made == Guard(**given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "levelled", "weights"),
+    [
+        ("generation", True, "examples"),
+        ("classification", True, "steps"),
+        ("regression", True, "steps"),
+        ("classification", False, "examples"),
+    ],
+)
+def test_a_client_counts_by_steps_where_heads_are_levelled(store, kind, levelled, weights):
+    given = {"training__levelled": levelled, "kind": kind}
+    assert guard_of(store, "leff", **given).weights == weights
+    assert guard_of(store, "leff", method__weights="equal", **given).weights == "equal"
 
 
 @pytest.mark.parametrize("method", ["flora", "flexlora"])

@@ -1,14 +1,16 @@
 """From options to the bounds of one client's influence, with what the merge needs.
 
-guard = make_guard(config, method, layers, total)        # layers: L_i, () if unknown
+guard = make_guard(config, method, layers, total, kind)      # layers: L_i, () if unknown
 """
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from leff.errors import ConfigError
 from leff.methods.guard import Guard
 from leff.methods.method import Method, SingleUpdateMethod
+from leff.runs.levelling import is_levelled
 from leff.runs.option_types import picked
 from leff.runs.options import RunConfig
 from leff.units import share_of
@@ -16,13 +18,17 @@ from leff.units import share_of
 log = logging.getLogger("leff")
 
 
-def make_guard(config: RunConfig, method: Method, layers: Sequence[int], total: int) -> Guard:
+def make_guard(
+    config: RunConfig, method: Method, layers: Sequence[int], total: int, kind: str
+) -> Guard:
     """Return the guard of a run; clients train `layers` of the model's `total` layers each.
 
     Raises ConfigError for a robust merge by a method that needs single updates, or of too few
     clients.  Warns if a layer has too few in most rounds.
     """
     guard = picked(Guard, config.method)
+    if config.method.weights == "auto":
+        guard = replace(guard, weights="steps" if is_levelled(config, kind) else "examples")
     if guard.merge == "mean":
         return guard
     asked = f"method.merge = {guard.merge!r}"

@@ -94,11 +94,16 @@ class Leveller:
         return server.measured(jobs, expected, fleet.measure(jobs))
 
 
+def is_levelled(config: RunConfig, kind: str) -> bool:
+    """Return whether a run on a kind of task levels the head."""
+    return config.training.levelled and kind in LEVELLED_KINDS
+
+
 def leveller_of(
     config: RunConfig, task: Task, writer: JobWriter, proxy: Sequence[Batch]
 ) -> Leveller | None:
     """Return the leveller of a run, or None if nothing is levelled."""
-    if not config.training.levelled or task.kind not in LEVELLED_KINDS:
+    if not is_levelled(config, task.kind):
         return None
     return Leveller(
         writer=writer,

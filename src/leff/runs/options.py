@@ -36,7 +36,7 @@ from leff.runs.option_types import (
     check_path,
     picked,
 )
-from leff.runs.presets import PRESETS, PRIVATE, SUMS_ALONE
+from leff.runs.presets import PRESETS, PRIVATE, PUBLISHED, SUMS_ALONE
 from leff.tasks.encode import Kind
 from leff.tasks.load import OWN
 from leff.tasks.text_form import TextForm
@@ -279,7 +279,7 @@ class MethodConfig(Section):
         description="spread the clients' draws over the blocks; false: independent draws",
     )
     mixed: bool = Field(
-        default=False,
+        default=True,
         description="with training.levelled, for classifiers: clients that have every label "
         "together train the same block",
     )
@@ -308,10 +308,10 @@ class MethodConfig(Section):
         default=1.0,
         description="for merge mean: most that one client may have of a round's weight",
     )
-    weights: Literal["examples", "steps", "equal"] = Field(
-        default="examples",
+    weights: Literal["auto", "examples", "steps", "equal"] = Field(
+        default="auto",
         description="what a client counts in a merge of means: its examples, its examples over its "
-        "steps (FedNova), or the same as all",
+        "steps (FedNova), or the same as all; auto: steps where heads are levelled, else examples",
     )
     rank: Positive = Field(default=8, description="R of adapters (Table 5: 8)")
     lora_alpha: Annotated[float, Field(ge=1e-3, le=1e6)] = Field(
@@ -395,11 +395,12 @@ class TrainingConfig(Section):
         "logits in training (logit adjustment)",
     )
     calibrated_from: Annotated[int, Field(ge=0, le=10**6)] = Field(
-        default=0,
-        description="with calibrated: a client with fewer examples of any label has the plain loss",
+        default=16,
+        description="with calibrated: a client has the plain loss unless it has so many examples "
+        "of two labels",
     )
     levelled: bool = Field(
-        default=False,
+        default=True,
         description="for classifiers and regressions: after each merge the server moves the head's "
         "bias until the model answers as the clients' labels are",
     )
@@ -655,12 +656,14 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, values: Any) -> Any:
-        """Fill in the preset's values; values that are given win."""
+        """Fill in the preset's values, and then the method's; values that are given win."""
         if not isinstance(values, Mapping):
             return values
         combined = dict(cast("Mapping[str, Any]", values))
         preset = combined.get("preset", "default")
-        return _filled(combined, PRESETS.get(preset, {}) if isinstance(preset, str) else {})
+        filled = _filled(combined, PRESETS.get(preset, {}) if isinstance(preset, str) else {})
+        ours = _given(filled, "method").get("name", "leff") == "leff"
+        return filled if ours else _filled(filled, PUBLISHED)
 
     @model_validator(mode="before")
     @classmethod
@@ -669,12 +672,7 @@ class RunConfig(Section):
         if not isinstance(values, Mapping):
             return values
         given = dict(cast("Mapping[str, Any]", values))
-        privacy: Any = given.get("privacy", {})
-        if isinstance(privacy, Section):
-            privacy = privacy.model_dump()
-        if not isinstance(privacy, Mapping):
-            return given
-        own = cast("Mapping[str, Any]", privacy)
+        own = _given(given, "privacy")
         if own.get("epsilon") or own.get("noise") is not None:
             return _filled(given, PRIVATE)
         return _filled(given, {**PRIVATE, **SUMS_ALONE}) if own.get("secure_sums") else given
@@ -685,13 +683,18 @@ class RunConfig(Section):
         return self
 
 
+def _given(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return what is given of a section."""
+    section: Any = values.get(name, {})
+    if isinstance(section, Section):
+        section = section.model_dump(exclude_unset=True)
+    return cast("Mapping[str, Any]", section) if isinstance(section, Mapping) else {}
+
+
 def _filled(values: Mapping[str, Any], more: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return a configuration's values, with those of `more` where none is given."""
     combined = dict(values)
     for name, options in more.items():
-        given: Any = combined.get(name, {})
-        if isinstance(given, Section):
-            given = given.model_dump(exclude_unset=True)
-        if isinstance(given, Mapping):
-            combined[name] = {**options, **cast("Mapping[str, Any]", given)}
+        if isinstance(combined.get(name, {}), Section | Mapping):
+            combined[name] = {**options, **_given(combined, name)}
     return combined

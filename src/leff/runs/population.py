@@ -19,9 +19,9 @@ from leff.errors import DataError
 from leff.methods.registry import spec_of
 from leff.models import blocks
 from leff.models.hardware import torch_device
-from leff.models.kinds import LEVELLED_KINDS
 from leff.round import Fleet
 from leff.runs.budgets import check_deadline, client_devices, client_layers, client_reports
+from leff.runs.levelling import is_levelled
 from leff.runs.options import RunConfig
 from leff.runs.privacy import run_noise
 from leff.runs.shares import client_examples
@@ -72,8 +72,8 @@ def simulated_population(
         return encode(some, tokenizer, task.kind, config.data.max_length, form)
 
     measuring = config.evaluation.where != "server"
-    levelled = config.training.levelled and task.kind in LEVELLED_KINDS
-    share = config.clients.validation_share if measuring or levelled else 0.0
+    held_out = measuring or is_levelled(config, task.kind)
+    share = config.clients.validation_share if held_out else 0.0
     examples, held = client_examples(train, split, task.kind, share, encoded)
     _check_examples(examples, held, measuring)
     _mention_added_tokens(examples, tokenizer)

@@ -103,7 +103,7 @@ def prepare(config: RunConfig, folder: RunFolder) -> Federation:
     model = model.to(device)
     method = build_method(config, writer, proxy, model)
     check_method(config, method)
-    guard = make_guard(config, method, clients.layers, len(blocks(model)))
+    guard = make_guard(config, method, clients.layers, len(blocks(model)), task.kind)
     if unused := unused_options(config, task.kind):
         log.info("without effect in this run: %s", ", ".join(unused))
     limits = make_limits(config, task.kind, model)

@@ -1,6 +1,7 @@
-"""Named sets of options, such as ``preset = "paper"``; options that a user sets win.
+"""Sets of options, such as ``preset = "paper"``; options that a user sets win.
 
 PRESETS["paper"]["context"]["name"]      # "distil"
+PUBLISHED["training"]["calibrated"]      # False: other methods than LEFF are as their papers say
 PRIVATE["method"]["weights"]             # "equal": what privacy needs, whatever the preset
 SUMS_ALONE["privacy"]["clip"]            # 10.0: that, for secure sums without noise
 """
@@ -40,6 +41,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "proximal": 0.0,
         },
     },
+}
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "method": {"mixed": False, "weights": "examples"},
+    "training": {"calibrated": False, "calibrated_from": 0, "levelled": False},
 }
 
 PRIVATE: dict[str, dict[str, Any]] = {

@@ -31,6 +31,7 @@ def unused_options(config: RunConfig, kind: str | None = None) -> list[str]:
         {
             "preset": config.preset,
             "data": {"task": config.data.task},
+            "method": {"name": config.method.name},
             "privacy": {"noise": 1.0} if config.privacy.on else {},
         }
     )

@@ -12,8 +12,9 @@ from typing import Any
 from leff.runs.options import RunConfig
 
 FILES = ("train", "validation", "test")  # options that name a file
-FORMER: dict[str, dict[str, Any]] = {  # defaults when the first results got their keys
-    "training": {"learning_rate": 4e-3},
+FORMER: dict[str, dict[str, tuple[Any, ...]]] = {  # values that do not count; see run_key
+    "training": {"learning_rate": (4e-3, None), "calibrated_from": (0,), "levelled": (False,)},
+    "method": {"weights": ("examples", "auto"), "mixed": (False,)},
 }
 
 
@@ -22,17 +23,17 @@ def run_key(config: RunConfig) -> str:
 
     Not counted are folders (a path counts by its last two names) and the engine (workers do not
     change results; threads and devices change their last bits).  Options with default values do
-    not count either, so a result stays valid when a later version adds options.  A default that
-    changed later counts as `FORMER` says.  If another changes, reading the result raises
-    (`leff.paper.results`).
+    not count either, so a result stays valid when a later version adds options.  Of a default that
+    changed later, the value that the first results had does not count, nor one that stands for
+    another (`FORMER`).  If another changes, reading the result raises (`leff.paper.results`).
     """
     values = portable(config.model_dump(mode="json", exclude_defaults=True))
     for section, former in FORMER.items():
         own = getattr(config, section).model_dump(mode="json", include=set(former))
         kept: dict[str, Any] = values.get(section, {})
-        for name, before in former.items():
+        for name, uncounted in former.items():
             kept.pop(name, None)
-            if own[name] not in (before, None):
+            if own[name] not in uncounted:
                 kept[name] = own[name]
         values[section] = kept
     values = {name: value for name, value in values.items() if value != {}}
