@@ -267,6 +267,22 @@ def test_the_paper_preset_is_its_literal_procedure():
     assert (context.name, context.bits, context.embedding_bits) == ("distil", 32, 32)
     assert context.whole and training.schedule == "constant"
     assert not training.calibrated and not training.proximal
+    assert (training.levelled, method.weights, method.mixed) == (False, "examples", False)
+
+
+def test_only_leff_has_aids_for_skewed_labels_by_default():
+    def aids(**given):
+        config = load_config(None, {key.replace("__", "."): v for key, v in given.items()})
+        method, training = config.method, config.training
+        shared = (training.levelled, training.calibrated, training.calibrated_from)
+        return (*shared, method.weights, method.mixed)
+
+    assert aids() == (True, True, 16, "auto", True)
+    assert aids(method__name="fedavg") == (False, False, 0, "examples", False)
+    assert aids(preset="paper") == (False, False, 0, "examples", False)
+    given = {"training__levelled": True, "training__calibrated_from": 3}
+    assert aids(method__name="slora", **given) == (True, False, 3, "examples", False)
+    assert aids(privacy__noise=1.0) == (False, True, 16, "equal", False)
 
 
 @pytest.mark.parametrize("name", ["default", "paper"])
