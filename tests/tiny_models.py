@@ -9,6 +9,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    MPNetConfig,
     Qwen2Config,
     Qwen3Config,
     RobertaConfig,
@@ -65,6 +66,7 @@ ENCODERS = {
     "deberta-v2-unshared": DebertaV2Config(**{**DEBERTA, "share_att_key": False}),
     "bert": BertConfig(**SIZES),
     "roberta": RobertaConfig(**SIZES),
+    "mpnet": MPNetConfig(**SIZES),
 }
 CONFIGS = {**DECODERS, **ENCODERS}
 CASES = [

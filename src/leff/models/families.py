@@ -117,4 +117,16 @@ ROBERTA = Family(
     offset_positions=True,
 )
 
-FAMILIES = (GPT2, LLAMA, DEBERTA, BERT, ROBERTA)
+# The relative-position embeddings, which every layer reads, are frozen as other embeddings are.
+MPNET = Family(
+    name="mpnet",
+    model_types=("mpnet",),
+    blocks="mpnet.encoder.layer",
+    attention="attention.attn",
+    tail=("classifier", "lm_head"),
+    lora_targets=("q", "k", "v", "o", "dense"),
+    attention_flag=True,
+    offset_positions=True,
+)
+
+FAMILIES = (GPT2, LLAMA, DEBERTA, BERT, ROBERTA, MPNET)
