@@ -74,6 +74,7 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 GRIDS = {"whole": (5e-5, 1e-4, 2e-4, 4e-4), "adapters": (5e-4, 1e-3, 2e-3, 4e-3)}
 SMALLER = {"training.rounds": 2, "evaluation.every": 100, "evaluation.final_examples": 300}
+"""Of tuning.  Rounds are as long as in a whole run: a rate may do well in short ones alone."""
 TUNING_SEED = 1000
 DEVICE = Device("laptop", 8 * 10**9, 50e9, 20e6 / 8, 10e6 / 8)  # 50 GFLOP/s, 20 and 10 Mbit/s
 PROBED = 200  # training examples of which the mean length and the share of labels are taken
@@ -153,10 +154,7 @@ def rate_of(given: Namespace, side: str) -> float:
         return rates[1]
     tried: dict[str, float] = {}
     for rate in rates:
-        options = options_of(given, side, rate, TUNING_SEED) | SMALLER
-        config = load_config(BASE, options)
-        fewer = (config.data.train_examples or 600) // 3
-        config = load_config(BASE, {**options, "data.train_examples": fewer})
+        config = load_config(BASE, options_of(given, side, rate, TUNING_SEED) | SMALLER)
         with tempfile.TemporaryDirectory() as scratch:
             run = finished(given, config, side, Path(scratch))
             result = run.result
