@@ -17,6 +17,7 @@ from small_rounds import (
 from tiny_models import LAYERS, tiny
 
 from leff.engines.local import LocalFleet
+from leff.methods.guard import STEP_SCALE, Guard, weighed
 from leff.server import Server
 from leff.wire.codec import encoded
 from leff.wire.messages import Capacity, Update
@@ -255,6 +256,16 @@ def test_no_client_decides_its_own_weight(method, tmp_path):
         first = record["clients"][0]
         assert "1000000000 examples, 5 were reported" in first["failure"]
         assert first["examples"] == 5 and record["failures"] == 1
+
+
+def test_fewer_steps_than_were_asked_for_do_not_weigh_more(server, update):
+    """A client that says one step would count as if its examples were all in it."""
+    for steps in (2, 1, 0):
+        kept = server.receive(replace(update, steps=steps, asked_steps=1))
+        assert kept.asked_steps == 2 and kept.failure is None
+        (weighted,) = weighed(server.spool, Guard(weights="steps"))
+        assert weighted.examples == round(STEP_SCALE * 5 / 2)
+        server.spool.updates.clear()
 
 
 def test_others_ids_and_rounds_change_nothing(tmp_path):

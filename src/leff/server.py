@@ -157,7 +157,14 @@ class Server:
         downloaded = self._downloads[expected.client]
         if self.counted:
             downloaded = update.download_bytes
-        update = replace(update, download_bytes=downloaded, norm=None, norms=(), clipped=False)
+        update = replace(
+            update,
+            download_bytes=downloaded,
+            norm=None,
+            norms=(),
+            clipped=False,
+            asked_steps=expected.steps,
+        )
         if update.failure is None and not expected.held:
             path, start = self.spool.folder / "clipped", self._start(expected.client)
             assert self._model is not None, "open() comes first"

@@ -238,12 +238,12 @@ WEIGHTS = {"examples": [60, 8, 8], "steps": [60 << 13, 4 << 16, 8 << 16], "equal
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_what_a_client_counts(weights, tmp_path):
-    """Clients with 60, 8 and 8 examples did 8, 2 and 1 steps."""
+    """Clients with 60, 8 and 8 examples were asked for 8, 2 and 1 steps."""
     spool = Spool(tmp_path / "updates")
     spool.open(dict.fromkeys(range(3), ""))
     for client, (examples, steps) in enumerate(((60, 8), (8, 2), (8, 1))):
         tensors = pack({"a": torch.ones(1)})
-        spool.add(Update(0, client, (0,), examples, tensors, steps=steps))
+        spool.add(Update(0, client, (0,), examples, tensors, asked_steps=steps))
     assert [u.examples for u in weighed(spool, Guard(weights=weights))] == WEIGHTS[weights]
     capped = [u.examples for u in weighed(spool, Guard(weights=weights, most_weight=0.4))]
     assert max(capped) / sum(capped) <= 0.4
@@ -255,7 +255,7 @@ def test_by_steps_a_client_that_trained_twice_as_long_does_not_count_twice(tmp_p
     spool.open(dict.fromkeys(range(2), ""))
     for client, (examples, steps, moved) in enumerate(((10, 10, 10.0), (30, 3, 6.0))):
         tensors = pack({"a": torch.tensor([moved])})
-        spool.add(Update(0, client, (0,), examples, tensors, steps=steps))
+        spool.add(Update(0, client, (0,), examples, tensors, asked_steps=steps))
     found = float(add_up(weighed(spool, Guard(weights="steps"))).mean("a").tensor)
     by_step = (10 * (10.0 / 10) + 30 * (6.0 / 3)) / 40  # Σ p_i Δ_i / τ_i
     harmonic = 40 / (10 / 10 + 30 / 3)  # steps in the mean, so that equal clients move as one

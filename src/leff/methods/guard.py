@@ -32,8 +32,9 @@ MergeRule = Literal["mean", "trimmed_mean", "median"]
 class Guard:
     """What one client counts in a merge, and its bounds.  The defaults bound nothing.
 
-    `weights` is what it counts if the merge is the mean: D_i; D_i over its steps, so that a client
-    that did more of them does not count twice (FedNova, Wang et al. 2020); or 1.
+    `weights` is what it counts if the merge is the mean: D_i; D_i over the steps that its job asks
+    for, so that a client that does more of them does not count twice (FedNova, Wang et al. 2020);
+    or 1.  A client's own word on its steps does not count.
     """
 
     clip_norm: float = 0.0  # of what training changed; 0: none
@@ -118,7 +119,7 @@ def _weight(update: Update, weights: Weights) -> int:
     if weights == "equal":
         return 1
     if weights == "steps":
-        return max(1, round(STEP_SCALE * update.examples / max(1, update.steps)))
+        return max(1, round(STEP_SCALE * update.examples / max(1, update.asked_steps)))
     return update.examples
 
 

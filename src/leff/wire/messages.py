@@ -189,7 +189,8 @@ class Update:
     clip.
     `out_of_memory_bytes` is what it held and asked for when its memory ran out, 0 if it did not.
     `norm` is the L2 norm of what training changed, `norms` that of each of `layers`, and `clipped`
-    says that it was scaled down; the server sets these.
+    says that it was scaled down; `asked_steps` is how many steps the job asks for.  The server sets
+    these.
     """
 
     round: int
@@ -209,6 +210,7 @@ class Update:
     norm: float | None = None
     norms: tuple[float, ...] = ()
     clipped: bool = False
+    asked_steps: int = 0
 
 
 @dataclass(frozen=True)
