@@ -4,20 +4,17 @@
     .venv/bin/python -m benchmarks.inversion --examples 1 16 --steps 1 8 --seeds 1 --json
 
 The attacker has what the server sees: the job, and one client's update of the first round.  It asks
-of a token whether the client's texts have it.  Two things tell:
-
-- A table of embeddings that trains changes in the rows of the batch's tokens (Melis et al. 2019).
-- A linear layer's gradient is a sum of outer products with what went into it, so its rows span
-  those inputs (Petrov et al. 2024, DAGER).  The attacker sends each token through the client's
-  model, in each of `PLACES` places of a text of that token alone, and sees how near it comes to
-  that span; or, where the change has full rank, how much of the change lies along it.  It takes
-  the linear layer that trains and comes first.
+of a token whether the client's texts have it.  A linear layer's gradient is a sum of outer products
+with what went into it, so its rows span those inputs (Petrov et al. 2024, DAGER).  The attacker
+sends each token through the client's model, in each of `PLACES` places of a text of that token
+alone, and sees how near it comes to that span; or, where the change has full rank, how much of the
+change lies along it.  It takes the linear layer that trains and comes first.  (Tables of embeddings
+would tell more, but train in no method.)
 
 A row a method and what is seen: the area under the ROC curve of the batch's tokens against
 `--others` tokens of the task's other texts, .5 for a guess and 1 for certainty, and `found`, the
 share of the batch's tokens among as many with the highest scores; `chance` is that share for a
-guess.  `control` is the area if the update is another client's: tokens that are frequent, or that
-the model holds apart, are so in any batch.  Seen is the exact gradient of the batch; the update,
+guess.  Seen is the exact gradient of the batch; the update,
 after `--steps` steps of AdamW; the mean of a tensor over those that trained it; or the update with
 noise on the device.  LEFF's rows are by the layer that trains, from 0.
 
@@ -59,7 +56,7 @@ FLAT = 1e-5  # singular values below this share of the largest are none
 
 
 def attacked(
-    method: str, clients: int, others: int, noise: float, options: Mapping[str, Any], folder: Path
+    method: str, others: int, noise: float, options: Mapping[str, Any], folder: Path
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for each client of a first round and what is seen of it."""
     first = first_round(options, folder)
@@ -73,9 +70,8 @@ def attacked(
         tried = own + rng.permutation(rest)[:others].tolist()
         labels = [1] * len(own) + [0] * (len(tried) - len(own))
         views = {
-            "gradient": gradient_of(first, job, job.client),
+            "gradient": gradient_of(first, job),
             **views_of(first, job, noise, source),
-            "control": gradient_of(first, job, (job.client + 1) % clients),
         }
         layers = trained_layers(job).values()
         for view, scores in scored(job, first, tried, views).items():
@@ -93,11 +89,11 @@ def tokens_of(examples: Sequence[Example]) -> set[int]:
     return {int(token) for example in examples for token in example.input_ids}
 
 
-def gradient_of(first: FirstRound, job: Job, client: int) -> dict[str, torch.Tensor]:
-    """Return minus the gradient of the mean loss of a client's examples in the model of a job."""
+def gradient_of(first: FirstRound, job: Job) -> dict[str, torch.Tensor]:
+    """Return minus the gradient of the mean loss of a client's examples at the start."""
     model, trained = prepared(job, first.fetch, CPU)
     model.eval()
-    loss = mean_loss(model, collate(first.examples[client], first.tokenizer.pad_token_id))
+    loss = mean_loss(model, collate(first.examples[job.client], first.tokenizer.pad_token_id))
     gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
     return {
         name: -gradient
@@ -113,29 +109,19 @@ def scored(
     model, trained = prepared(job, first.fetch, CPU)
     model.eval()
     names = {id(parameter): name for name, parameter in trained.items()}
-    own = {
+    linear = {
         names[id(module.weight)]: module
         for module in model.modules()
-        if isinstance(module, (nn.Linear, Conv1D, nn.Embedding)) and id(module.weight) in names
+        if isinstance(module, nn.Linear | Conv1D) and id(module.weight) in names
     }
-    tables = [
-        name
-        for name, module in own.items()
-        if isinstance(module, nn.Embedding) and module.num_embeddings > max(tokens)
-    ]
     found: dict[str, list[float]] = {}
     known: dict[tuple[str, ...], tuple[list[str], torch.Tensor]] = {}
     for view, changes in views.items():
-        table = next((name for name in tables if name in changes), None)
-        if table is not None:
-            found[view] = changes[table][list(tokens)].norm(dim=1).tolist()
-        else:
-            linear = {name: module for name, module in own.items() if name not in tables}
-            moved = {n: m for n, m in linear.items() if n in changes and changes[n].any()}
-            if tuple(moved) not in known:
-                known[tuple(moved)] = inputs_of(model, first.tokenizer, tokens, moved)
-            firsts, inputs = known[tuple(moved)]
-            found[view] = near(inputs, [by_rows(moved[n], changes[n]) for n in firsts])
+        moved = {n: m for n, m in linear.items() if n in changes and changes[n].any()}
+        if tuple(moved) not in known:
+            known[tuple(moved)] = inputs_of(model, first.tokenizer, tokens, moved)
+        firsts, inputs = known[tuple(moved)]
+        found[view] = near(inputs, [by_rows(moved[n], changes[n]) for n in firsts])
     return found
 
 

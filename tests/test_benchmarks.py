@@ -421,7 +421,7 @@ def test_a_change_of_full_rank_is_longest_along_its_inputs():
 
 
 def test_the_words_of_a_batch_are_found_in_its_gradient(tmp_path, tiny_gpt2):
-    """And those of another client's batch are not; each method is attacked by what it trains."""
+    """Each method is attacked by what it trains; a guess has an area of .5."""
     common = {
         "model.name": str(tiny_gpt2),
         "clients.layers": [1],
@@ -437,12 +437,12 @@ def test_the_words_of_a_batch_are_found_in_its_gradient(tmp_path, tiny_gpt2):
     for method in ("fedavg", "leff"):
         options = {**common, **attack.METHODS[method]}
         folder = tmp_path / method
-        rows = list(inversion.attacked(method, 2, 40, 0.1, options, folder))
+        rows = list(inversion.attacked(method, 40, 0.1, options, folder))
         areas = {}
         for row in rows:
             areas.setdefault(row["seen"], []).append(row["area"])
-        assert set(areas) == {"gradient", "update", "mean", "noise 0.1", "control"}
-        assert np.mean(areas["gradient"]) > np.mean(areas["control"]) + 0.1
+        assert set(areas) == {"gradient", "update", "mean", "noise 0.1"}
+        assert np.mean(areas["gradient"]) > 0.6
         assert all(0 < row["chance"] < 1 and 0 <= row["found"] <= 1 for row in rows)
 
 

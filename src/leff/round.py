@@ -178,7 +178,9 @@ def run_round(
         observed = {**observed, **privacy.merge(method, model, context, server, fleet)}
     else:
         too_few = merge_round(method, model, server.spool, server.guard)
-    level = leveller and leveller.level(model, fleet, server, context, reports)
+    there = {client for client, update in server.spool.updates.items() if update.failure is None}
+    trained = [report for report in reports if report.client in there]
+    level = leveller and leveller.level(model, fleet, server, context, trained)
     times.append(time.perf_counter())
     jobs, updates, dropped = server.close()
     if privacy is not None:

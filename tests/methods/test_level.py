@@ -1,8 +1,8 @@
 """A head's bias follows what clients' labels are: by hand, for every head, and in rounds."""
 
-import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from small_rounds import PAD, proxy, random_examples, recipe, run_rounds, same, state_of
@@ -12,7 +12,6 @@ from tiny_models import CASES, tiny
 from leff.client.measure import log_odds, sharpness
 from leff.methods.jobs import JobWriter
 from leff.methods.level import (
-    LEAST,
     bias_of,
     classifier_head,
     head_step,
@@ -33,7 +32,9 @@ SIZES = {0: 30, 1: 10}
 
 
 def said(answers, labels, client=0, **more):
-    return Measure(1, client, 5, answers=tuple(answers), labels=tuple(labels), **more)
+    """A client's word, of so many texts that chance plays no part."""
+    given = {"weight": 10**6, **more}
+    return Measure(1, client, 5, answers=tuple(answers), labels=tuple(labels), **given)
 
 
 def curves(logits, labels, client=0):
@@ -86,9 +87,40 @@ def test_a_regression_moves_by_the_difference_of_means():
 
 
 def test_a_label_that_nobody_has_gives_a_finite_step():
-    logits = torch.zeros((1, 2), dtype=torch.float64)
-    (first, second) = head_step([curves(logits, (1.0, 0.0))], SIZES, 2).tolist()
-    assert first - second == pytest.approx(math.log(1 / LEAST), rel=0.01)
+    logits = torch.zeros((1, 3), dtype=torch.float64)
+    step = head_step([curves(logits, (0.5, 0.5, 0.0))], SIZES, 3)
+    assert step[0] == step[1] and step[2] < -2 and bool(torch.isfinite(step).all())
+
+
+def test_texts_of_one_label_alone_move_nothing():
+    """They tell nothing of the other label; the next round may have it."""
+    logits = torch.tensor([[2.0, -2.0]], dtype=torch.float64)
+    assert head_step([curves(logits, (1.0, 0.0))], SIZES, 2) is None
+    assert head_step([curves(logits, (1.0, 0.0)), curves(logits, (0, 1), 1)], SIZES, 2) is not None
+
+
+@pytest.mark.parametrize(("classes", "each"), [(150, 1), (77, 1), (20, 1), (20, 20)])
+def test_with_many_labels_chance_moves_nothing(classes, each):
+    """A good model, and 32 texts of each of eight clients: of `each` labels in turn, or of all."""
+    rng = np.random.default_rng(classes)
+
+    def texts(labels):
+        logits = rng.normal(size=(len(labels), classes))
+        logits[np.arange(len(labels)), labels] += 4
+        return torch.tensor(logits)
+
+    measures = []
+    for client in range(8):
+        own = rng.integers(0, classes, 32) if each == 1 else np.full(32, client % each)
+        shares = np.bincount(own, minlength=classes) / 32
+        measures.append(replace(curves(texts(own), shares.tolist(), client), weight=32))
+    step = head_step(measures, dict.fromkeys(range(8), 100), classes)
+    labels = rng.integers(0, classes, 4000)
+    logits = texts(labels)
+    before, after = (
+        float((each.argmax(1).numpy() == labels).mean()) for each in (logits, logits + step)
+    )
+    assert after > before - 0.02
 
 
 def test_a_false_answer_moves_the_head_only_so_far():

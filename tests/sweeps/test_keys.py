@@ -18,6 +18,7 @@ def key(**given):
 def test_a_run_with_todays_defaults_is_not_one_with_the_former():
     assert key() != key(**FORMER)
     assert key() == key(method__weights="auto", training__levelled=True)
+    assert key() != key(method__weights="examples")
     assert key(**{**FORMER, "training.calibrated_from": 16}) != key(**FORMER)
 
 

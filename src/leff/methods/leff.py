@@ -14,6 +14,7 @@ from torch import nn
 from leff.methods.aggregate import Merge
 from leff.methods.assignment import Assignment
 from leff.methods.jobs import JobWriter
+from leff.methods.level import probed
 from leff.methods.method import Opened, Plan, RoundContext
 from leff.methods.sampling import BlockSampler, in_turn
 from leff.methods.stand_ins import Bank, Batch, Span, StandIn
@@ -57,7 +58,8 @@ class Leff:
             for report in reports
             if report.labels
         }
-        drawn = self._sampler.draw(model, context, wanted, labels)  # Sec. 3.2
+        seen = {report.client: probed(report) for report in reports}
+        drawn = self._sampler.draw(model, context, wanted, labels, seen)  # Sec. 3.2
         around = {
             client: assigned[client].context.spans(block, layers)
             for client, block in drawn.blocks.items()

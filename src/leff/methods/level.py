@@ -21,6 +21,11 @@ is exact for two labels, where o_0 = -o_1.  For a regression b <- b + mean label
 Saerens et al. (2002) correct a bias for new labels so; the rest is our own.  The server needs the
 means only.
 
+With more labels, few of the texts have each, and chance alone would move all.  So the share that a
+label is moved to is nearer to the mean answer, by sqrt(2 log(K - 1)) deviations of a share of that
+many texts (the threshold of Donoho and Johnstone 1994, of K - 1 free steps).  If the texts of a
+round have one label alone, nothing is moved: they tell nothing of the others.
+
 A head without a bias, as GPT-2's and Llama's, gets the same step on average: its weights move along
 the mean h of what goes into it on proxy data, W_k <- W_k + step_k * h / |h|^2.
 """
@@ -35,7 +40,7 @@ from torch import nn
 from leff.methods.stand_ins import Batch
 from leff.models import full_tail_names
 from leff.models.kinds import LEVELLED_KINDS
-from leff.wire.messages import OFFSETS, Measure
+from leff.wire.messages import FEWEST_HELD_OUT, OFFSETS, Capacity, Measure
 
 PROBE = 32  # examples of a client that the model answers
 LEAST = 1e-4  # share that a label has at least, so that a step is finite
@@ -74,7 +79,8 @@ def head_step(
     used = [each for each in measures if each.failure is None and each.answers]
     if not used:
         return None
-    weights = [sizes[each.client] for each in used]
+    weights = np.array([sizes[each.client] for each in used], dtype=float)
+    weights /= weights.sum()
 
     def mean(values: Sequence[Any]) -> np.ndarray:
         return np.average(np.array(values), axis=0, weights=weights)
@@ -83,9 +89,31 @@ def head_step(
     answers = mean([each.answers for each in used])
     if not classes:
         return torch.tensor(labels - answers[0])
-    offsets = np.array([_offset(own, share) for own, share in zip(answers, labels, strict=True)])
+    if labels.max() > 1 - LEAST:
+        return None
+    texts = 1 / np.sum(weights**2 / [max(1, each.weight) for each in used])
+    shares = _beyond_chance(answers[:, OFFSETS.index(0.0)], labels, texts)
+    offsets = np.array([_offset(own, share) for own, share in zip(answers, shares, strict=True)])
     step = (classes - 1) / classes * offsets
     return torch.tensor(step - step.mean())
+
+
+def _beyond_chance(answers: np.ndarray, labels: np.ndarray, texts: float) -> np.ndarray:
+    """Return the share of each label, (K,), that its mean answer is to be moved to.
+
+    `texts` is how many texts of equal weight the means are of.
+    """
+    likely = np.maximum(answers * (1 - answers), labels * (1 - labels))
+    deviation = np.sqrt(np.maximum(likely, 1 / texts) / texts)
+    threshold = np.sqrt(2 * np.log(len(labels) - 1)) * deviation
+    away = labels - answers
+    return answers + np.sign(away) * np.maximum(np.abs(away) - threshold, 0)
+
+
+def probed(report: Capacity) -> int:
+    """Return how many of a client's examples the model answers: of those held out, if enough."""
+    held = report.validation
+    return min(PROBE, held if held >= FEWEST_HELD_OUT else report.examples)
 
 
 def _offset(answers: np.ndarray, share: float) -> float:

@@ -1,6 +1,6 @@
 """Groups of clients that have every label together, so that each block learns from all labels.
 
-    groups = mixed_groups(counts, rng)       # (N,), each client's group
+    groups = mixed_groups(counts, seen, rng)       # (N,), each client's group
 
 A layer that a single client trains moves towards that client's labels.  If the clients of a group
 train the same block, what their labels do to it cancels inside each layer, as in FedAvg.  Fewer
@@ -13,20 +13,21 @@ import numpy as np
 IMBALANCE = 0.25  # distance of a group's labels from all, in the mean: of probability, 0 to 1
 
 
-def mixed_groups(counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def mixed_groups(counts: np.ndarray, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return each client's group, (N,), for its examples of each label, `counts` (N, K).
 
-    There are about as many groups as can be without a mean imbalance above `IMBALANCE` (found by
+    `seen` (N,) is of how many examples each client's shares are; inf if they are exact.  There are
+    about as many groups as can be without a mean imbalance above `IMBALANCE` (found by
     halving); if every client has all labels alike, each is alone.
     """
     best = np.arange(len(counts))
-    if imbalance(counts, best) <= IMBALANCE:
+    if imbalance(counts, seen, best) <= IMBALANCE:
         return best
     best, low, high = np.zeros_like(best), 2, len(counts) - 1
     while low <= high:
         groups = (low + high) // 2
         found = _grouped(counts, groups, rng)
-        if imbalance(counts, found) <= IMBALANCE:
+        if imbalance(counts, seen, found) <= IMBALANCE:
             best, low = found, groups + 1
         else:
             high = groups - 1
@@ -47,14 +48,19 @@ def _grouped(counts: np.ndarray, groups: int, rng: np.random.Generator) -> np.nd
     return found
 
 
-def imbalance(counts: np.ndarray, groups: np.ndarray) -> float:
+def imbalance(counts: np.ndarray, seen: np.ndarray, groups: np.ndarray) -> float:
     """Return the total variation distance of the groups' label shares from those of all clients.
 
-    It is the mean over groups, weighted by examples.
+    It is the mean over groups, weighted by examples, less what chance would give where shares are
+    of few examples: in squares, as independent errors add up.
     """
     shares = counts.sum(axis=0) / counts.sum()
     distance = 0.0
     for group in np.unique(groups):
-        own = counts[groups == group].sum(axis=0)
-        distance += 0.5 * np.abs(own - own.sum() * shares).sum()
+        inside = groups == group
+        own, sizes = counts[inside].sum(axis=0), counts[inside].sum(axis=1)
+        variance = shares * (1 - shares) * np.sum(sizes**2 / seen[inside])
+        chance = 0.5 * np.sqrt(2 / np.pi * variance).sum()
+        found = 0.5 * np.abs(own - own.sum() * shares).sum()
+        distance += np.sqrt(max(0.0, found**2 - chance**2))
     return float(distance / counts.sum())

@@ -84,10 +84,12 @@ class BlockSampler:
         context: RoundContext,
         wanted: Mapping[int, int],
         labels: Mapping[int, Sequence[float]] = MappingProxyType({}),
+        seen: Mapping[int, int] = MappingProxyType({}),
     ) -> Drawn:
         """Return a block of ``wanted[client]`` consecutive layers for every client.
 
-        `labels` are a client's examples of each label; clients that are not in it have all alike.
+        `labels` are a client's examples of each label, by the shares in `seen` of them; clients
+        that are not in it have all alike.
         Raises RunError if the model has no finite gradient on the proxy data.
         """
         rule, scores = self._rule, self._scores(model, context)
@@ -96,7 +98,7 @@ class BlockSampler:
             return self._together(scores, context, wanted)
         probabilities = {client: self._probabilities(scores, wanted[client]) for client in clients}
         rng = numpy_rng(context.seed, "blocks", context.index)
-        groups = self._groups(clients, labels, context)
+        groups = self._groups(clients, labels, seen, context)
         chances = uniforms(max(groups) + 1, rng, stratified=rule.stratified)[groups]
         blocks: dict[int, range] = {}
         for client, chance in zip(clients, chances, strict=True):
@@ -155,15 +157,21 @@ class BlockSampler:
         self._measured.take_in(means.scores)
 
     def _groups(
-        self, clients: Sequence[int], labels: Mapping[int, Sequence[float]], context: RoundContext
+        self,
+        clients: Sequence[int],
+        labels: Mapping[int, Sequence[float]],
+        seen: Mapping[int, int],
+        context: RoundContext,
     ) -> np.ndarray:
         """Return the group of each client, (N,): its own, unless labels are mixed."""
         if not self._rule.mixed or not labels:
             return np.arange(len(clients))
+        told = [client in labels for client in clients]
         known = np.array([labels[client] for client in clients if client in labels])  # (n, K)
-        counts = np.tile(known.mean(axis=0), (len(clients), 1))
-        counts[[client in labels for client in clients]] = known
-        return mixed_groups(counts, numpy_rng(context.seed, "groups", context.index))
+        counts, of = np.tile(known.mean(axis=0), (len(clients), 1)), np.full(len(clients), np.inf)
+        counts[told] = known
+        of[told] = [seen.get(client, np.inf) for client in clients if client in labels]
+        return mixed_groups(counts, of, numpy_rng(context.seed, "groups", context.index))
 
     def _scores(self, model: nn.Module, context: RoundContext) -> np.ndarray | None:
         if self._rule.sampling != "importance":

@@ -42,7 +42,7 @@ class Leveller:
         context: RoundContext,
         reports: Sequence[Capacity],
     ) -> Levelling:
-        """Ask the clients of a round what the model answers, and move its head in place.
+        """Ask the clients that trained what the model answers, and move its head in place.
 
         A repeated round moves it as before, if the fleet may have changed.
         """

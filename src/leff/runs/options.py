@@ -397,7 +397,7 @@ class TrainingConfig(Section):
     calibrated_from: Annotated[int, Field(ge=0, le=10**6)] = Field(
         default=16,
         description="with calibrated: a client has the plain loss unless it has so many examples "
-        "of two labels",
+        "beside those of its most frequent label",
     )
     levelled: bool = Field(
         default=True,

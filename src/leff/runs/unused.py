@@ -10,6 +10,7 @@ from typing import Any
 
 from leff.methods.registry import methods, spec_of
 from leff.methods.stand_ins import Distillation
+from leff.runs.levelling import is_levelled
 from leff.runs.option_types import Section
 from leff.runs.options import RunConfig
 
@@ -25,9 +26,16 @@ def unused_options(config: RunConfig, kind: str | None = None) -> list[str]:
     unused += [] if config.method.merge == "trimmed_mean" else ["method.trim"]
     unused += [] if config.method.merge == "mean" else ["method.most_weight", "method.weights"]
     unused += [] if config.training.calibrated else ["training.calibrated_from"]
-    unused += _unused_by_place(config.evaluation.where, config.training.levelled)
+    levelled = config.training.levelled if kind is None else is_levelled(config, kind)
+    unused += _unused_by_place(config.evaluation.where, levelled)
     unused += _unused_by_engine(config.engine.name)
-    default = RunConfig.model_validate(
+    default = defaults_of(config)
+    return [key for key in unused if _value(config, key) != _value(default, key)]
+
+
+def defaults_of(config: RunConfig) -> RunConfig:
+    """Return the defaults beside a configuration's preset, task, method and privacy."""
+    return RunConfig.model_validate(
         {
             "preset": config.preset,
             "data": {"task": config.data.task},
@@ -35,7 +43,6 @@ def unused_options(config: RunConfig, kind: str | None = None) -> list[str]:
             "privacy": {"noise": 1.0} if config.privacy.on else {},
         }
     )
-    return [key for key in unused if _value(config, key) != _value(default, key)]
 
 
 def _unused_by_method(config: RunConfig) -> list[str]:

@@ -5,13 +5,16 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, cast
 
+from leff.errors import ConfigError
+from leff.runs.config import parse_config
 from leff.runs.options import RunConfig
 from leff.runs.toml import commented_toml
+from leff.runs.unused import defaults_of
 
 
 def options_view(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return every option of a configuration; ``default`` is None where none is set."""
-    defaults, meanings = _defaults(), _meanings()
+    defaults, meanings = _defaults_beside(config), _meanings()
     return [
         {
             "key": key,
@@ -34,9 +37,13 @@ def _flat(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-@cache
-def _defaults() -> dict[str, Any]:
-    return dict(_flat(tomllib.loads(commented_toml())))
+def _defaults_beside(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run with this preset, method and privacy has by default."""
+    try:
+        beside = defaults_of(parse_config(config))
+    except ConfigError:  # of another version
+        beside = RunConfig()
+    return dict(_flat(tomllib.loads(commented_toml(beside))))
 
 
 @cache

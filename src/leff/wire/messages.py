@@ -117,7 +117,7 @@ class LocalTraining:
     """Settings of one client's work in one round (PAPER Sec. 3.4).
 
     `calibrated` classifiers add the log frequencies of the client's own labels to the logits in
-    training, if the client has `calibrated_from` examples or more of two labels.
+    training, if `calibrated_from` examples or more are not of the most frequent label.
     """
 
     epochs: float
