@@ -242,6 +242,8 @@ def test_examples_load(name):
         ({"evaluation.gap_clients": 0, "evaluation.gap_examples": 9}, ["gap_examples"]),
         ({"preset": "paper"}, []),
         ({"preset": "paper", "clients.flops": ["1G"]}, ["clients.flops"]),
+        ({"method.name": "fedavg"}, []),
+        ({"method.name": "fedavg", "method.mixed": True}, ["method.mixed"]),
         ({"clients.partition": "iid", "clients.alpha": 2.0, "clients.by": "a"}, ["alpha", "by"]),
         ({"clients.partition": "files", "clients.alpha": 2.0, "clients.by": "a"}, ["alpha", "by"]),
     ],
@@ -257,6 +259,9 @@ def test_options_of_another_kind_of_task_are_named():
     assert unused_options(config) == []
     assert unused_options(config, "generation") == ["data.chat_template"]
     assert unused_options(config, "chat") == ["data.prompt", "data.group"]
+    held = load_config(None, {"evaluation.bits": 16, "clients.validation_share": 0.3})
+    assert unused_options(held, "classification") == []
+    assert unused_options(held, "text") == ["evaluation.bits", "clients.validation_share"]
 
 
 def test_the_paper_preset_is_its_literal_procedure():

@@ -4,6 +4,7 @@ import pytest
 from tiny_runs import Killed, least, outcome, save_tiny, write_table
 
 import leff
+from leff.client import train as training
 from leff.engines import local
 from leff.files import unsealed
 from leff.runs.levelling import Leveller
@@ -63,6 +64,27 @@ def test_clients_answer_on_what_they_hold_out_or_if_it_is_little_on_the_rest(
     assert sum(trained.values()) == round(30 * (1 - share))
     for client, rows in asked:
         assert rows == (15 - trained[client] if held else trained[client])
+
+
+def test_only_those_that_trained_are_asked(settings, quick_runs, tmp_path, monkeypatch):
+    """Who failed in training, or was late, would hold the round up a second time."""
+    asked, real = [], local.measure_or_fail
+
+    def noted(job, *arguments):
+        asked.append(job.client)
+        return real(job, *arguments)
+
+    def broken(job, *arguments):
+        if job.client == 0:
+            raise ValueError("gone")
+        return trained(job, *arguments)
+
+    trained = training.train
+    monkeypatch.setattr(local, "measure_or_fail", noted)
+    monkeypatch.setattr(training, "train", broken)
+    run = leff.run(**settings("classification"), out=tmp_path / "run")
+    assert run.result["failures"] == 2 and asked == [1, 1]
+    assert [level["clients"] for level in levels(run.folder)[1:]] == [1, 1]
 
 
 def test_a_language_model_is_not_levelled(settings, quick_runs, tmp_path):

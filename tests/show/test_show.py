@@ -19,8 +19,10 @@ from tiny_runs import command
 
 from leff.errors import ConfigError
 from leff.files import sealed, write_json
+from leff.runs.config import load_config
 from leff.show.beside import PageBeside
 from leff.show.followed import Followed
+from leff.show.options_view import options_view
 from leff.show.pages import Pages
 from leff.show.script import MODULES, STATIC
 from leff.show.server import PageServer, application, is_loopback, served_at
@@ -209,6 +211,14 @@ def test_a_run_is_shown_while_it_goes_on(folder, monkeypatch):
     assert said[0].startswith(address) and str(folder) in said[0]
     with pytest.raises(httpx.ConnectError):
         httpx.get(address)
+
+
+def test_options_are_beside_the_defaults_of_their_own_method():
+    """Of a method and a preset that set others, those are not what somebody changed."""
+    for given in ({"method.name": "fedavg"}, {"preset": "paper"}, {"privacy.noise": 1.0}):
+        config = load_config(None, {**given, "training.rounds": 3}).model_dump(mode="json")
+        changed = {each["key"] for each in options_view(config) if each["changed"]}
+        assert changed == {*given, "training.rounds"}
 
 
 def test_the_server_ends_in_silence_while_a_page_is_open(folder):

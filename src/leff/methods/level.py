@@ -110,10 +110,14 @@ def _beyond_chance(answers: np.ndarray, labels: np.ndarray, texts: float) -> np.
     return answers + np.sign(away) * np.maximum(np.abs(away) - threshold, 0)
 
 
+def probe_pool(report: Capacity) -> int:
+    """Return how many examples a client's probe is drawn from: those held out, if enough."""
+    return report.validation if report.validation >= FEWEST_HELD_OUT else report.examples
+
+
 def probed(report: Capacity) -> int:
-    """Return how many of a client's examples the model answers: of those held out, if enough."""
-    held = report.validation
-    return min(PROBE, held if held >= FEWEST_HELD_OUT else report.examples)
+    """Return how many of a client's examples the model answers."""
+    return min(PROBE, probe_pool(report))
 
 
 def _offset(answers: np.ndarray, share: float) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from leff.methods.jobs import JobWriter, measure_jobs
-from leff.methods.level import PROBE, head_step, move_head
+from leff.methods.level import PROBE, head_step, move_head, probe_pool
 from leff.methods.method import RoundContext
 from leff.methods.stand_ins import Batch
 from leff.models.kinds import LEVELLED_KINDS
@@ -21,7 +21,7 @@ from leff.server import Server
 from leff.tasks.task import Task
 from leff.wire.checks import ExpectedMeasure
 from leff.wire.json import from_json, to_json
-from leff.wire.messages import FEWEST_HELD_OUT, Capacity, Measure
+from leff.wire.messages import Capacity, Measure
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,7 @@ class Leveller:
                 round=index,
                 client=report.client,
                 kind=self.writer.kind,
-                examples=report.validation
-                if report.validation >= FEWEST_HELD_OUT
-                else report.examples,
+                examples=probe_pool(report),
                 classes=self.classes,
                 labels=PROBE,
                 probe=PROBE,

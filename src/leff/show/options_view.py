@@ -11,6 +11,8 @@ from leff.runs.options import RunConfig
 from leff.runs.toml import commented_toml
 from leff.runs.unused import defaults_of
 
+CHOSEN = ("preset", "data.task", "method.name", "privacy.")  # on which other defaults depend
+
 
 def options_view(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return every option of a configuration; ``default`` is None where none is set."""
@@ -38,12 +40,17 @@ def _flat(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _defaults_beside(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run with this preset, method and privacy has by default."""
+    """Return what a run with this preset, method and privacy has by default, but for these."""
     try:
-        beside = defaults_of(parse_config(config))
+        beside = _values(defaults_of(parse_config(config)))
     except ConfigError:  # of another version
-        beside = RunConfig()
-    return dict(_flat(tomllib.loads(commented_toml(beside))))
+        beside = {}
+    kept = {key: value for key, value in beside.items() if not key.startswith(CHOSEN)}
+    return {**_values(RunConfig()), **kept}
+
+
+def _values(config: RunConfig) -> dict[str, Any]:
+    return dict(_flat(tomllib.loads(commented_toml(config))))
 
 
 @cache
