@@ -251,11 +251,12 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from leff.report.colours import colours_of
     from leff.report.picture import save_figure
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2, sharey=True)
+    axes, colours = figure.subplots(1, 2, sharey=True), colours_of(row["method"] for row in rows)
     for axis, key, scale, label in zip(
         axes,
         ("bytes", "device_seconds"),
@@ -265,14 +266,17 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     ):
         for row in rows:
             points, total = [], 0.0
-            for each in row["runs"][0]["curve"]:
+            for each in row["runs"][0]["curve"][1:]:
                 total += each[key] * scale
                 if each["metric"] is not None:
                     points.append((total, each["metric"]))
-            axis.plot(*zip(*points, strict=True), marker=".", label=row["method"])
+            name = row["method"]
+            axis.plot(*zip(*points, strict=True), marker=".", color=colours[name], label=name)
+        start = rows[0]["runs"][0]["curve"][0]["metric"]
+        axis.axhline(start, color="0.5", linestyle=":", label="before training")
         axis.set(xlabel=label)
         axis.grid(alpha=0.3)
-    axes[0].set_xscale("symlog", linthresh=1)
+    axes[0].set_xscale("log")
     axes[0].set_ylabel(f"{rows[0]['metric']}, validation")
     axes[1].legend(fontsize=8)
     save_figure(figure, path)
