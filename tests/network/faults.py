@@ -34,6 +34,7 @@ examples = 16
 [clients]
 count = 3
 layers = [1, 2, 2]
+validation_share = 0.0
 [method]
 name = "leff"
 [training]
