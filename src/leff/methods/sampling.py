@@ -109,7 +109,7 @@ class BlockSampler:
         facts: dict[str, Any] = {
             "layer_scores": None if scores is None else [float(score) for score in scores],
             "entropy": float(np.mean(entropies)),
-            **({"groups": list(map(int, groups))} if self._rule.mixed else {}),
+            **({"groups": list(map(int, groups))} if self._rule.mixed and labels else {}),
             "entropy_uniform": float(np.mean([np.log(len(p)) for p in probabilities.values()])),
         }
         return Drawn(blocks, facts)
