@@ -55,12 +55,12 @@ from leff.sweeps.keys import run_key
 AIDED = {
     "training.levelled": True,
     "training.calibrated": True,
-    "training.calibrated_from": 16,
+    "training.calibrated_from": 0.1,
 }
 """Aids for skewed labels (docs/do/one-label.md); `method.weights` is each side's better one."""
 UNAIDED = {
     "training.levelled": False,
-    "training.calibrated_from": 0,
+    "training.calibrated_from": 0.0,
     "method.weights": "examples",
     "method.mixed": False,
 }

@@ -82,10 +82,15 @@ def tuned_clip(
     keep: Path,
     results: Path,
 ) -> float:
-    """Return the clip with the best `mean_last5` at this ε, on the tuning seed."""
+    """Return the clip with the best `mean_last5` at this ε, on the tuning seed.
+
+    A single one is not tried.
+    """
     given = {**options, "seed": TUNING_SEED}
     median = one_run(side, given, keep, results)["median_norm"]
     clips = [float(f"{share * median:.3g}") for share in shares]
+    if len(clips) == 1:
+        return clips[0]
     found = {
         clip: one_run(side, {**given, **private(epsilon, clip, clients)}, keep, results)[
             "mean_last5"

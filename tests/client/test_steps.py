@@ -118,22 +118,22 @@ def test_a_label_that_a_client_does_not_have_is_counted_too(store):
     assert update.failure is None and math.isfinite(update.losses[0])
 
 
-@pytest.mark.parametrize("least", [2, 3])
+@pytest.mark.parametrize("least", [0.4, 0.41])
 def test_two_labels_of_three_teach_how_they_differ(least, store):
-    """A client that has so many examples of two labels is calibrated without any of the third."""
+    """A client with such a share of a second label is calibrated without any of the third."""
     settings = with_settings(calibrated=True, calibrated_from=least)
     job = job_of(
         tiny("bert", "classification"), "classification", store, range(1), training=settings
     )
     three = SimpleNamespace(config=SimpleNamespace(num_labels=3))
     prior = steps._log_prior(three, job, labelled(0, 0, 0, 2, 2), CPU)
-    assert (prior is None) == (least > 2)
+    assert (prior is None) == (least > 0.4)
     if prior is not None:
         assert torch.allclose(prior.exp(), torch.tensor([4, 1, 3]) / 8)
 
 
-@pytest.mark.parametrize(("least", "plain"), [(0, False), (2, False), (3, True)])
-def test_with_too_few_examples_of_a_second_label_the_loss_is_plain(
+@pytest.mark.parametrize(("least", "plain"), [(0.0, False), (0.4, False), (0.41, True)])
+def test_with_too_small_a_share_of_a_second_label_the_loss_is_plain(
     least, plain, store, monkeypatch
 ):
     model, examples = dropping("bert", "classification"), labelled(0, 0, 0, 1, 1)

@@ -282,12 +282,12 @@ def test_only_leff_has_aids_for_skewed_labels_by_default():
         shared = (training.levelled, training.calibrated, training.calibrated_from)
         return (*shared, method.weights, method.mixed)
 
-    assert aids() == (True, True, 16, "auto", True)
+    assert aids() == (True, True, 0.1, "auto", True)
     assert aids(method__name="fedavg") == (False, False, 0, "examples", False)
     assert aids(preset="paper") == (False, False, 0, "examples", False)
-    given = {"training__levelled": True, "training__calibrated_from": 3}
-    assert aids(method__name="slora", **given) == (True, False, 3, "examples", False)
-    assert aids(privacy__noise=1.0) == (False, True, 16, "equal", False)
+    given = {"training__levelled": True, "training__calibrated_from": 0.3}
+    assert aids(method__name="slora", **given) == (True, False, 0.3, "examples", False)
+    assert aids(privacy__noise=1.0) == (False, True, 0.1, "equal", False)
 
 
 @pytest.mark.parametrize("name", ["default", "paper"])

@@ -156,7 +156,7 @@ def test_the_options_of_training_reach_the_clients(tmp_path, tiny_gpt2, monkeypa
         "weight_decay": 0.2,
         "max_grad_norm": 3.0,
         "calibrated": False,
-        "calibrated_from": 7,
+        "calibrated_from": 0.7,
         "proximal": 0.1,
         "precision": "bfloat16",
         "accumulation": 3,

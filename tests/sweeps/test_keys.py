@@ -5,7 +5,7 @@ from leff.sweeps.keys import run_key
 
 FORMER = {
     "training.levelled": False,
-    "training.calibrated_from": 0,
+    "training.calibrated_from": 0.0,
     "method.weights": "examples",
     "method.mixed": False,
 }
@@ -19,7 +19,7 @@ def test_a_run_with_todays_defaults_is_not_one_with_the_former():
     assert key() != key(**FORMER)
     assert key() == key(method__weights="auto", training__levelled=True)
     assert key() != key(method__weights="examples")
-    assert key(**{**FORMER, "training.calibrated_from": 16}) != key(**FORMER)
+    assert key(**{**FORMER, "training.calibrated_from": 0.1}) != key(**FORMER)
 
 
 def test_a_method_as_published_has_the_key_that_it_had():

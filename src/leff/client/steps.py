@@ -133,13 +133,13 @@ def _log_prior(
 
     Adding log π to the logits is logit adjustment (Menon et al. 2021, eq. 10, τ = 1).  Federated
     learning uses it against label skew (FedLC, Zhang et al. 2022).  Add-one smoothing is ours.  So
-    is the least number of examples beside those of the most frequent label: with one label alone
-    this loss has nearly no gradient, and AdamW makes full steps of it.
+    is the least share of examples that are not of the most frequent label: with nearly one label
+    alone this loss has nearly no gradient, and AdamW makes full steps of it.
     """
     if not job.training.calibrated or job.kind != "classification":
         return None
     counts = np.bincount([int(e.number) for e in examples], minlength=model.config.num_labels)
-    if counts.sum() - counts.max() < job.training.calibrated_from:
+    if (counts.sum() - counts.max()) / counts.sum() < job.training.calibrated_from:
         return None
     prior = (counts + 1) / (counts + 1).sum()
     return torch.tensor(np.log(prior), dtype=torch.float32, device=device)

@@ -394,10 +394,10 @@ class TrainingConfig(Section):
         description="for classifiers: add the log frequencies of the client's labels to the "
         "logits in training (logit adjustment)",
     )
-    calibrated_from: Annotated[int, Field(ge=0, le=10**6)] = Field(
-        default=16,
-        description="with calibrated: a client has the plain loss unless it has so many examples "
-        "beside those of its most frequent label",
+    calibrated_from: Share = Field(
+        default=0.1,
+        description="with calibrated: a client has the plain loss unless at least this share of "
+        "its examples is not of its most frequent label",
     )
     levelled: bool = Field(
         default=True,

@@ -36,7 +36,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "training": {
             "schedule": "constant",
             "calibrated": False,
-            "calibrated_from": 0,
+            "calibrated_from": 0.0,
             "levelled": False,
             "proximal": 0.0,
         },
@@ -45,7 +45,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "method": {"mixed": False, "weights": "examples"},
-    "training": {"calibrated": False, "calibrated_from": 0, "levelled": False},
+    "training": {"calibrated": False, "calibrated_from": 0.0, "levelled": False},
 }
 
 PRIVATE: dict[str, dict[str, Any]] = {

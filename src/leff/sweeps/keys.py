@@ -13,7 +13,7 @@ from leff.runs.options import RunConfig
 
 FILES = ("train", "validation", "test")  # options that name a file
 FORMER: dict[str, dict[str, tuple[Any, ...]]] = {  # values that do not count; see run_key
-    "training": {"learning_rate": (4e-3, None), "calibrated_from": (0,), "levelled": (False,)},
+    "training": {"learning_rate": (4e-3, None), "calibrated_from": (0.0,), "levelled": (False,)},
     "method": {"weights": ("examples",), "mixed": (False,)},
 }
 

@@ -117,7 +117,7 @@ class LocalTraining:
     """Settings of one client's work in one round (PAPER Sec. 3.4).
 
     `calibrated` classifiers add the log frequencies of the client's own labels to the logits in
-    training, if `calibrated_from` examples or more are not of the most frequent label.
+    training, if a share of `calibrated_from` or more is not of the most frequent label.
     """
 
     epochs: float
@@ -125,7 +125,7 @@ class LocalTraining:
     weight_decay: float
     max_grad_norm: float
     calibrated: bool = False
-    calibrated_from: int = 0
+    calibrated_from: float = 0.0
     step: Step = field(default_factory=Step)
 
 
