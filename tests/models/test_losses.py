@@ -10,6 +10,7 @@ from tiny_models import DECODERS, tiny
 from torch.nn import functional
 from transformers import Gemma2Config, GPT2Config, LlamaConfig
 
+from leff.capacity.ledger import Ledger
 from leff.client import train as client
 from leff.models import body_and_head, model_class
 from leff.models.losses import IGNORED, POSITIONS, chunked_loss, label_count, mean_loss
@@ -178,6 +179,20 @@ def test_no_tensor_has_all_the_logits(config):
         with Largest() as seen:
             loss_of(model, batch).backward()
         assert seen.values == most
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_chunks_logits_exist_once(trains):
+    """Not three times, as log-probabilities, their gradient and the logits' gradient."""
+    rows, width, words = 2 * POSITIONS, 8, 4096
+    with Ledger() as ledger:
+        hidden = ledger.empty((1, rows + 1, width), torch.float32).requires_grad_()
+        weight = ledger.empty((words, width), torch.float32).requires_grad_(trains)
+        before = ledger.held
+        loss = chunked_loss(hidden, weight, torch.ones(1, rows + 1, dtype=torch.long))
+        more = ledger.peak - before - (weight.nbytes if trains else 0)
+        loss.backward()
+    assert POSITIONS * words * 4 < more < 1.2 * POSITIONS * words * 4
 
 
 def test_a_client_never_makes_all_the_logits_in_training_and_evaluation(store):

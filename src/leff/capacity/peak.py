@@ -115,16 +115,18 @@ def fitted(
 
 
 def logits_bytes(config: PretrainedConfig, kind: str, setup: ClientSetup) -> int:
-    """Return the bytes of three fp32 tensors of logits, for one chunk or for all tokens.
+    """Return the bytes of the logits that exist at once.
 
-    The three are the log-probabilities, their gradient and the logits' gradient (`models.losses`).
+    They are one chunk's (`models.losses`).  A model that computes its own loss has three fp32
+    tensors of all tokens: the log-probabilities, their gradient and the logits' gradient.
     """
     if kind not in LANGUAGE_KINDS:
         return 0
     tokens = setup.step.batch_size // setup.step.accumulation * setup.length
-    chunked = body_and_head(empty_model(config, kind)) is not None
-    count = min(tokens, POSITIONS) if chunked else tokens
-    return 3 * count * config.vocab_size * FP32_BYTES
+    if body_and_head(empty_model(config, kind)) is None:
+        return 3 * tokens * config.vocab_size * FP32_BYTES
+    size = FP32_BYTES if setup.step.precision == "float32" else FP32_BYTES // 2
+    return min(tokens, POSITIONS) * config.vocab_size * size
 
 
 class Peaks:

@@ -26,7 +26,8 @@ from leff.models.scratch import Scratch
 
 IGNORED = -100  # the label that torch's cross-entropy leaves out
 ROWS = 2048  # how many rows are cast at a time, of a head that multiplies in another type
-POSITIONS = 128  # C, our choice: three (C, V) exist at a time, 77 MB with GPT-2's vocabulary
+POSITIONS = 128  # C, our choice: one (C, V) exists at a time, 26 MB with GPT-2's vocabulary
+SOFTMAX_ROWS = 4  # of it that have their softmax beside it: they stay in the cache
 
 
 def mean_loss(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -94,15 +95,13 @@ class _ChunkedLoss(torch.autograd.Function):
         dtype = product_dtype(hidden)
         inputs, scratch = hidden.to(dtype), Scratch()
         for part in _parts(len(rows), positions):
-            each, gradient = _loss_and_gradient(
-                _logits(inputs[part], weight, scratch), targets[rows[part]], 1 / len(rows)
-            )
-            losses[rows[part]] = each
-            gradient = gradient.to(dtype)  # (C, V)
+            gradient = _logits(inputs[part], weight, scratch)  # (C, V)
+            losses[rows[part]] = _to_gradient(gradient, targets[rows[part]], 1 / len(rows))
             if hidden_gradient is not None:
                 hidden_gradient[part] = _back(gradient, weight, scratch)
             if weight_gradient is not None:
                 _add_product(weight_gradient, gradient, inputs[part])
+            del gradient  # before the next one is made
         ctx.gradients = hidden_gradient, weight_gradient
         # Like the library, sum over all positions, even those without a label: the same last bits.
         return functional.nll_loss(-losses[:, None], targets.clamp(max=0), ignore_index=IGNORED)
@@ -120,19 +119,20 @@ def _parts(count: int, most: int) -> list[slice]:
     return [slice(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
 
 
-def _loss_and_gradient(
-    logits: torch.Tensor, targets: torch.Tensor, share: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each position's loss (C,), and the gradient (C, V) of `share` times their sum.
+def _to_gradient(logits: torch.Tensor, targets: torch.Tensor, share: float) -> torch.Tensor:
+    """Return each position's loss, (C,), in fp32.
 
-    Both come from torch's own kernels, in fp32.
+    The logits (C, V) become the gradient of `share` times the losses' sum.  Both come from torch's
+    own kernels.
     """
-    log_p = functional.log_softmax(logits, dim=1, dtype=torch.float32)  # (C, V)
-    del logits
-    columns = targets[:, None]
-    losses = -log_p.gather(1, columns).squeeze(1)
-    gradient = torch.zeros_like(log_p).scatter_(1, columns, -share)
-    return losses, torch.ops.aten._log_softmax_backward_data(gradient, log_p, 1, torch.float32)
+    losses = logits.new_empty(len(logits), dtype=torch.float32)
+    for part in _parts(len(logits), SOFTMAX_ROWS):
+        log_p = functional.log_softmax(logits[part], dim=1, dtype=torch.float32)
+        columns = targets[part, None]
+        losses[part] = -log_p.gather(1, columns).squeeze(1)
+        gradient = torch.zeros_like(log_p).scatter_(1, columns, -share)
+        logits[part] = torch.ops.aten._log_softmax_backward_data(gradient, log_p, 1, torch.float32)
+    return losses
 
 
 def _head_parts(weight: torch.Tensor, dtype: torch.dtype) -> list[slice]:
@@ -161,8 +161,13 @@ def _cast(
 
 
 def _logits(inputs: torch.Tensor, weight: torch.Tensor, scratch: Scratch) -> torch.Tensor:
-    logits = [functional.linear(inputs, rows) for _, rows in _cast(weight, inputs.dtype, scratch)]
-    return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)  # (C, V)
+    """Return inputs · Wᵀ, (C, V)."""
+    if len(_head_parts(weight, inputs.dtype)) == 1:
+        return functional.linear(inputs, weight.to(inputs.dtype))
+    logits = inputs.new_empty(len(inputs), len(weight))
+    for part, rows in _cast(weight, inputs.dtype, scratch):
+        logits[:, part] = functional.linear(inputs, rows)
+    return logits
 
 
 def _back(gradient: torch.Tensor, weight: torch.Tensor, scratch: Scratch) -> torch.Tensor:
