@@ -55,6 +55,10 @@ class CheckpointError(RunError):
     """No checkpoint of a run folder can be read."""
 
 
+class BudgetError(RunError):
+    """What would be released passes the privacy budget."""
+
+
 class MetricError(RunError):
     """A metric could not be computed."""
 

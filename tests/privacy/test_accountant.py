@@ -89,6 +89,11 @@ def test_a_budget_that_is_spent_is_refused():
         noise_for(2.0, 1e-5, 1.0, 3, [Release(1.0)])
 
 
+@pytest.mark.parametrize("delta", [1e-15, 1e-30])
+def test_a_delta_below_what_floats_can_tell_has_a_bound(delta):
+    assert 0 < epsilon([Release(1.1, 0.1)] * 10, 1e-5) < epsilon([Release(1.1, 0.1)] * 10, delta)
+
+
 def test_nothing_costs_nothing_and_no_noise_costs_all():
     assert epsilon([], 1e-5) == 0
     assert epsilon([Release(0.0), Release(9.0)], 1e-5) == math.inf

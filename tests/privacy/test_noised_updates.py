@@ -11,7 +11,7 @@ from tiny_models import tiny
 
 from leff.client.deadline import Deadline
 from leff.client.noised import noised
-from leff.client.train import train
+from leff.client.train import train, train_or_fail
 from leff.client.upload import first_values
 from leff.device.budget import REFUSED, Budget
 from leff.errors import CheckpointError
@@ -100,6 +100,19 @@ def test_a_client_whose_training_fails_sends_no_change(count, words, job, store)
     usual = train(replace(asked, noise=0.0), store.get, examples, torch.device("cpu"))
     assert (update.steps, update.state_bytes) == (usual.steps, usual.state_bytes)
     assert not any(change.any() for change in changes(wild, update, store).values())
+
+
+def test_a_client_whose_training_raises_sends_no_change(job, store):
+    """A token beyond the embeddings is data too."""
+    asked, examples = replace(job[0], noise=0.0), list(job[1])
+    examples[0] = replace(examples[0], input_ids=examples[0].input_ids + 10_000)
+    plain = train_or_fail(replace(asked, clip=0.0), store.get, examples, torch.device("cpu"))
+    assert plain.failure == "training failed with IndexError"
+    update = train_or_fail(asked, store.get, examples, torch.device("cpu"))
+    usual = train_or_fail(asked, store.get, job[1], torch.device("cpu"))
+    assert update.failure is None and update.losses is None
+    assert (update.steps, update.upload_bytes) == (usual.steps, usual.upload_bytes)
+    assert not any(change.any() for change in changes(asked, update, store).values())
 
 
 def test_a_deadline_stays_a_failure(job, store):

@@ -7,8 +7,8 @@ import pytest
 from tiny_runs import Killed, least, options, outcome, raises, save_tiny
 
 import leff
-from leff.errors import ConfigError, RunError
-from leff.files import unsealed
+from leff.errors import CheckpointError, ConfigError, RunError
+from leff.files import unsealed, write_json
 from leff.privacy.accountant import Release, epsilon
 from leff.privacy.gaussian import gaussian_epsilon
 from leff.runs import federation
@@ -119,6 +119,87 @@ def test_a_repeated_round_of_other_updates_counts_twice(tmp_path, monkeypatch):
     assert spent(tmp_path / "run")[-1] > 50 * 0.97 or len(entries) == 2
 
 
+def killed_before_the_checkpoint(given, folder, round_number, monkeypatch):
+    """Its ledger has the round, and nothing else does."""
+    save = RunFolder.save_checkpoint
+
+    def saved(own, checkpoint, *more):
+        if checkpoint.round == round_number:
+            raise Killed
+        save(own, checkpoint, *more)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(RunFolder, "save_checkpoint", saved)
+        leff.run(**given, out=folder)
+    assert len(ledger(folder)["entries"]) == round_number
+
+
+@pytest.mark.parametrize("where", ["server", "device"])
+def test_the_last_round_that_the_budget_allows_is_done_again_after_a_kill(
+    where, tmp_path, monkeypatch
+):
+    given = private(tmp_path, training__rounds=2, privacy__where=where)
+    given["privacy.reproducible"] = True
+    leff.run(**given, out=tmp_path / "whole")
+    killed_before_the_checkpoint(given, tmp_path / "run", 2, monkeypatch)
+    leff.resume(tmp_path / "run")
+    assert spent(tmp_path / "run")[-1] > 50 * 0.97
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def test_other_updates_in_the_last_round_end_the_run_before_it(tmp_path, monkeypatch, caplog):
+    given = private(tmp_path, training__rounds=2)
+    killed_before_the_checkpoint(given, tmp_path / "run", 2, monkeypatch)
+    path = tmp_path / "run" / "privacy.json"
+    values = ledger(tmp_path / "run")
+    values["entries"][1]["inputs"] = "of others"
+    path.unlink()
+    write_json(path, values)
+    run = leff.resume(tmp_path / "run")
+    assert run.result["rounds"] == 1
+    assert "the run ends after round 1: round 2 was done before with other updates" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("privacy.json", "nobody knows what the run has spent"),
+        ("privacy.key", "would release the same sums with other noise"),
+    ],
+)
+def test_a_lost_file_ends_the_run(name, words, tmp_path, monkeypatch):
+    given = private(tmp_path, training__rounds=2)
+    killed_before_the_checkpoint(given, tmp_path / "run", 2, monkeypatch)
+    (tmp_path / "run" / name).unlink()
+    with pytest.raises(CheckpointError, match=words):
+        leff.resume(tmp_path / "run")
+
+
+def test_a_run_that_goes_on_without_the_others_ledger_is_refused(tmp_path):
+    given = private(tmp_path, training__rounds=1)
+    leff.run(**given, out=tmp_path / "first")
+    (tmp_path / "first" / "privacy.json").unlink()
+    with pytest.raises(ConfigError, match=r"privacy\.json is lost, and nobody knows what"):
+        leff.run(**{**given, "model.name": str(tmp_path / "first")}, out=tmp_path / "second")
+
+
+def test_noise_that_a_seed_gives_away_is_not_claimed_later(tmp_path):
+    given = private(tmp_path, training__rounds=1)
+    known = {"privacy.reproducible": True}
+    leff.run(**given, **known, out=tmp_path / "first")
+    more = {**given, "model.name": str(tmp_path / "first"), "privacy.epsilon": 90.0}
+    with pytest.raises(ConfigError, match="who knows its seed can take its noise away"):
+        leff.run(**more, out=tmp_path / "second")
+    leff.run(**more, **known, out=tmp_path / "second")
+
+
+def test_the_card_tells_of_no_single_client(tmp_path):
+    run = leff.run(**private(tmp_path, training__rounds=1), out=tmp_path / "run")
+    card = (run.folder / "model" / "README.md").read_text()
+    assert "differential privacy of each client" in card
+    assert "examples each" not in card and "bytes" not in card
+
+
 def other(context):
     """The same round with another rate, so that updates differ."""
     from dataclasses import replace
@@ -167,6 +248,8 @@ def test_a_start_without_privacy_is_said(tmp_path, caplog):
     assert (
         "was trained without privacy; what it learnt of these clients is not counted" in caplog.text
     )
+    card = (tmp_path / "second" / "model" / "README.md").read_text()
+    assert "of this run alone, as it started from a run without" in card
 
 
 def test_devices_add_noise_themselves_and_epsilon_is_of_who_was_asked_most(tmp_path):
@@ -285,6 +368,15 @@ def test_what_would_prove_nothing_is_refused(changes, message, tmp_path):
             "needs the clients' true norms",
         ),
         ({"method.together": True, "method.sampling": "fixed"}, "keeps each client at its own"),
+        (
+            {
+                "data.task": "e2e",
+                "proxy.task": "e2e",
+                "privacy.epsilon": 9.0,
+                "privacy.delta": 0.01,
+            },
+            "proxy.task = 'e2e' is the clients' own data",
+        ),
     ],
 )
 def test_options_that_contradict_are_refused(changes, message, tmp_path):

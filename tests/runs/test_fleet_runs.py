@@ -41,6 +41,26 @@ def settings(tmp_path, model, **changes):
     return found | {"evaluation.gap_clients": 0, "training.rounds": 2}
 
 
+def test_cohorts_are_of_the_fleets_devices(tmp_path, tiny_gpt2):
+    """Three devices, where eight are the default."""
+    given = settings(tmp_path, tiny_gpt2, privacy__secure_sums=True, privacy__least_cohort=4)
+    given["proxy.task"] = "sample"
+    del given["proxy.train"]
+    with pytest.raises(ConfigError, match=r"least_cohort = 4 is never met: a round has 3 of 3"):
+        leff.run(**given, out=tmp_path / "run")
+    fleet = fleet_file(
+        tmp_path, name="large.toml", phone=(20, "1GB", "1MFLOP/s", "1Mbit/s", "1Mbit/s")
+    )
+    load_config(None, {**given, "clients.fleet": str(fleet), "clients.per_round": 0.2})
+
+
+def test_students_of_a_fleets_blocks_would_tell_who_is_there(tmp_path, tiny_gpt2):
+    given = settings(tmp_path, tiny_gpt2, context__name="distil", privacy__epsilon=9.0)
+    given |= {"privacy.delta": 0.01, "proxy.task": "sample"}
+    with pytest.raises(ConfigError, match=r"context\.name = 'distil' cannot be used with privacy"):
+        leff.run(**given, out=tmp_path / "run")
+
+
 def clocked(run):
     """Records after the first, with the laws that all of them hold."""
     records = run.records()[1:]

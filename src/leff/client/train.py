@@ -63,7 +63,7 @@ def train(
     if failure is not None and job.clip and examples and not done.late:
         log.warning("%s; no change is sent, as a failure tells of data", failure)
         payload, failure = packed(job, first_values(job, fetch), fetch, residuals, noise)
-        steps = step_count(job.training.epochs, job.training.step.batch_size, len(examples))
+        steps = _steps_asked(job, examples)
     return Update(
         round=job.round,
         client=job.client,
@@ -92,9 +92,10 @@ def train_or_fail(
     """Train, and return any error on the client as an update with its failure.
 
     The failure has the error's type only, as its text may hold private data; the log has the rest.
-    A LeffError is raised instead, since the server or the request is at fault.
+    A private job's values of the start are sent instead, as in `train`.  A LeffError is raised,
+    since the server or the request is at fault.
     """
-    before = resident_bytes(device)
+    before, started = resident_bytes(device), time.perf_counter()
     try:
         return train(job, fetch, examples, device, residuals, deadline, noise)
     except LeffError:
@@ -103,13 +104,28 @@ def train_or_fail(
         failed = Update(job.round, job.client, job.block, len(examples))
         if not is_out_of_memory(error):
             log.warning("client %d failed in round %d", job.client, job.round + 1, exc_info=True)
-            return replace(failed, failure=f"training failed with {type(error).__name__}")
+            if not (job.clip and examples):
+                return replace(failed, failure=f"training failed with {type(error).__name__}")
+            log.warning("no change is sent, as a failure tells of data")
+            payload, failure = packed(job, first_values(job, fetch), fetch, residuals, noise)
+            return replace(
+                failed,
+                payload=payload,
+                steps=_steps_asked(job, examples),
+                train_seconds=time.perf_counter() - started,
+                upload_bytes=len(payload),
+                failure=failure,
+            )
         held = max(1, resident_bytes(device) - before + asked_bytes(error))
         log.warning("client %d in round %d ran out of memory: %s", job.client, job.round + 1, error)
     gc.collect()  # the error is gone now, so its tensors can be freed
     give_back(device)
     failure = f"out of memory: {held:,} bytes held and asked for"
     return replace(failed, failure=failure, out_of_memory_bytes=held)
+
+
+def _steps_asked(job: Job, examples: Sequence[Example]) -> int:
+    return step_count(job.training.epochs, job.training.step.batch_size, len(examples))
 
 
 def _ends(losses: Sequence[float]) -> tuple[float, float] | None:

@@ -30,7 +30,10 @@ STATE = "sum.json"
 
 
 class Told:
-    """What each update of a run was summed with, on disk; nothing is forgotten."""
+    """What each update was summed with, over all runs, on disk; nothing is forgotten.
+
+    Two runs of one configuration have the same jobs, so the second is held to the first one's sums.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -9,6 +9,7 @@ words; of an exception only the type is told.
 """
 
 import hashlib
+import hmac
 import json
 import logging
 import re
@@ -48,6 +49,7 @@ from leff.errors import (
 )
 from leff.files import file_digest, make_folder, write_atomically, write_json
 from leff.models.hardware import check_step, pinned_threads, torch_device
+from leff.privacy.noise import fresh_key
 from leff.privacy.secure_client import ClientState
 from leff.tasks.tokenizer_part import read_tokenizer
 from leff.units import BYTES, parse_amount, parse_seconds
@@ -90,7 +92,8 @@ class Worker:
             most_epochs=limits.epochs,
             sums_only=limits.least_cohort is not None,
         )
-        self._least_cohort, self._told = limits.least_cohort or 2, folder / "sums"
+        self._least_cohort, self._told = limits.least_cohort or 2, folder / "sums.json"
+        self._secret = _kept_secret(folder / "data.key")
         self._budget = Budget(folder / "privacy.json", limits.epsilon, limits.delta)
         self._data: tuple[TaskCard, DeviceData, str] | None = None
         self.refused = ""  # why the last ask was refused, for the device's owner
@@ -158,7 +161,7 @@ class Worker:
             fetch = self._fetch(ask, [ask.task.tokenizer], until)
             tokenizer = read_tokenizer(fetch(ask.task.tokenizer))
             data = read_data(self._settings.data.of_device(), ask.task, tokenizer)
-            self._data = ask.task, data, _digest(data)
+            self._data = ask.task, data, _digest(data, self._secret)
         return self._data[1], self._data[2]
 
     def _fetch(self, ask: Ask, parts: Iterable[Part], until: float) -> Fetch:
@@ -214,9 +217,7 @@ class Worker:
             fetch = self._fetch(ask, [ask.task.tokenizer, *job.parts], until)
             return Held(job, payload, lambda: first_values(job, fetch), self._least_cohort, state)
 
-        make_folder(self._told)
-        told = Told(self._told / f"{ask.run}.json")
-        text, values = KeptSum(kept.folder, told).answer(ask.phase, ask.sum, held)
+        text, values = KeptSum(kept.folder, Told(self._told)).answer(ask.phase, ask.sum, held)
         digest = self._uploaded(kept, values, "values under masks", ask, until)
         return Answer("sum", report, digest=digest, sum=text)
 
@@ -281,15 +282,25 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, LeffError) else f"it failed with {type(error).__name__}"
 
 
-def _digest(data: DeviceData) -> str:
-    """Return the SHA-256 of all tokens and labels."""
-    sha = hashlib.sha256()
+def _digest(data: DeviceData, secret: bytes) -> str:
+    """Return a digest of all tokens and labels.
+
+    Without the secret, who knows nearly all of the data could try what the rest is.
+    """
+    mac = hmac.new(secret, digestmod=hashlib.sha256)
     for client in data.clients:
         for example in (*client.train, *client.validation):
-            sha.update(example.facts.encode())
-            sha.update(example.input_ids.astype("<i4").tobytes())
-        sha.update(b"\n")
-    return sha.hexdigest()
+            mac.update(example.facts.encode())
+            mac.update(example.input_ids.astype("<i4").tobytes())
+        mac.update(b"\n")
+    return mac.hexdigest()
+
+
+def _kept_secret(path: Path) -> bytes:
+    """Return this device's secret, which is made once."""
+    if not path.exists():
+        write_atomically(path, fresh_key(), secret=True)
+    return path.read_bytes()
 
 
 def _forget_runs(folder: Path, run: str) -> None:

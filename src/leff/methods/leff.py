@@ -98,13 +98,17 @@ class Leff:
         self._sampler.take_in(means)
 
     def _expected(self, model: nn.Module, context: RoundContext) -> list[tuple[Span, ...]]:
-        """Return the spans around the round's block of every known size, if all draw together.
+        """Return the spans around the round's block of every size, if all draw together.
 
-        Students then learn in the same rounds, whoever takes part.
+        Students then learn in the same rounds, whoever takes part.  A client may train fewer layers
+        than are known of it, so all sizes up to the largest count.
         """
         if not self._sampler.together:
             return []
-        nested, sizes = self._sampler.nested(model, context), sorted(set(self._sizes))
+        nested, sizes = (
+            self._sampler.nested(model, context),
+            range(1, max(self._sizes, default=0) + 1),
+        )
         reports = [Capacity(place, size, 1) for place, size in enumerate(sizes)]
         assigned = self._assignment.assign(model, reports).values()
         return [own.context.spans(nested[own.layers - 1], len(nested)) for own in assigned]

@@ -18,7 +18,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from leff.errors import ConfigError
@@ -72,7 +72,8 @@ def epsilon(releases: Iterable[Release], delta: float) -> float:
             loss = PRVAccountant()
             loss.history = history
             error = min(0.1, max(1e-3, bound / 100))
-            bound = min(bound, float(loss.get_epsilon(delta, eps_error=error)))
+            with suppress(ValueError, RuntimeError):  # it has no bound: δ is too small for floats
+                bound = min(bound, float(loss.get_epsilon(delta, eps_error=error)))
     return max(0.0, bound)
 
 

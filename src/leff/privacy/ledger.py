@@ -60,6 +60,10 @@ class Ledger:
             self._path, {"before": before, "entries": [asdict(each) for each in self.entries]}
         )
 
+    def has(self, round_number: int) -> bool:
+        """Return whether there is an entry of a round (from 1)."""
+        return any(each.round == round_number for each in self.entries)
+
     def clip(self, round_number: int, first: float) -> float:
         """Return the clip of a round (from 1); `first` is that of the first round."""
         earlier = [each.next_clip for each in self.entries if each.round == round_number - 1]

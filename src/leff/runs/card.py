@@ -68,6 +68,8 @@ def _card(
         "bytes up, all rounds": f"{result['upload_bytes']:,}",
     }
     if "privacy" in result:
+        for name in ("clients", "bytes down, all rounds", "bytes up, all rounds"):
+            del facts[name]  # they tell of single clients, and have no noise
         facts["privacy of clients"] = _privacy(result["privacy"])
     after, before = result["after"], result["before"]
     lines = ["---", *head, "---", "", f"# {what} fine-tuned with LEFF", "", *use]
@@ -92,6 +94,7 @@ def _privacy(spent: Mapping[str, Any]) -> str:
     return (
         f"({spent['epsilon']:.2f}, {spent['delta']:g}) differential privacy of each client, "
         f"{other[spent['neighbours']]}"
+        + ("; of this run alone, as it started from a run without" if spent["open_start"] else "")
     )
 
 

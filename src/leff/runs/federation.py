@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from leff.errors import CheckpointError, DataError, RunError
+from leff.errors import BudgetError, CheckpointError, DataError, RunError
 from leff.methods.method import Method, Plan, RoundContext
 from leff.models import full_state
 from leff.models.hardware import pinned_threads, torch_device
@@ -111,14 +111,18 @@ class Federation:
                 if not self.folder.records():
                     self._measure_before(progress)
                 for index in range(self.done, self.config.training.rounds):
-                    if self.privacy is not None and not self.privacy.allows():
+                    if self.privacy is not None and not self.privacy.allows(index):
                         log.warning(
                             "the run ends after round %d: one more would pass privacy.epsilon = %g",
                             index,
                             self.config.privacy.epsilon,
                         )
                         break
-                    self._round(index, progress)
+                    try:
+                        self._round(index, progress)
+                    except BudgetError as error:
+                        log.warning("the run ends after round %d: %s", index, error)
+                        break
                 return self._finish()
 
     def _split_report(self) -> list[dict[str, Any]]:

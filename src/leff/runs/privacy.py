@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from leff.errors import ConfigError
+from leff.errors import CheckpointError, ConfigError
 from leff.extras import need
 from leff.files import write_atomically
 from leff.methods.method import Method, SingleUpdateMethod
@@ -20,6 +20,7 @@ from leff.privacy.ledger import Ledger
 from leff.privacy.noise import Noise, fresh_key, seeded_key
 from leff.runs.folder import RunFolder
 from leff.runs.options import RunConfig
+from leff.runs.privacy_checks import check_privacy
 from leff.runs.private_rounds import DeviceNoise, Privacy, ServerNoise, Summed, releases
 
 log = logging.getLogger("leff")
@@ -35,6 +36,11 @@ def run_noise(config: RunConfig, folder: Path) -> Noise:
 def _kept_key(folder: Path) -> bytes:
     path = folder / KEY
     if not path.exists():
+        if (folder / LEDGER).exists():
+            raise CheckpointError(
+                f"{path} is lost: a round done again would release the same sums with other noise; "
+                "put it back, or start a new run"
+            )
         write_atomically(path, fresh_key(), secret=True)
     return path.read_bytes()
 
@@ -57,7 +63,17 @@ def make_privacy(config: RunConfig, folder: RunFolder) -> Privacy | None:
         )
     if settings.reproducible:
         log.warning("privacy.reproducible: who knows the seed can take the noise away again")
-    ledger = Ledger(folder.path / LEDGER, _spent_before(config))
+    try:
+        check_privacy(config, counted=True)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    before = _spent_before(config)
+    ledger = Ledger(folder.path / LEDGER, before or ())
+    if not ledger.entries and any(record.epsilon for record in folder.records()[1:]):
+        raise CheckpointError(
+            f"{folder.path / LEDGER} is lost, and nobody knows what the run has spent; put it "
+            "back, or start a new run"
+        )
     noise = least_noise(config, ledger.before) if settings.noised else 0.0
     random = cache(lambda: run_noise(config, folder.path))
     privacy: Privacy
@@ -67,7 +83,8 @@ def make_privacy(config: RunConfig, folder: RunFolder) -> Privacy | None:
         privacy = Summed(config, ledger, noise, random)
     else:
         privacy = ServerNoise(config, ledger, noise, random)
-    if not (ledger.entries or privacy.allows()):
+    privacy.open_start = before is None
+    if not privacy.allows(0):
         raise ConfigError(
             f"privacy.noise = {noise:g} leaves no round within privacy.epsilon = "
             f"{settings.epsilon:g}; raise one of them"
@@ -105,8 +122,8 @@ def least_noise(config: RunConfig, before: Sequence[Release] = ()) -> float:
         ) from None
 
 
-def _spent_before(config: RunConfig) -> list[Release]:
-    """Return the releases of the run whose model this run starts from.
+def _spent_before(config: RunConfig) -> list[Release] | None:
+    """Return the releases of the run whose model this run starts from; None for a run without any.
 
     Raises ConfigError if its noise was added elsewhere, since the two guarantees do not add up.
     """
@@ -121,6 +138,7 @@ def _spent_before(config: RunConfig) -> list[Release]:
                 "%s was trained without privacy; what it learnt of these clients is not counted",
                 start,
             )
+            return None
     return []
 
 
@@ -130,6 +148,16 @@ def _carried(start: Path, own: RunConfig, config: RunConfig) -> list[Release]:
             f"{start} was trained with privacy.where = {own.privacy.where!r} and "
             f"privacy.secure_sums = {str(own.privacy.secure_sums).lower()}, and ε of the two "
             "cannot be added; use the same, or start from another model"
+        )
+    if not (start / LEDGER).exists():
+        raise ConfigError(
+            f"{start / LEDGER} is lost, and nobody knows what {start} has spent; put it back, or "
+            "start from another model"
+        )
+    if own.privacy.reproducible and not config.privacy.reproducible:
+        raise ConfigError(
+            f"{start} was trained with privacy.reproducible = true: who knows its seed can take "
+            "its noise away, so ε does not hold; set it here too, or start from another model"
         )
     ledger = Ledger(start / LEDGER)
     if not own.privacy.replaced:

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from leff.runs.options import RunConfig
 
 
-def check_privacy(config: "RunConfig") -> None:
-    """Raise ValueError for values that do not fit privacy, with key, value and remedy."""
+def check_privacy(config: "RunConfig", counted: bool = False) -> None:
+    """Raise ValueError for values that do not fit privacy, with key, value and remedy.
+
+    `counted` says that clients.count is that of the fleet, or of the files, if there are any.
+    """
     privacy, default = config.privacy, type(config.privacy)()
     if not privacy.on:
         for key in type(privacy).model_fields:
@@ -31,7 +34,7 @@ def check_privacy(config: "RunConfig") -> None:
             "out privacy.noise, and the least that keeps it is found"
         )
     if privacy.secure_sums:
-        _check_sums(config)
+        _check_sums(config, counted)
     if privacy.replaced and privacy.quantile:
         raise ValueError(
             f"privacy.quantile = {privacy.quantile:g} needs the clients' true norms, which devices "
@@ -52,6 +55,7 @@ def check_privacy(config: "RunConfig") -> None:
             "clients.count must be given for privacy on a network: how many devices there are; the "
             "noise is for so many, whoever is there in a round"
         )
+    _check_proxy(config)
     for key, value, allowed, why in _needed(config):
         if value not in allowed:
             remedy = " or ".join(map(shown, allowed))
@@ -60,7 +64,20 @@ def check_privacy(config: "RunConfig") -> None:
             )
 
 
-def _check_sums(config: "RunConfig") -> None:
+def _check_proxy(config: "RunConfig") -> None:
+    data, proxy = config.data, config.proxy
+    same = (proxy.task, proxy.folder, proxy.train) == (data.task, data.folder, data.train)
+    public = (
+        data.task == "sample" or config.engine.name == "flower"
+    )  # it has a stream; the server's
+    if same and config.method.name == "leff" and not public:
+        raise ValueError(
+            f"proxy.task = {shown(proxy.task)} is the clients' own data, and what is drawn from "
+            "proxy data has no noise; take public data of another task"
+        )
+
+
+def _check_sums(config: "RunConfig", counted: bool) -> None:
     privacy, clients = config.privacy, config.clients
     if privacy.where == "device":
         raise ValueError(
@@ -79,7 +96,7 @@ def _check_sums(config: "RunConfig") -> None:
             f"engine.quorum = {quorum} lets a round begin in which fewer than "
             f"privacy.least_cohort = {least} clients train; set engine.quorum to {needed} at least"
         )
-    if present < least:
+    if present < least and (counted or (clients.fleet is None and config.data.train is None)):
         raise ValueError(
             f"privacy.least_cohort = {least} is never met: a round has {present} of "
             f"{clients.count} clients; have at least {needed} (clients.count), or more of them in "
@@ -117,8 +134,13 @@ def _needed(config: "RunConfig") -> list[tuple[str, Any, tuple[Any, ...], str]]:
     ]
     if config.method.name != "leff":
         return rows
+    clients, remote = config.clients, config.engine.name == "flower"
+    unknown = clients.fleet is not None or (remote and not clients.layers)
+    distil = ("context.name", context.name, ("quantise", "drop"), "students of blocks whose size "
+              "devices set would tell who takes part")  # fmt: skip
     return [
         *rows,
+        *([distil] if unknown else []),
         ("method.source", method.source, ("proxy",), "devices' importance is not noised"),
         ("method.together", method.together, (True,), "blocks must not tell who takes part"),
         (

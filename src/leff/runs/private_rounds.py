@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from leff.errors import BudgetError
 from leff.files import file_digest
 from leff.methods.guard import Guard
 from leff.methods.method import Method, Opened, RoundContext, SingleUpdateMethod, merge_round
@@ -41,10 +42,12 @@ SPARE, MOST_SPARE = 8.0, 2**19  # room for noise in sums: deviations, and clips 
 class Privacy(ABC):
     """What a run releases of its clients: sums or updates with noise, and the count of them.
 
-    `job_clip` and `job_noise` are what jobs ask clients to do themselves.
+    `job_clip` and `job_noise` are what jobs ask clients to do themselves.  `open_start` says that
+    the model comes from a run without privacy, which is not counted.
     """
 
     job_clip = job_noise = 0.0
+    open_start = False
 
     def __init__(self, config: RunConfig, ledger: Ledger, noise: float) -> None:
         """`noise` is in units of the clip."""
@@ -77,10 +80,26 @@ class Privacy(ABC):
         """ε that was spent so far; None without noise."""
         return self._spent() if self.noise else None
 
-    def allows(self) -> bool:
-        """Return whether one more round keeps the budget; without `privacy.stop` always."""
+    def allows(self, index: int) -> bool:
+        """Return whether round `index` (from 0) keeps the budget; without `privacy.stop` always.
+
+        A round that the ledger has already, from before a kill, costs nothing more.
+        """
+        return self._ledger.has(index + 1) or self._keeps_one_more()
+
+    def _keeps_one_more(self) -> bool:
         most = self.settings.epsilon
         return not (most and self.settings.stop) or self._spent(more=1) <= most
+
+    def _count(self, entry: Entry) -> None:
+        """Add an entry to the ledger; BudgetError if a repeated round would pass the budget."""
+        again = self._ledger.has(entry.round) and entry not in self._ledger.entries
+        if again and not self._keeps_one_more():
+            raise BudgetError(
+                f"round {entry.round} was done before with other updates, and to release it again "
+                f"would pass privacy.epsilon = {self.settings.epsilon:g}"
+            )
+        self._ledger.add(entry)
 
     def summary(self) -> dict[str, Any]:
         """Return what the whole run has spent, for its result."""
@@ -94,6 +113,7 @@ class Privacy(ABC):
             "clip": self.settings.clip,
             "reproducible": self.settings.reproducible,
             "secure_sums": self.settings.secure_sums,
+            "open_start": self.open_start,
         }
 
 
@@ -126,7 +146,7 @@ class ServerNoise(Privacy):
         norms = [update.norm or 0.0 for update, _ in updates]
         follows = bool(self.settings.quantile)
         after = self._next_clip(clip, norms, draw(1, "norms")[0]) if follows else clip
-        self._ledger.add(Entry(number, inputs, self.noise, self._rate, clip, after))
+        self._count(Entry(number, inputs, self.noise, self._rate, clip, after))
         noise = self.noise * (QUANTILE_COST if follows else 1.0)
         mechanism = Mechanism(clip, noise, self._clients)
         opened = method.opened(model, context)
@@ -165,7 +185,7 @@ class Replaced(Privacy):
         """Count a round, with all that were asked in it."""
         asked, clip = tuple(sorted(server.spool.asked)), self.settings.clip
         number = context.index + 1
-        self._ledger.add(Entry(number, inputs, self.noise, self._rate, clip, clip, asked))
+        self._count(Entry(number, inputs, self.noise, self._rate, clip, clip, asked))
 
     def _spent(self, more: int = 0) -> float:
         counts = Counter(client for entry in self._ledger.entries for client in entry.clients)
@@ -253,11 +273,12 @@ class Summed(Replaced):
         would see by a jump whether the others' sum is above or below zero.
         """
         inputs, deviation = sums.digest(), self.noise * sums.bound
+        random = self._random()  # its key is there before anything is counted
         self._note(context, server, inputs)
         noised: dict[str, torch.Tensor] = {}
         for name, total in sums.totals.items():
             label = "sum", context.index + 1, inputs, name
-            drawn = torch.from_numpy(self._random().normal(total.numel(), *label))  # pyright: ignore[reportUnknownMemberType]
+            drawn = torch.from_numpy(random.normal(total.numel(), *label))  # pyright: ignore[reportUnknownMemberType]
             moved = total + drawn.view(total.shape) * deviation
             noised[name] = torch.remainder(moved + sums.width / 2, sums.width) - sums.width / 2
         return noised
