@@ -105,10 +105,8 @@ class Leff:
         """
         if not self._sampler.together:
             return []
-        nested, sizes = (
-            self._sampler.nested(model, context),
-            range(1, max(self._sizes, default=0) + 1),
-        )
+        nested = self._sampler.nested(model, context)
+        sizes = range(1, max(self._sizes, default=0) + 1)
         reports = [Capacity(place, size, 1) for place, size in enumerate(sizes)]
         assigned = self._assignment.assign(model, reports).values()
         return [own.context.spans(nested[own.layers - 1], len(nested)) for own in assigned]

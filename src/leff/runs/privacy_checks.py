@@ -67,9 +67,8 @@ def check_privacy(config: "RunConfig", counted: bool = False) -> None:
 def _check_proxy(config: "RunConfig") -> None:
     data, proxy = config.data, config.proxy
     same = (proxy.task, proxy.folder, proxy.train) == (data.task, data.folder, data.train)
-    public = (
-        data.task == "sample" or config.engine.name == "flower"
-    )  # it has a stream; the server's
+    # The built-in task has a public stream, and on a network the server's data are its own.
+    public = data.task == "sample" or config.engine.name == "flower"
     if same and config.method.name == "leff" and not public:
         raise ValueError(
             f"proxy.task = {shown(proxy.task)} is the clients' own data, and what is drawn from "
