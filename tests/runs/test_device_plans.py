@@ -73,7 +73,7 @@ def test_what_a_choice_costs(fleet, cli, tiny_gpt2):
 def test_on_the_command_line(cli, tiny_gpt2):
     link = ("--speed", "50MFLOP/s", "--down", "80kbit/s", "--up", "40kbit/s")
     values = []
-    for memory in ("430kB", "4GB"):
+    for memory in ("350kB", "4GB"):
         arguments = ("--memory", memory, "--time", "5min", *link, "--examples", 64)
         status, printed, _ = cli("plan", tiny_gpt2, *STEP, *arguments, "--json")
         values.append(json.loads(printed))

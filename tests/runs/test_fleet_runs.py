@@ -142,11 +142,12 @@ def test_devices_without_memory_for_a_layer_sit_out(tmp_path, tiny_gpt2):
 
 def test_devices_without_memory_for_a_method_sit_out(tmp_path, tiny_gpt2):
     given = settings(tmp_path, tiny_gpt2, method__name="fedavg", training__rounds=1)
+    given["clients.fleet"] = str(fleet_file(tmp_path, room="400kB"))
     run = leff.run(**given, out=tmp_path / "run")
     (record,) = clocked(run)[:1]
-    assert "582,412 bytes are needed, a phone has 430,000" in record.sat_out["0"]
-    nobody = {"laptop": (1, "430kB", "20MFLOP/s", "8Mbit/s", "8Mbit/s")}
-    given["clients.fleet"] = str(fleet_file(tmp_path, **nobody))
+    assert "422,612 bytes are needed, a phone has 400,000" in record.sat_out["0"]
+    nobody = {"laptop": (1, "400kB", "20MFLOP/s", "8Mbit/s", "8Mbit/s")}
+    given["clients.fleet"] = str(fleet_file(tmp_path, room="400kB", **nobody))
     with pytest.raises(ConfigError, match=r"clients.fleet: 0.4 MB is too little for fedavg"):
         leff.run(**given, out=tmp_path / "none")
 
