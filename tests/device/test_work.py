@@ -1,6 +1,7 @@
 """What a device keeps for itself, over all runs of its federation."""
 
 import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,8 +45,6 @@ def test_the_secret_is_made_once_for_its_owner_alone(tmp_path):
 @pytest.mark.parametrize("run", ["a" * 32, "b" * 32])
 def test_one_note_of_sums_is_for_all_runs(run, tmp_path, store, monkeypatch):
     """Two runs of one configuration have the same jobs: their sums' difference is an update."""
-    from dataclasses import replace
-
     job = replace(job_of(tiny("gpt2", "generation"), "generation", store, range(1)), held=True)
     own, seen = worker(tmp_path), []
 
@@ -58,12 +57,8 @@ def test_one_note_of_sums_is_for_all_runs(run, tmp_path, store, monkeypatch):
 
     monkeypatch.setattr(work, "KeptSum", Seen)
     part = Part("0" * 64, 1)
-    card = TaskCard(**{name: part if name == "tokenizer" else None for name in card_fields()})
+    card = TaskCard(**{**dict.fromkeys(TaskCard.__dataclass_fields__), "tokenizer": part})
     ask = Ask("sum", "1", "a federation", run, card, "token", job=to_json(job), phase="advertise")
     Kept(own._outbox / run, job.client, ask.job).write(Update(0, job.client, (0,), 5, b"some"))
     own._sum(ask, DeviceReport("1", "s", "d", ()), until=1e12)
     assert seen == [tmp_path / "sums.json"]
-
-
-def card_fields():
-    return TaskCard.__dataclass_fields__

@@ -62,8 +62,7 @@ def train(
     steps = len(done.losses)
     if failure is not None and job.clip and examples and not done.late:
         log.warning("%s; no change is sent, as a failure tells of data", failure)
-        payload, failure = packed(job, first_values(job, fetch), fetch, residuals, noise)
-        steps = _steps_asked(job, examples)
+        payload, failure, steps = _no_change(job, fetch, examples, residuals, noise)
     return Update(
         round=job.round,
         client=job.client,
@@ -107,11 +106,11 @@ def train_or_fail(
             if not (job.clip and examples):
                 return replace(failed, failure=f"training failed with {type(error).__name__}")
             log.warning("no change is sent, as a failure tells of data")
-            payload, failure = packed(job, first_values(job, fetch), fetch, residuals, noise)
+            payload, failure, steps = _no_change(job, fetch, examples, residuals, noise)
             return replace(
                 failed,
                 payload=payload,
-                steps=_steps_asked(job, examples),
+                steps=steps,
                 train_seconds=time.perf_counter() - started,
                 upload_bytes=len(payload),
                 failure=failure,
@@ -124,8 +123,17 @@ def train_or_fail(
     return replace(failed, failure=failure, out_of_memory_bytes=held)
 
 
-def _steps_asked(job: Job, examples: Sequence[Example]) -> int:
-    return step_count(job.training.epochs, job.training.step.batch_size, len(examples))
+def _no_change(
+    job: Job,
+    fetch: Fetch,
+    examples: Sequence[Example],
+    residuals: Residuals | None,
+    noise: Noise | None,
+) -> tuple[bytes, str | None, int]:
+    """Return the packed values of the start, why they cannot be packed, and the job's steps."""
+    payload, failure = packed(job, first_values(job, fetch), fetch, residuals, noise)
+    steps = step_count(job.training.epochs, job.training.step.batch_size, len(examples))
+    return payload, failure, steps
 
 
 def _ends(losses: Sequence[float]) -> tuple[float, float] | None:
