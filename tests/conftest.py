@@ -1,5 +1,6 @@
 """Puts the tests' shared modules on the path: `tiny_models` and `small_rounds`."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ HERE = Path(__file__).parent
 settings.register_profile("leff", deadline=None, derandomize=True, database=None)
 settings.load_profile("leff")
 sys.path.insert(0, str(HERE))
+# a shell starts what it puts in the background deaf to Ctrl-C, and programs inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

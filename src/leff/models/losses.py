@@ -162,8 +162,8 @@ def _cast(
 
 def _logits(inputs: torch.Tensor, weight: torch.Tensor, scratch: Scratch) -> torch.Tensor:
     """Return inputs · Wᵀ, (C, V)."""
-    if weight.dtype == inputs.dtype:
-        return functional.linear(inputs, weight)
+    if len(_head_parts(weight, inputs.dtype)) == 1:  # it needs no second tensor to be put into
+        return functional.linear(inputs, weight.to(inputs.dtype))
     logits = inputs.new_empty(len(inputs), len(weight))
     for part, rows in _cast(weight, inputs.dtype, scratch):
         logits[:, part] = functional.linear(inputs, rows)
