@@ -1,56 +1,145 @@
-"""An audit: one client in or out must be as hard to tell as ε says, by what a round releases.
+"""An audit: one client's data must be as hard to tell as ε says, by what a round releases.
 
 The canary trains on its own examples and sends a real update.  An attacker knows everything but the
 noise: the start model, all other updates, and what the canary would send.  It projects what the
-round released on the canary's clipped update, which is the best test there is.  A threshold comes
-from one half of the trials, and the bound from the other half (Jagielski et al. 2020), with 95 %
-Clopper-Pearson intervals.
+round released on the difference that the canary makes, which is the best test there is.  A
+threshold comes from one half of the trials, and the bound from the other half (Jagielski et al.
+2020), with 95 % Clopper-Pearson intervals.
+
+- ``fedavg``, ``leff``: the server's noise; the canary is there or not.
+- ``device``: the canary's own noise, and its update is seen; it has these examples or others.
+- ``sums``: noise in secure sums; it has these examples or others.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from private_rounds import SIZES, private
 from scipy import stats
-from small_rounds import TRAINING, clients_of, fleet_of, state_of
+from small_rounds import PAD, TRAINING, clients_of, fleet_of, proxy, random_examples, state_of
 from tiny_models import tiny
 
+from leff.client.noised import noised
+from leff.client.train import train
+from leff.client.upload import first_values
+from leff.methods.jobs import JobWriter
 from leff.methods.method import RoundContext
 from leff.privacy.accountant import Release, epsilon
+from leff.privacy.gaussian import gaussian_epsilon
 from leff.privacy.noise import Noise, seeded_key
+from leff.runs.build_method import build_method
+from leff.runs.config import load_config
+from leff.runs.folder import RunFolder
+from leff.runs.privacy import make_privacy
 from leff.server import Server
+from leff.wire.parts import PartStore
 from leff.wire.spool import Spool
+from leff.wire.tensors import unpack
 
 CANARY, CLIP, NOISE, DELTA = 3, 0.05, 3.0, 1e-5
+CONTEXT = RoundContext(0, 0, TRAINING)
+OTHERS = clients_of("generation", SIZES)
+WORLDS = [OTHERS[CANARY], random_examples("generation", SIZES[CANARY], seed=99)]
 
 
-def released(folder, present, trials):
-    """What rounds with these clients release, (trials, values), and the same without noise."""
-    model, context = tiny("gpt2", "generation"), RoundContext(0, 0, TRAINING)
-    start = state_of(model)
-    method, privacy, store = private("fedavg", model, folder, noise=NOISE, clip=CLIP)
-    fleet = fleet_of(clients_of("generation", SIZES), [4] * 4, store)
-    server, reports = Server(store, Spool(folder / "updates")), fleet.report(present)
-    server.open(model, method.plan(model, context, reports).jobs, reports)
-    for update in fleet.train(method.plan(model, context, reports).jobs):
+def flat(tensors, names):
+    return torch.cat([tensors[name].flatten() for name in names]).double().numpy()
+
+
+def noise_of(world, trial):
+    return Noise(seeded_key(10**6 * (world + 1) + trial))
+
+
+def by_server(name):
+    """What rounds with the canary (world 0) or without it (1) release, (trials, values).
+
+    Also the same without noise.  Values are in units of the sum, whose noise is the same in all.
+    """
+
+    def released(folder, world, trials):
+        model = tiny("gpt2", "generation")
+        start = state_of(model)
+        method, privacy, store = private(name, model, folder, noise=NOISE, clip=CLIP)
+        fleet = fleet_of(OTHERS, [4] * 4, store)
+        server = Server(store, Spool(folder / "updates"))
+        reports = fleet.report([0, 1, 2, CANARY] if world == 0 else [0, 1, 2])
+        jobs = method.plan(model, CONTEXT, reports).jobs
+        server.open(model, jobs, reports)
+        for update in fleet.train(jobs):
+            server.receive(update)
+        opened = method.opened(model, CONTEXT)
+        names = sorted(opened.values)
+        shares = {each: opened.shares[each] for each in names}
+        steps = {each: min(1.0, 2 * s) if name == "leff" else 1.0 for each, s in shares.items()}
+        units = {each: len(SIZES) * shares[each] / steps[each] for each in names}
+        rows = []
+        for trial in range(-1, trials):  # the first without noise
+            privacy._random = lambda trial=trial: noise_of(world, trial)
+            privacy.noise = 0.0 if trial < 0 else NOISE
+            model.load_state_dict(start)
+            privacy.merge(method, model, CONTEXT, server, fleet)
+            own = state_of(model)
+            rows.append(flat({n: (own[n] - start[n]) * units[n] for n in names}, names))
+        return np.array(rows[1:]), rows[0]
+
+    return released
+
+
+def by_device(folder, world, trials):
+    """What the canary sends with its examples (world 0) or with others (1)."""
+    model, store = tiny("gpt2", "generation"), PartStore(folder / "parts")
+    writer = JobWriter(store, "generation", PAD, private=True, clip=CLIP, noise=NOISE)
+    config = load_config(None, {"clients.layers": [2], "clients.count": 1})
+    method = build_method(config, writer, proxy("generation"), model)
+    method.begin(model)
+    reports = fleet_of([WORLDS[world]], [2], store).report([0])
+    (job,) = method.plan(model, CONTEXT, reports).jobs
+    start = first_values(job, store.get)
+    plain = replace(job, clip=0.0, noise=0.0)
+    trained = unpack(train(plain, store.get, WORLDS[world], torch.device("cpu")).payload)
+    rows = []
+    for trial in range(-1, trials):
+        asked = replace(job, noise=0.0) if trial < 0 else job
+        sent = noised(asked, trained, start, noise_of(world, trial))
+        rows.append(flat({name: sent[name] - start[name] for name in sent}, sorted(sent)))
+    return np.array(rows[1:]), rows[0]
+
+
+def by_sums(folder, world, trials):
+    """What secure sums release if the canary has its examples (world 0) or others (1)."""
+    model, store = tiny("gpt2", "generation"), PartStore(folder / "parts")
+    config = load_config(
+        None,
+        {
+            "clients.count": 4,
+            "clients.layers": [4],
+            "privacy.secure_sums": True,
+            "privacy.noise": NOISE,
+            "privacy.clip": CLIP,
+            "privacy.delta": DELTA,
+            "training.rounds": 4,
+        },
+    )
+    writer = JobWriter(store, "generation", PAD, private=True, clip=CLIP, held=True)
+    method = build_method(config, writer, proxy("generation"), model)
+    method.begin(model)
+    fleet = fleet_of([*OTHERS[:CANARY], WORLDS[world]], [4] * 4, store)
+    server, reports = Server(store, Spool(folder / "updates")), fleet.report(range(4))
+    (folder / "run").mkdir(parents=True)
+    privacy = make_privacy(config, RunFolder(folder / "run"))
+    jobs = method.plan(model, CONTEXT, reports).jobs
+    server.open(model, jobs, reports)
+    for update in fleet.train(jobs):
         server.receive(update)
-    names = sorted(method.opened(model, context).values)
-    rows, quiet = [], None
-    for trial in range(-1, trials):  # the first without noise
-        noise = Noise(seeded_key(1000 * len(present) + trial))
-        privacy._random = lambda noise=noise: noise
-        privacy.noise = 0.0 if trial < 0 else NOISE
-        model.load_state_dict(start)
-        privacy.merge(method, model, context, server, fleet)
-        own = state_of(model)
-        row = torch.cat([(own[name] - start[name]).flatten() for name in names]).double().numpy()
-        if trial < 0:
-            quiet = row
-        else:
-            rows.append(row)
-    return np.array(rows), quiet
+    sums = privacy._sums(method.opened(model, CONTEXT), CONTEXT, server, fleet)
+    names, rows = sorted(sums.totals), []
+    for trial in range(trials):
+        privacy._random = lambda trial=trial: noise_of(world, trial)
+        rows.append(flat(privacy._noised(sums, CONTEXT, server), names))
+    return np.array(rows), flat(sums.totals, names)
 
 
 def lower_bound(with_canary, without):
@@ -70,28 +159,38 @@ def _at(threshold, positive, negative):
     return max(0.0, math.log(max(least - DELTA, 1e-12) / most))
 
 
+@pytest.mark.parametrize(
+    ("release", "furthest"),
+    [
+        pytest.param(by_server("fedavg"), CLIP, id="fedavg"),
+        pytest.param(by_server("leff"), CLIP, id="leff", marks=pytest.mark.slow),
+        pytest.param(by_device, 2 * CLIP, id="device"),
+        pytest.param(by_sums, 2 * CLIP, id="sums"),
+    ],
+)
 @pytest.mark.soak(120, 5_000)
-def test_an_attacker_proves_less_than_the_claimed_epsilon(count, tmp_path):
-    inside, quiet_in = released(tmp_path / "in", [0, 1, 2, CANARY], count)
-    outside, quiet_out = released(tmp_path / "out", [0, 1, 2], count)
-    direction = quiet_in - quiet_out
-    assert np.linalg.norm(direction) * len(SIZES) == pytest.approx(CLIP, rel=1e-3)
-    scores = [(rows - quiet_out) @ direction for rows in (inside, outside)]
-    claimed = epsilon([Release(NOISE)], DELTA)
-    proven = lower_bound(*scores)
-    assert proven < claimed
-    # the attack is a good one: its scores are as far apart as 1 / z says
-    apart = (scores[0].mean() - scores[1].mean()) / scores[1].std()
-    assert apart == pytest.approx(1 / NOISE, abs=5 / math.sqrt(count))
+def test_an_attacker_proves_less_than_the_claimed_epsilon(release, furthest, count, tmp_path):
+    """Two worlds are at most `furthest` apart, and ε is of that distance."""
+    (first, quiet), (second, other) = (release(tmp_path / str(k), k, count) for k in range(2))
+    direction = quiet - other
+    apart = float(np.linalg.norm(direction))
+    assert 0.5 * furthest < apart <= furthest * 1.001  # or the attacker has nothing to look for
+    scores = [(rows - other) @ direction for rows in (first, second)]
+    noise = NOISE * CLIP / furthest
+    claimed = epsilon([Release(noise)], DELTA)
+    assert claimed >= gaussian_epsilon([noise], DELTA)
+    assert lower_bound(*scores) < gaussian_epsilon([noise], DELTA)
+    # the attack is a good one: its scores are as far apart as the noise says
+    seen = (scores[0].mean() - scores[1].mean()) / scores[1].std()
+    assert seen == pytest.approx(apart / (NOISE * CLIP), abs=5 / math.sqrt(count))
 
 
-def test_the_audit_finds_noise_that_is_too_small(tmp_path):
+@pytest.mark.parametrize("release", [by_server("fedavg"), by_device], ids=["fedavg", "device"])
+def test_the_audit_finds_noise_that_is_too_small(release, tmp_path):
     """A twelfth of the noise that is claimed is proven to be too little."""
-    inside, quiet_in = released(tmp_path / "in", [0, 1, 2, CANARY], 120)
-    outside, quiet_out = released(tmp_path / "out", [0, 1, 2], 120)
-    direction = quiet_in - quiet_out
+    (first, quiet), (second, other) = (release(tmp_path / str(k), k, 120) for k in range(2))
     scores = [
-        (quiet + (rows - quiet) / 12 - quiet_out) @ direction
-        for rows, quiet in ((inside, quiet_in), (outside, quiet_out))
+        (still + (rows - still) / 12 - other) @ (quiet - other)
+        for rows, still in ((first, quiet), (second, other))
     ]
     assert lower_bound(*scores) > epsilon([Release(NOISE)], DELTA)

@@ -25,7 +25,7 @@ NAMES = ("leff", "fedavg", "fedbitfit", "fedlora", "slora")
 
 
 def private_rounds(name, folder, rounds=1, present=SIZES, **settings):
-    """Do private rounds; return the model before and after, and the records."""
+    """Do private rounds; return the model before and after, the records, and the method."""
     model = tiny("gpt2", "generation")
     before = state_of(model)
     method, privacy, store = private(name, model, folder, **settings)
@@ -42,41 +42,75 @@ def private_rounds(name, folder, rounds=1, present=SIZES, **settings):
         )
         for index in range(rounds)
     ]
-    return before, model, records
+    return before, model, records, method
 
 
 def parts_of(model):
-    """Each layer's prefix, and the tail's names."""
-    return {str(layer): layer_prefix(model, layer) for layer in range(LAYERS)}
+    """What each layer's names begin with, and those beside the layers."""
+    layers = {str(layer): layer_prefix(model, layer) for layer in range(LAYERS)}
+    return {**layers, "tail": "transformer.ln_f"}
 
 
-@pytest.mark.parametrize("name", ["leff", "fedavg", "fedbitfit"])
-def test_every_open_layer_gets_noise_of_the_claimed_deviation(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        *((name, {}) for name in NAMES if name != "slora"),
+        ("slora", {"method.sparse_share": 0.5}),  # round 1 of 4 is of its first stage
+        ("leff", {"rate": 0.5}),
+        ("fedlora", {"rate": 0.5}),
+        ("fedavg", {"privacy.quantile": 0.5}),
+    ],
+)
+def test_every_open_layer_gets_noise_of_the_claimed_deviation(name, settings, tmp_path):
     """z · C / (n · π_l), times the step of the merge, in each layer, however few trained it.
 
-    The same run without noise is taken away; what is left over must be Gaussian of this deviation.
+    n is the rate times all clients, whoever came.  With a quantile updates get a tenth more.  The
+    same run without noise is taken away; what is left over must be Gaussian of this deviation.
     """
     noise, clip = 3.0, 0.1
-    start, noisy, _ = private_rounds(name, tmp_path / "a", noise=noise, clip=clip)
-    _, plain, _ = private_rounds(name, tmp_path / "b", noise=0.0, clip=clip)
-    context = RoundContext(0, 0, TRAINING)
+    start, noisy, (record,), method = private_rounds(
+        name, tmp_path / "a", noise=noise, clip=clip, **settings
+    )
+    quiet = {key: value for key, value in settings.items() if key != "privacy.quantile"}
+    _, plain, (other_record,), other_method = private_rounds(
+        name, tmp_path / "b", noise=0.0, clip=clip, **quiet
+    )
+    assert [each.client for each in record.clients] == [c.client for c in other_record.clients]
     fresh = tiny("gpt2", "generation")
-    opened = private(name, fresh, tmp_path / "c")[0].opened(fresh, context)
-    own, other = state_of(noisy), state_of(plain)
-    for part, prefix in {**parts_of(noisy), "tail": "transformer.ln_f"}.items():
+    opened = private(name, fresh, tmp_path / "c")[0].opened(fresh, RoundContext(0, 0, TRAINING))
+    own, other = {**state_of(noisy), **method.state()}, {**state_of(plain), **other_method.state()}
+    expected = settings.get("rate", 1.0) * len(SIZES)
+    more = 1.1 if "privacy.quantile" in settings else 1.0
+    for part, prefix in parts_of(noisy).items():
         names = [each for each in opened.values if each.startswith(prefix)]
         if not names:
-            assert part != "tail"
+            assert (part == "tail") == (name in ("fedlora", "slora"))  # which train no norm
             continue
         share = opened.shares[names[0]]
         step = min(1.0, 2.0 * share) if name == "leff" else 1.0
-        deviation = noise * clip / (len(SIZES) * share) * step
+        deviation = more * noise * clip / (expected * share) * step
         values = torch.cat([(own[each] - other[each]).flatten() for each in names]).double().numpy()
         count = len(values)
         assert values.std() == pytest.approx(deviation, rel=5 / np.sqrt(2 * count))  # 5 deviations
         assert abs(values.mean()) < 5 * deviation / np.sqrt(count)
-    shut = [each for each in own if each not in opened.values]
-    assert all(torch.equal(own[each], start[each]) for each in shut)
+    if name in ("leff", "fedavg", "fedbitfit"):  # adapters and sparse values are added to weights
+        shut = start.keys() - opened.values.keys()
+        assert all(torch.equal(own[each], start[each]) for each in shut)
+
+
+def test_the_clip_that_follows_a_quantile_has_the_noise_that_its_count_claims(tmp_path):
+    """Updates with 1.1 · z and the count of norms below the clip tell as much as one sum with z."""
+    noise, clip, quantile = 3.0, 0.1, 0.5
+    model, options = tiny("gpt2", "generation"), {"privacy.quantile": quantile}
+    _, privacy, _ = private("fedavg", model, tmp_path, noise=noise, clip=clip, **options)
+    norms = [0.05, 0.2, 0.3, 0.4]  # one of four is below
+    drawn = np.random.default_rng(0).standard_normal(4000)
+    moved = np.log([privacy._next_clip(clip, norms, each) / clip for each in drawn])
+    count = -moved / 0.2 + quantile  # the share below the clip, with noise
+    assert count.mean() == pytest.approx(1 / 4, abs=5 * count.std() / np.sqrt(len(count)))
+    deviation = count.std() * len(SIZES)  # of a sum to which one client adds 1/2 or -1/2
+    together = (1.1 * noise) ** -2 + (2 * deviation) ** -2
+    assert together**-0.5 == pytest.approx(noise, rel=5 / np.sqrt(2 * len(count)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -140,7 +174,7 @@ def test_a_client_moves_the_sum_by_the_clip_at_most(name, tmp_path):
 
 
 def test_a_round_without_anybody_is_noise_alone(tmp_path):
-    start, model, (record,) = private_rounds("leff", tmp_path, rate=1e-3, noise=2.0)
+    start, model, (record,), _ = private_rounds("leff", tmp_path, rate=1e-3, noise=2.0)
     assert record.clients == ()
     moved = [n for n, t in state_of(model).items() if not torch.equal(t, start[n])]
     assert moved
@@ -148,7 +182,7 @@ def test_a_round_without_anybody_is_noise_alone(tmp_path):
 
 
 def test_records_have_no_figure_of_a_clients_data(tmp_path):
-    _, _, records = private_rounds("leff", tmp_path, rounds=2)
+    _, _, records, _ = private_rounds("leff", tmp_path, rounds=2)
     assert len(records[1].clients) == 4
     for record in records:
         assert record.train_loss is None
