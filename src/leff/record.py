@@ -106,6 +106,7 @@ class RoundRecord:
     clients: tuple[ClientRecord, ...] = ()
     level: "Levelling | None" = None  # with training.levelled
     epsilon: float | None = None  # of privacy, spent so far
+    reproducible: bool | None = None  # true if who knows the run's seed can take the noise away
     secure: Mapping[str, Any] | None = None  # with secure sums: clients by layer, bytes
     too_few: Mapping[str, int] | None = None  # layer or tail -> its clients, if not merged
     plug_in: Sequence[Mapping[str, Any]] | None = None  # `gap.Gap` of some clients

@@ -315,6 +315,7 @@ def test_noise_of_a_seed_is_said_to_be_none(tmp_path, caplog):
     run = leff.run(**private(tmp_path, **changes), out=tmp_path / "run")
     assert not (tmp_path / "run" / "privacy.key").exists()
     assert run.result["privacy"]["reproducible"]
+    assert [record.reproducible for record in run.records()] == [True, True]
     assert "who knows the seed can take the noise away" in caplog.text
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "differential privacy of each client" not in card
@@ -363,6 +364,12 @@ def test_what_would_prove_nothing_is_refused(changes, message, tmp_path):
     [
         ({"privacy.clip": 2.0}, "privacy.clip = 2.0 does nothing alone; set privacy.epsilon"),
         ({"privacy.noise": 0.0, "privacy.quantile": 0.5}, "privacy.quantile = 0.5 needs noise"),
+        ({"privacy.noise": 1.0, "privacy.stop": False}, "does nothing without privacy.epsilon"),
+        (
+            {"privacy.noise": 1.0, "privacy.least_cohort": 5},
+            "privacy.least_cohort = 5 does nothing without privacy.secure_sums",
+        ),
+        ({"privacy.noise": 1.0, "privacy.threshold": 0.8}, "privacy.threshold = 0.8 does nothing"),
         (
             {"privacy.epsilon": 1.0, "privacy.where": "device", "privacy.quantile": 0.5},
             "needs the clients' true norms",

@@ -1,7 +1,7 @@
 """The server's part in the secure sum of a round: groups, phases, and the sums by tensor.
 
     sums = secure_sums(asking, 7, trained, shapes, clip=1.0, least_cohort=3, threshold=0.67)
-    sums.total("transformer.h.3.ln_1.weight")        # float64, None if too few trained it
+    sums.totals["transformer.h.3.ln_1.weight"]       # float64; not there if too few trained it
 
 `asking` sends one phase's messages to clients and yields their answers (`round.Summing`).  Tensors
 that the same clients train are one group.  A tensor that fewer than `least_cohort` clients train is

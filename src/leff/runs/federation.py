@@ -185,8 +185,8 @@ class Federation:
 
     def _measure_before(self, progress: Progress) -> None:
         record = self._measured(RoundRecord(0))
-        spent = None if self.privacy is None else self.privacy.epsilon
-        record = replace(record, before=self._full(record), epsilon=spent)
+        spent = {} if self.privacy is None else self.privacy.said()
+        record = replace(record, before=self._full(record), **spent)
         self.folder.append(record)
         progress.measured(record)
 
@@ -235,7 +235,7 @@ class Federation:
         )
         _check_failures(record, self.config.clients.per_round == 1, self.privacy is not None)
         if self.privacy is not None:
-            record = replace(record, epsilon=self.privacy.epsilon)
+            record = replace(record, **self.privacy.said())
         if (index + 1) % evaluation.every == 0 or training.rounds - index <= evaluation.last:
             record = self._measured(record)
         record = replace(record, seconds=time.perf_counter() - started)

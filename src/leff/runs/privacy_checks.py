@@ -12,6 +12,8 @@ from leff.units import share_of
 if TYPE_CHECKING:
     from leff.runs.options import RunConfig
 
+_NEEDS = {"stop": "epsilon", "least_cohort": "secure_sums", "threshold": "secure_sums"}
+
 
 def check_privacy(config: "RunConfig", counted: bool = False) -> None:
     """Raise ValueError for values that do not fit privacy, with key, value and remedy.
@@ -28,6 +30,13 @@ def check_privacy(config: "RunConfig", counted: bool = False) -> None:
                     "privacy.noise"
                 )
         return
+    for key, needed in _NEEDS.items():
+        value = getattr(privacy, key)
+        if value != getattr(default, key) and not getattr(privacy, needed):
+            raise ValueError(
+                f"privacy.{key} = {shown(value)} does nothing without privacy.{needed}; set that, "
+                f"or leave privacy.{key} out"
+            )
     if privacy.epsilon and privacy.noise == 0:
         raise ValueError(
             f"privacy.epsilon = {privacy.epsilon:g} cannot be kept with privacy.noise = 0; leave "

@@ -101,6 +101,11 @@ class Privacy(ABC):
             )
         self._ledger.add(entry)
 
+    def said(self) -> dict[str, Any]:
+        """Return the fields of every record: what was spent so far, and if it can be undone."""
+        known = self.settings.reproducible and bool(self.noise)
+        return {"epsilon": self.epsilon, "reproducible": known or None}
+
     def summary(self) -> dict[str, Any]:
         """Return what the whole run has spent, for its result."""
         return {
