@@ -55,7 +55,7 @@ def compare(arguments: argparse.Namespace, keep: Path, results: Path) -> list[di
         shared = shared_options(argparse.Namespace(**{**vars(arguments), "clients": clients}))
         shared |= {"clients.min_examples": 1, "evaluation.gap_clients": 0}
         for side in arguments.sides:
-            rate = known_rate(side, arguments.task, arguments.alpha)
+            rate = arguments.rate or known_rate(side, arguments.task, arguments.alpha)
             options = {**shared, "training.learning_rate": rate}
             for epsilon in arguments.epsilons:
                 clip = tuned_clip(side, options, clients, epsilon, arguments.clips, keep, results)
@@ -154,6 +154,7 @@ def main() -> None:
     add("--layers", type=int, nargs="+", default=[1])
     add("--alpha", type=float, default=0.5)
     add("--seed", type=int, default=200)
+    add("--rate", type=float, help="learning rate of all sides, instead of their own")
     add("--set", nargs="+", type=setting, default=[], metavar="KEY=VALUE")
     add("--keep", type=Path)
     add("--results", type=Path)
