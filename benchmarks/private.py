@@ -55,7 +55,8 @@ def compare(arguments: argparse.Namespace, keep: Path, results: Path) -> list[di
         shared = shared_options(argparse.Namespace(**{**vars(arguments), "clients": clients}))
         shared |= {"clients.min_examples": 1, "evaluation.gap_clients": 0}
         for side in arguments.sides:
-            rate = arguments.rate or known_rate(side, arguments.task, arguments.alpha)
+            own = known_rate(side, arguments.task, arguments.alpha)
+            rate = own if arguments.rate is None else arguments.rate
             options = {**shared, "training.learning_rate": rate}
             for epsilon in arguments.epsilons:
                 clip = tuned_clip(side, options, clients, epsilon, arguments.clips, keep, results)

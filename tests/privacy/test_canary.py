@@ -160,21 +160,23 @@ def _at(threshold, positive, negative):
 
 
 @pytest.mark.parametrize(
-    ("release", "furthest"),
+    ("release", "furthest", "least"),
     [
-        pytest.param(by_server("fedavg"), CLIP, id="fedavg"),
-        pytest.param(by_server("leff"), CLIP, id="leff", marks=pytest.mark.slow),
-        pytest.param(by_device, 2 * CLIP, id="device"),
-        pytest.param(by_sums, 2 * CLIP, id="sums"),
+        pytest.param(by_server("fedavg"), CLIP, 0.999, id="fedavg"),
+        pytest.param(by_server("leff"), CLIP, 0.999, id="leff", marks=pytest.mark.slow),
+        pytest.param(by_device, 2 * CLIP, 0.5, id="device"),  # two updates are not opposite
+        pytest.param(by_sums, 2 * CLIP, 0.5, id="sums"),
     ],
 )
 @pytest.mark.soak(120, 5_000)
-def test_an_attacker_proves_less_than_the_claimed_epsilon(release, furthest, count, tmp_path):
-    """Two worlds are at most `furthest` apart, and ε is of that distance."""
+def test_an_attacker_proves_less_than_the_claimed_epsilon(
+    release, furthest, least, count, tmp_path
+):
+    """Two worlds are `least` to once `furthest` apart, and ε is of that distance."""
     (first, quiet), (second, other) = (release(tmp_path / str(k), k, count) for k in range(2))
     direction = quiet - other
     apart = float(np.linalg.norm(direction))
-    assert 0.5 * furthest < apart <= furthest * 1.001  # or the attacker has nothing to look for
+    assert least * furthest < apart <= furthest * 1.001  # or the attacker has little to look for
     scores = [(rows - other) @ direction for rows in (first, second)]
     noise = NOISE * CLIP / furthest
     claimed = epsilon([Release(noise)], DELTA)
